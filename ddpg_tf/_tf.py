@@ -1,0 +1,43 @@
+"""Imports TensorFlow without its start-up noise; every other module takes `tf` and `keras` from here.
+
+TensorFlow's C++ writes some lines before any log level applies, so the import runs with the stderr
+descriptor pointing elsewhere. What was written is shown if the import fails.
+"""
+
+import contextlib
+import os
+import sys
+import tempfile
+
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+
+@contextlib.contextmanager
+def _quiet_stderr():
+    sys.stderr.flush()
+    saved = os.dup(2)
+    with tempfile.TemporaryFile() as sink:
+        os.dup2(sink.fileno(), 2)
+        failed = True
+        try:
+            yield
+            failed = False
+        finally:
+            os.dup2(saved, 2)
+            os.close(saved)
+            if failed:
+                sink.seek(0)
+                os.write(2, sink.read())
+
+
+with _quiet_stderr():
+    import keras
+    import tensorflow as tf
+
+    tf.config.list_physical_devices("GPU")  # the CUDA driver complains here when there is none
+
+if keras.backend.backend() != "tensorflow":
+    raise ImportError(f"ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says {keras.backend.backend()!r}")
+
+__all__ = ["keras", "tf"]

@@ -1,0 +1,193 @@
+"""DDPG: act and update (Lillicrap et al., Algorithm 1). Knows no environment, no replay, no file."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from ddpg_tf._tf import keras, tf
+from ddpg_tf.config import Config
+from ddpg_tf.networks import Normalizer, build_actor, build_critic, kernels
+from ddpg_tf.replay import Batch
+
+METRICS = ("critic_loss", "q_mean", "target_mean", "td_error", "critic_gradient_norm", "actor_loss",
+           "actor_gradient_norm", "action_saturation")
+
+
+class DDPG:
+    """Actor, critic, their targets and optimizers.
+
+    | symbol | shape | |
+    |---|---|---|
+    | observation | [B, O] float32 | raw, as the environment gives it |
+    | action | [B, A] float32 | environment units, inside [low, high] |
+    | q, target, reward, discount | [B] float32 | rank 1, asserted |
+
+    Args:
+      config: hyperparameters; the seed decides the initial weights.
+      observation_size: O.
+      low, high: [A], action bounds in environment units, per dimension.
+    """
+
+    def __init__(self, config: Config, observation_size: int, low: np.ndarray, high: np.ndarray):
+        self.config = config
+        self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        self.normalizer = Normalizer(observation_size) if config.normalize_observations else None
+        sizes = (config, observation_size, self.low, self.high, self.normalizer)
+        self.actor, self.target_actor = build_actor(*sizes), build_actor(*sizes, name="target_actor")
+        self.critic, self.target_critic = build_critic(*sizes), build_critic(*sizes, name="target_critic")
+        for online, target in self._pairs():
+            target.assign(online)
+        self.actor_optimizer = keras.optimizers.Adam(config.actor_learning_rate, name="actor_optimizer")
+        self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
+        self.actor_optimizer.build(self.actor.trainable_variables)
+        self.critic_optimizer.build(self.critic.trainable_variables)
+        self._is_kernel = kernels(self.critic)
+        observations = tf.TensorSpec([None, None, observation_size], tf.float32)
+        actions = tf.TensorSpec([None, None, len(self.low)], tf.float32)
+        scalars = tf.TensorSpec([None, None], tf.float32)
+        self._update = tf.function(self._update_block, jit_compile=True, input_signature=[
+            Batch(observations, actions, scalars, scalars, observations)])
+        self._act = tf.function(lambda observation: self.actor(observation, training=False), jit_compile=True,
+                                input_signature=[tf.TensorSpec([None, observation_size], tf.float32)])
+
+    def act(self, observations: np.ndarray) -> np.ndarray:
+        """Deterministic actions [B, A] for observations [B, O]; each batch size B is compiled once."""
+        return self._act(tf.constant(observations, tf.float32)).numpy()
+
+    def count_observations(self, observations: np.ndarray):
+        """Tells the normaliser of observations [N, O] that were acted on; takes effect at the next update."""
+        if self.normalizer:
+            self.normalizer.count(observations)
+
+    def update(self, batch: Batch) -> dict[str, float]:
+        """K updates, one for each minibatch of the block [K, B, ...], in one compiled call.
+
+        Returns:
+          The mean over the block of each of METRICS.
+        """
+        if self.normalizer:
+            self.normalizer.assign_statistics()
+        metrics = self._update(Batch(*(_float32(array) for array in batch)))
+        return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
+
+    @property
+    def retraces(self) -> int:
+        """How often `update` was traced: 1, or something is wrong."""
+        return self._update.experimental_get_tracing_count()
+
+    def _update_block(self, batch: Batch):
+        updates = tf.shape(batch.reward)[0]
+        if self.config.updates_per_block == 1:  # a graph loop around a single update costs 1 ms
+            return self._update_once(Batch(*(array[0] for array in batch)))
+        total = tf.zeros([len(METRICS)])
+        for k in tf.range(updates):
+            total += self._update_once(Batch(*(array[k] for array in batch)))
+        return total / tf.cast(updates, tf.float32)
+
+    def _update_once(self, batch: Batch):
+        """Critic, then actor through the updated critic, then both targets."""
+        metrics = tf.stack(self._update_critic(batch) + self._update_actor(batch.observation))
+        self._update_targets()
+        return metrics
+
+    def _update_critic(self, batch: Batch):
+        """One step on L = mean((y - Q(s, a))^2), y = r + discount Q'(s', mu'(s')), plus the kernels' L2."""
+        # The targets too use batch statistics: in inference mode Q and Q' are two different functions, and diverge.
+        next_action = self.target_actor(batch.next_observation, training=True)  # [B, A]
+        next_q = self.target_critic([batch.next_observation, next_action], training=True)  # [B]
+        target = batch.reward + batch.discount * next_q  # [B]
+        variables = self.critic.trainable_variables
+        with tf.GradientTape() as tape:
+            q = self.critic([batch.observation, batch.action], training=True)  # [B]
+            for tensor in (q, next_q, target, batch.reward, batch.discount):
+                tensor.shape.assert_has_rank(1)
+            error = target - q
+            loss = tf.reduce_mean(tf.square(error))
+        gradients = tape.gradient(loss, variables)
+        if self.config.critic_l2:
+            gradients = [gradient + self.config.critic_l2 * variable if is_kernel else gradient
+                         for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)]
+        self.critic_optimizer.apply(gradients, variables)
+        return [loss, tf.reduce_mean(q), tf.reduce_mean(target), tf.reduce_mean(tf.abs(error)),
+                tf.linalg.global_norm(gradients)]
+
+    def _update_actor(self, observation):
+        """One step up mean(Q(s, mu(s))); the critic in inference mode, and unchanged."""
+        variables = self.actor.trainable_variables
+        with tf.GradientTape() as tape:
+            action = self.actor(observation, training=True)  # [B, A]
+            loss = -tf.reduce_mean(self.critic([observation, action], training=False))
+        gradients = tape.gradient(loss, variables)
+        self.actor_optimizer.apply(gradients, variables)
+        position = (action - self.low) / tf.maximum(self.high - self.low, 1e-12)  # 0 at low, 1 at high
+        saturated = tf.logical_or(position < 0.01, position > 0.99)
+        return [loss, tf.linalg.global_norm(gradients), tf.reduce_mean(tf.cast(saturated, tf.float32))]
+
+    def _update_targets(self):
+        """theta' <- tau theta + (1 - tau) theta'; running statistics are copied."""
+        for online, target in self._pairs():
+            target.assign(target + self.config.tau * (online - target) if online.trainable else online)
+
+    def _pairs(self):
+        """(online, target) of every variable that has a target; the shared normaliser is its own."""
+        for online, target in ((self.actor, self.target_actor), (self.critic, self.target_critic)):
+            for variable, twin in zip(online.variables, target.variables, strict=True):
+                if variable is not twin:
+                    yield variable, twin
+
+    def variables(self) -> dict[str, keras.Variable]:
+        """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers."""
+        named = {}
+        for owner in (self.actor, self.critic, self.target_actor, self.target_critic, self.actor_optimizer,
+                      self.critic_optimizer):
+            for variable in owner.variables:  # the shared normaliser counts once, as the actor's
+                named.setdefault(id(variable), (f"{owner.name}/{variable.path}", variable))
+        return dict(named.values())
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything with state, by name."""
+        state = {name: variable.numpy() for name, variable in self.variables().items()}
+        if self.normalizer:
+            state |= {f"normalizer/{name}": array for name, array in self.normalizer.host_state().items()}
+        return state
+
+    def load_state(self, state: Mapping[str, np.ndarray]):
+        """Restores what `state` returned.
+
+        Raises:
+          ValueError: a name is missing, unknown, or of another shape; nothing has been changed then.
+        """
+        _check_same(self.state(), state)
+        self._assign(state)
+        if self.normalizer:
+            self.normalizer.load_host_state({name.removeprefix("normalizer/"): array for name, array in state.items()
+                                             if name.startswith("normalizer/")})
+
+    def policy_state(self) -> dict[str, np.ndarray]:
+        """The part of `state` that acting and the exported signatures need: actor and critic."""
+        return {name: variable.numpy() for name, variable in self.variables().items()
+                if name.startswith(("actor/", "critic/"))}
+
+    def load_policy_state(self, state: Mapping[str, np.ndarray]):
+        """Restores what `policy_state` returned; raises as `load_state` does."""
+        _check_same(self.policy_state(), state)
+        self._assign(state)
+
+    def _assign(self, state: Mapping[str, np.ndarray]):
+        for name, variable in self.variables().items():
+            if name in state:
+                variable.assign(state[name])
+
+
+def _check_same(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]):
+    """The test that a restore is whole: same names, same shapes."""
+    for name in sorted(expected.keys() | found.keys()):
+        shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (found, expected)]
+        if shapes[0] != shapes[1]:
+            raise ValueError(f"{name}: found {shapes[0]}, expected {shapes[1]}")
+
+
+def _float32(array):
+    if array.dtype != np.float32:
+        raise TypeError(f"minibatches are float32, not {array.dtype}")
+    return tf.convert_to_tensor(array)

@@ -1,0 +1,92 @@
+"""Everything with state, saved atomically in one file a checkpoint, restored exactly."""
+
+import json
+import os
+import tempfile
+import warnings
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from ddpg_tf.cli import UserError
+
+KEPT = 2  # replay.ring_slack counts on it
+
+
+def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]):
+    """Calls `write` on a file that becomes `path` only when it is complete and on the disk."""
+    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)  # mkstemp's files are private
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+    sync(path.parent)
+
+
+def sync(path: Path):
+    """Makes a file's contents, or the renames inside a directory, survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):
+    """Writes checkpoint `step`, then deletes all but the newest two."""
+    directory.mkdir(exist_ok=True)
+    for partial in directory.glob(".*.npz.*"):  # left by a killed process
+        partial.unlink()
+    text = np.frombuffer(json.dumps({"step": step, **meta}).encode(), np.uint8)
+    write_atomically(directory / f"{step:012d}.npz", lambda file: np.savez(file, **{"meta.json": text}, **arrays))
+    for old in _newest_first(directory)[KEPT:]:
+        old.unlink()
+
+
+def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
+    """(arrays, meta) of the newest checkpoint that can be read, None where there is none.
+
+    A damaged one is passed over with a warning.
+
+    Raises:
+      UserError: all are damaged.
+    """
+    paths = _newest_first(directory)
+    for path in paths:
+        try:
+            return _read(path)
+        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+            warnings.warn(f"checkpoint {path} is damaged ({error}): falling back to the one before", stacklevel=2)
+    if paths:
+        raise UserError(f"no checkpoint in {directory} can be read")
+    return None
+
+
+def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
+    """The arrays below `prefix`/, without it."""
+    return {name.removeprefix(f"{prefix}/"): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}
+
+
+def _newest_first(directory: Path) -> list[Path]:
+    return sorted(directory.glob("[0-9]*.npz"), reverse=True)
+
+
+def _read(path: Path):
+    with zipfile.ZipFile(path) as archive:
+        bad = archive.testzip()
+    if bad:
+        raise ValueError(f"checksum of {bad} is wrong")
+    with np.load(path) as file:
+        arrays = {name: file[name] for name in file.files}
+    return arrays, json.loads(arrays.pop("meta.json").tobytes())

@@ -1,0 +1,74 @@
+"""What every command of the project does alike: parse absl flags, explain itself, fail in one line.
+
+Exit status: 0 done, 1 the work failed (`UserError`), 2 the command line is wrong, 130/143 interrupted.
+Imports neither TensorFlow nor Gymnasium, so that `--help` and mistakes answer at once.
+"""
+
+import sys
+import warnings
+from collections.abc import Callable, Sequence
+
+from absl import flags
+
+
+class UserError(Exception):
+    """Something the user can mend; the message says what is wrong and what to do, in one line."""
+
+
+class UsageError(UserError):
+    """The command line contradicts itself or names something that is not there."""
+
+
+def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[str, str] | None = None) -> None:
+    """Parses `argv` (program name first) into `values`; `--help` prints `doc` and every flag, and exits 0.
+
+    Raises:
+      UsageError: unknown flag, value that does not parse, or a positional argument.
+    """
+    if any(arg in ("-h", "-help", "--help", "--helpfull", "--helpshort") for arg in argv[1:]):
+        print(help_text(values, doc, groups or {}))
+        sys.exit(0)
+    try:
+        positional = values(list(argv))[1:]
+    except flags.Error as error:
+        raise UsageError(f"{str(error).strip().splitlines()[0]}. See --help.") from None
+    except OSError as error:  # a --flagfile that cannot be read
+        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None
+    if positional:
+        raise UsageError(f"unexpected argument {positional[0]!r}: every option is a flag, --name=value. See --help.")
+
+
+def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str:
+    """`doc`, then each flag with its default; `groups` maps a flag's name to its heading."""
+    own = [name for name in values if name not in _ABSL_FLAGS]
+    groups = dict.fromkeys(own, "Flags") | groups
+    lines = [doc.strip()]
+    for heading in dict.fromkeys(groups.values()):
+        lines += ["", f"{heading}:"]
+        for name in (name for name in groups if groups[name] == heading):
+            default = "" if values[name].default is None else f" (default: {values[name].default_as_str})"
+            lines.append(f"  --{name}: {values[name].help}{default}")
+    lines += ["", "  --flagfile: read further flags from this file, one --name=value a line", "  --help: this text"]
+    return "\n".join(lines)
+
+
+_ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
+
+
+def run(main: Callable[[Sequence[str]], int | None]) -> None:
+    """Runs `main(sys.argv)` and exits with its status; a UserError becomes one line on stderr.
+
+    absl's own `app.run` exits 1 on `--help`, hides flags of other modules and ignores positional arguments.
+    """
+    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    try:
+        status = main(sys.argv)
+    except UserError as error:
+        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
+        status = 2 if isinstance(error, UsageError) else 1
+    except KeyboardInterrupt:
+        status = 130
+    except BrokenPipeError:  # the reader of our output (head, less) left
+        sys.stderr.close()
+        status = 1
+    sys.exit(status or 0)

@@ -1,0 +1,127 @@
+"""Environments + acting policy -> transitions. Knows nothing of learning; could run elsewhere."""
+
+import json
+import warnings
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+
+from ddpg_tf import envs
+from ddpg_tf.cli import UserError
+from ddpg_tf.config import Config
+from ddpg_tf.noise import ActionNoise, WarmupActions
+
+
+class Transitions(NamedTuple):
+    """One step of N environments, as ReplayBuffer.add takes it; float32 but for the two masks."""
+
+    observation: np.ndarray  # [N, O], what was acted on
+    action: np.ndarray  # [N, A], environment units, exactly what the environment executed
+    reward: np.ndarray  # [N]
+    next_observation: np.ndarray  # [N, O], the true successor
+    terminated: np.ndarray  # bool [N]
+    truncated: np.ndarray  # bool [N]
+
+
+class Collector:
+    """Steps N environments with policy plus noise; uniformly random actions while warming up.
+
+    Args:
+      config: names the environments, the noise and the seed.
+      spaces: the environments' spaces.
+      policy: observations float32 [N, O] -> actions float32 [N, A].
+    """
+
+    def __init__(self, config: Config, spaces: envs.Spaces, policy: Callable[[np.ndarray], np.ndarray]):
+        n = self._n = config.num_envs
+        self._seed, self._warmup_steps, self._policy = config.seed, config.warmup_steps, policy
+        self._low, self._high = spaces.low, spaces.high
+        self._half_range = spaces.high / 2 - spaces.low / 2
+        self._warmup = WarmupActions(spaces.low, spaces.high, n, config.seed)
+        self._noise = ActionNoise(config.noise, n, spaces.action_size, config.seed, sigma=config.noise_sigma,
+                                  theta=config.noise_theta, dt=config.noise_dt)
+        self._envs = envs.make_vector_env(config.env, json.loads(config.env_kwargs), n, config.vectorization)
+        self._episode = np.zeros(n, np.int64)
+        self._return = np.zeros(n)
+        self._actions: list[list[np.ndarray]] = [[] for _ in range(n)]  # of the unfinished episodes
+        self._observation = np.zeros([n, spaces.observation_size], np.float32)
+        self._reset(np.ones(n, bool))
+
+    def step(self, t: int) -> tuple[Transitions, list[tuple[float, int]]]:
+        """Vector step `t`, counted from 0 over the whole run.
+
+        Returns:
+          (the N transitions, [(return, length)] of the episodes that ended with it).
+        Raises:
+          UserError: the policy's action is not finite.
+        """
+        observation, action = self._observation, self._choose(t)
+        successor, reward, terminated, truncated, _ = self._envs.step(action)
+        successor = successor.astype(np.float32)
+        self._observation = successor
+        self._return += reward
+        for i in range(self._n):
+            self._actions[i].append(action[i])
+        transitions = Transitions(observation, action, reward.astype(np.float32), successor, terminated, truncated)
+        ended, finished = np.logical_or(terminated, truncated), []
+        if ended.any():
+            finished = [(float(self._return[i]), len(self._actions[i])) for i in np.flatnonzero(ended)]
+            self._next_episode(ended)
+        return transitions, finished
+
+    def _choose(self, t: int) -> np.ndarray:
+        if t * self._n < self._warmup_steps:
+            return self._warmup(t)
+        action = self._policy(self._observation)
+        if not np.isfinite(action).all():
+            raise UserError(f"the policy's action is not finite at step {t * self._n}: training diverged or the "
+                            "environment gave an observation that is not finite; try --normalize_observations or "
+                            "smaller learning rates")
+        return np.clip(action + self._half_range * self._noise(t), self._low, self._high)
+
+    def _next_episode(self, mask: np.ndarray):
+        self._episode[mask] += 1
+        self._reset(mask)
+        self._noise.reset(mask)
+
+    def _reset(self, mask: np.ndarray, actions=()):
+        """Resets the environments in `mask` to their episode's seed and steps `actions` [L, A] there."""
+        seeds = [episode_seed(self._seed, i, int(k)) for i, k in enumerate(self._episode)]
+        observation, _ = self._envs.reset(seed=seeds, options={"reset_mask": mask, "actions": actions})
+        self._observation = np.where(mask[:, None], observation.astype(np.float32), self._observation)
+        for i in np.flatnonzero(mask):
+            self._return[i] = 0
+            self._actions[i] = list(actions)
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything `load_state` needs; unfinished episodes as their number and actions so far."""
+        return {"episode": self._episode.copy(), "noise": self._noise.x, "return": self._return.copy(),
+                "observation": self._observation,
+                **{f"actions_{i}": np.array(actions, np.float32).reshape(len(actions), len(self._low))
+                   for i, actions in enumerate(self._actions)}}
+
+    def load_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
+        """Re-enters the unfinished episodes by their seed and actions.
+
+        Returns:
+          bool [N], where the environment came out elsewhere: there, a new episode has begun, with a warning.
+        """
+        self._episode[:] = state["episode"]
+        for i in range(self._n):
+            self._reset(np.arange(self._n) == i, state[f"actions_{i}"])
+        self._noise.x, self._return[:] = state["noise"], state["return"]
+        differs = (self._observation != state["observation"]).any(axis=1)
+        if differs.any():
+            warnings.warn("the environment does not repeat an episode from its seed and actions: unfinished episodes "
+                          "start anew, and the resumed run will differ from an uninterrupted one", stacklevel=2)
+            self._next_episode(differs)
+        return differs
+
+    def close(self):
+        self._envs.close()
+
+
+def episode_seed(seed: int, env: int, episode: int) -> int:
+    """The reset seed of episode `episode` of environment `env`."""
+    return int(np.random.SeedSequence([seed, env, episode]).generate_state(1)[0] >> 1)

@@ -1,0 +1,271 @@
+"""Every setting once: name, default, unit, source. Flags, --help, presets and flags.txt all come from `Config`.
+
+Nothing else in the project reads a flag. Imports neither TensorFlow nor Gymnasium.
+"""
+
+import dataclasses
+import json
+import math
+import os
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from ddpg_tf import cli
+from ddpg_tf.cli import UsageError
+
+PRESETS = Path(__file__).parent / "presets"
+RUN, ENVIRONMENT, SCHEDULE = "Run", "Environment", "Schedule (unit: environment steps, one action in one environment)"
+NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
+
+
+def _field(default: Any, group: str, help: str, *, least: float | None = None, most: float | None = None,
+           above: float | None = None, choices: Sequence[str] = (), live: bool = False) -> Any:
+    """A Config field. `least`/`most`/`above` bound a number (`above` excludes itself), `choices` a string.
+
+    `live` fields may change when a run is resumed.
+    """
+    return dataclasses.field(default=default, metadata=dict(
+        group=group, help=help, least=least, most=most, above=above, choices=tuple(choices), live=live))
+
+
+@dataclasses.dataclass(frozen=True)
+class Config:
+    """All hyperparameters of a run; construction validates them.
+
+    Raises:
+      UsageError: a value out of range, an unknown choice, or settings that contradict each other.
+    """
+
+    env: str = _field("Pendulum-v1", RUN, "Gymnasium environment id; module:Id-v0 imports the module first")
+    total_steps: int = _field(1_000_000, RUN, "environment steps to train for, over all environments", least=1, live=True)
+    seed: int = _field(0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit",
+                       least=0, most=2**31 - 1)
+    run_dir: str = _field("", RUN, "directory of the run; default runs/<env>-<seed>-<time>", live=True)
+    export_dir: str = _field("", RUN, "publish the best policy here as a new SavedModel version at each improvement",
+                             live=True)
+    keep_versions: int = _field(10, RUN, "versions of this run kept in export_dir", least=1, live=True)
+
+    env_kwargs: str = _field("{}", ENVIRONMENT, "JSON object of keyword arguments for gymnasium.make")
+    num_envs: int = _field(1, ENVIRONMENT, "environments stepped together", least=1)
+    vectorization: str = _field("sync", ENVIRONMENT, "sync: in this process; async: one process each",
+                                choices=("sync", "async"))
+
+    warmup_steps: int = _field(10_000, SCHEDULE, "uniformly random actions before the policy acts; learning starts "
+                               "after max(warmup_steps, batch_size) (TD3; the paper has none)", least=0)
+    update_every: int = _field(0, SCHEDULE, "steps between blocks of updates, a multiple of num_envs; "
+                               "0: num_envs", least=0)
+    updates_per_step: float = _field(1.0, SCHEDULE, "gradient updates per environment step; a block has "
+                                     "update_every x updates_per_step, a whole number (paper: 1)", above=0)
+    eval_every: int = _field(5_000, SCHEDULE, "steps between evaluations; one always runs at the end; "
+                             "0: only that one", least=0, live=True)
+    eval_episodes: int = _field(10, SCHEDULE, "episodes of an evaluation, without noise, reset with seeds 10000, "
+                                "10001, ...", least=1, live=True)
+    checkpoint_every: int = _field(10_000, SCHEDULE, "steps between checkpoints; one is always written at the end; "
+                                   "0: only that one, and the replay keeps every row", least=0, live=True)
+    log_every: int = _field(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, live=True)
+    video_every: int = _field(0, SCHEDULE, "steps between videos of an evaluation episode, taken at the next "
+                              "evaluation; 0: none", least=0, live=True)
+
+    hidden_units: tuple[int, ...] = _field((256, 256), NETWORKS, "units of the hidden layers of actor and critic "
+                                           "(paper: 400,300)", least=1)
+    action_layer: int = _field(0, NETWORKS, "hidden layer of the critic that the action enters, counted from 0 "
+                               "(paper: 1)", least=0, most=1)
+    normalization: str = _field("none", NETWORKS, "normalisation in the actor and, before the action enters, in the "
+                                "critic: batch also normalises the observation, layer does not (paper: batch)",
+                                choices=("none", "batch", "layer"))
+    batch_norm_momentum: float = _field(0.99, NETWORKS, "share of the old running statistics kept at an update "
+                                        "(Keras: 0.99)", least=0, most=1)
+    normalize_observations: bool = _field(False, NETWORKS, "scale observations by their running mean and standard "
+                                          "deviation, inside the model")
+    final_init: float = _field(3e-3, NETWORKS, "last layers start uniform in +-final_init (paper: 3e-3)", above=0)
+
+    gamma: float = _field(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
+    tau: float = _field(0.005, LEARNING, "share of the online weights mixed into the targets at each update "
+                        "(paper: 0.001; TD3: 0.005)", above=0, most=1)
+    batch_size: int = _field(256, LEARNING, "transitions per update (paper: 64)", least=1)
+    replay_capacity: int = _field(1_000_000, LEARNING, "newest transitions that updates draw from (paper: 1000000)",
+                                  least=1)
+    n_step: int = _field(1, LEARNING, "rewards summed before bootstrapping, fewer at an episode's end (paper: 1)",
+                         least=1)
+    actor_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
+    critic_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
+    critic_l2: float = _field(0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to "
+                              "biases (paper: 0.01)", least=0)
+
+    noise: str = _field("gaussian", EXPLORATION, "process added to the action, in units of the action's half-range "
+                        "(paper: ou)", choices=("ou", "gaussian", "none"))
+    noise_sigma: float = _field(0.1, EXPLORATION, "standard deviation of the noise per step (TD3: gaussian 0.1; "
+                                "paper: ou 0.2)", least=0)
+    noise_theta: float = _field(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
+    noise_dt: float = _field(1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse "
+                             "tasks", above=0)
+
+    def __post_init__(self):
+        for field in dataclasses.fields(self):
+            value = _coerce(field, getattr(self, field.name))
+            object.__setattr__(self, field.name, value)
+            _check(field, value)
+        if self.update_every == 0:
+            object.__setattr__(self, "update_every", self.num_envs)
+        self._check_combinations()
+
+    def _check_combinations(self):
+        def require(holds: bool, message: str):
+            if not holds:
+                raise UsageError(message)
+
+        require(self.replay_capacity >= self.batch_size,
+                f"replay_capacity ({self.replay_capacity}) must be at least batch_size ({self.batch_size})")
+        require(self.total_steps % self.num_envs == 0,
+                f"total_steps ({self.total_steps}) must be a multiple of num_envs ({self.num_envs})")
+        require(self.update_every % self.num_envs == 0,
+                f"update_every ({self.update_every}) must be a multiple of num_envs ({self.num_envs})")
+        updates = self.update_every * self.updates_per_step
+        require(round(updates) >= 1 and math.isclose(updates, round(updates)),
+                f"update_every x updates_per_step must be a whole number of updates, at least 1, not {updates:g}")
+        require(self.action_layer < len(self.hidden_units),
+                f"action_layer {self.action_layer} needs at least {self.action_layer + 1} hidden_units, "
+                f"not {len(self.hidden_units)}")
+        require(self.noise != "ou" or self.noise_theta * self.noise_dt < 2,
+                "the ou process diverges: noise_theta x noise_dt must be below 2")
+        try:
+            kwargs = json.loads(self.env_kwargs)
+        except json.JSONDecodeError as error:
+            raise UsageError(f"env_kwargs is not JSON: {error}") from None
+        require(isinstance(kwargs, dict), f"env_kwargs must be a JSON object, not {self.env_kwargs}")
+        require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
+
+    @property
+    def updates_per_block(self) -> int:
+        return round(self.update_every * self.updates_per_step)
+
+    @property
+    def learning_starts(self) -> int:
+        """Step after which updates run: warm-up over and a minibatch there, rounded up to update_every."""
+        return math.ceil(max(self.warmup_steps, self.batch_size) / self.update_every) * self.update_every
+
+    def to_flags(self) -> str:
+        """The flagfile that repeats this run; run_dir is left out, for a repeat needs one of its own."""
+        lines = ["--preset=none"]
+        for field in dataclasses.fields(self):
+            if field.name != "run_dir":
+                lines.append(f"--{field.name}={_as_flag(getattr(self, field.name))}")
+        return "\n".join(lines) + "\n"
+
+
+FIELDS = {field.name: field for field in dataclasses.fields(Config)}
+_TYPES = typing.get_type_hints(Config)
+
+
+def _as_flag(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _coerce(field: dataclasses.Field, value: Any) -> Any:
+    """Accepts what Python callers and absl give (lists of strings, ints for floats, dicts for JSON)."""
+    kind = _TYPES[field.name]
+    try:
+        if kind is float:
+            return float(value)
+        if kind is int and not isinstance(value, bool) and int(value) == value:
+            return int(value)
+        if kind == tuple[int, ...]:
+            return tuple(int(unit) for unit in ([value] if isinstance(value, int) else value))
+        if kind is str and isinstance(value, dict | os.PathLike):
+            return json.dumps(value) if isinstance(value, dict) else os.fspath(value)
+        if kind in (bool, str) and isinstance(value, kind):
+            return value
+    except (TypeError, ValueError):
+        pass
+    raise UsageError(f"{field.name} must be {'integers' if kind == tuple[int, ...] else kind.__name__}, not {value!r}")
+
+
+def _check(field: dataclasses.Field, value: Any):
+    limits, name = field.metadata, field.name
+    if limits["choices"] and value not in limits["choices"]:
+        raise UsageError(f"{name} must be one of {', '.join(limits['choices'])}, not {value!r}")
+    if isinstance(value, tuple) and not value:
+        raise UsageError(f"{name} needs at least one value")
+    for number in value if isinstance(value, tuple) else (value,):
+        if isinstance(number, float) and not math.isfinite(number):
+            raise UsageError(f"{name} must be finite, not {number}")
+        if limits["least"] is not None and number < limits["least"]:
+            raise UsageError(f"{name} must be at least {limits['least']}, not {number}")
+        if limits["most"] is not None and number > limits["most"]:
+            raise UsageError(f"{name} must be at most {limits['most']}, not {number}")
+        if limits["above"] is not None and number <= limits["above"]:
+            raise UsageError(f"{name} must be above {limits['above']}, not {number}")
+
+
+def define_flags(values: flags.FlagValues) -> dict[str, str]:
+    """Defines one flag per Config field, and --resume and --preset. Returns each flag's help heading."""
+    for name, field in FIELDS.items():
+        kind, limits = _TYPES[name], field.metadata
+        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean,
+                  str: flags.DEFINE_string}.get(kind, flags.DEFINE_list)
+        default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        note = f"; one of {', '.join(limits['choices'])}" if limits["choices"] else ""
+        define(name, default, field.metadata["help"] + note, flag_values=values)
+    flags.DEFINE_boolean("resume", False, "continue the run in --run_dir from its newest checkpoint; only total_steps, "
+                         "the intervals of evaluation, log, checkpoint and video, and export_dir may change",
+                         flag_values=values)
+    flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where there "
+                        "is one), none, a name in ddpg_tf/presets, or a path", flag_values=values)
+    return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
+
+
+def from_flags(values: flags.FlagValues) -> Config:
+    return Config(**{name: getattr(values, name) for name in FIELDS})
+
+
+def find_preset(preset: str, env_id: str) -> Path | None:
+    """The flagfile `preset` stands for, None for none.
+
+    Raises:
+      UsageError: there is no such preset; names those there are.
+    """
+    if preset == "none":
+        return None
+    if preset == "auto":
+        path = PRESETS / f"{env_id}.flags"
+        return path if path.is_file() else None
+    for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.flags")))
+    raise UsageError(f"no preset {preset!r}: neither a file nor one of {names}")
+
+
+def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str], str] = str,
+                       ) -> tuple[Config, bool, set[str], Path | None]:
+    """Reads train.py's command line: the preset's flags first, then `argv`, so that explicit flags win.
+
+    Returns:
+      (config, resume, names of the flags given in argv, the preset's path or None).
+    """
+    values = flags.FlagValues()
+    groups = define_flags(values)
+    cli.parse(argv, values, doc, groups)
+    explicit = {name for name in values if values[name].present}
+    preset = None if values.resume else find_preset(values.preset, resolve_env(values.env))
+    if preset:
+        values.unparse_flags()
+        for name in explicit:
+            values[name].unparse()
+        cli.parse([argv[0], f"--flagfile={preset}", *argv[1:]], values, doc, groups)
+    values.env = resolve_env(values.env)
+    return from_flags(values), values.resume, explicit, preset
+
+
+def read_flags(path: Path) -> Config:
+    """The Config a run's flags.txt was written from (run_dir: the directory that holds it)."""
+    values = flags.FlagValues()
+    define_flags(values)
+    cli.parse(["flags.txt", f"--flagfile={path}"], values, "")
+    return dataclasses.replace(from_flags(values), run_dir=str(path.parent))

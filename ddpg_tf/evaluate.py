@@ -1,0 +1,101 @@
+"""Scores a trained policy: deterministic episodes on environments of their own, reset with seeds 10000, 10001, ...
+
+    python -m ddpg_tf.evaluate --run_dir=DIR [--episodes=100] [--checkpoint=best|latest] [--video=FILE.mp4]
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from absl import flags
+
+from ddpg_tf import cli, envs, video
+from ddpg_tf.cli import UsageError, UserError
+from ddpg_tf.config import Config
+
+FIRST_SEED = 10_000
+_TOGETHER = 10  # episodes stepped side by side, for one call of the policy
+
+
+class Episode(NamedTuple):
+    episode_return: float
+    length: int
+    actions: np.ndarray  # [length, A], enough to replay the episode from its seed
+
+
+class Evaluator:
+    """Runs episodes with a policy as it is: no noise, nothing learnt, nothing counted.
+
+    Args:
+      config: names the environment.
+      episodes: how many `run` makes; episode i is reset with seed 10000 + i.
+    """
+
+    def __init__(self, config: Config, episodes: int):
+        self._episodes = episodes
+        self._envs = [envs.make_flat_env(config.env, json.loads(config.env_kwargs))
+                      for _ in range(min(episodes, _TOGETHER))]
+
+    def run(self, policy: Callable[[np.ndarray], np.ndarray]) -> list[Episode]:
+        """`policy` maps observations float32 [N, O] to actions float32 [N, A]; N is the same at every call."""
+        episodes: list[Episode] = []
+        while len(episodes) < self._episodes:
+            count = min(len(self._envs), self._episodes - len(episodes))
+            episodes += self._run_together(policy, FIRST_SEED + len(episodes), count)
+        return episodes
+
+    def _run_together(self, policy, first_seed: int, count: int) -> list[Episode]:
+        observations = np.stack([env.reset(seed=first_seed + i)[0] for i, env in enumerate(self._envs)]
+                                ).astype(np.float32)
+        returns, actions = np.zeros(count), [[] for _ in range(count)]
+        running = list(range(count))
+        while running:
+            chosen = policy(observations)
+            if not np.isfinite(chosen).all():
+                raise UserError("the policy's action is not finite: training diverged")
+            for i in list(running):
+                observation, reward, terminated, truncated, _ = self._envs[i].step(chosen[i])
+                observations[i] = observation
+                returns[i] += reward
+                actions[i].append(chosen[i])
+                if terminated or truncated:
+                    running.remove(i)
+        return [Episode(float(total), len(made), np.array(made, np.float32))
+                for total, made in zip(returns, actions, strict=True)]
+
+    def close(self):
+        for env in self._envs:
+            env.close()
+
+
+def main(argv: Sequence[str]):
+    values = flags.FlagValues()
+    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values)
+    flags.DEFINE_integer("episodes", 100, "episodes to run", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best: weights of the best evaluation; latest: the newest", flag_values=values)
+    flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
+    cli.parse(argv, values, __doc__)
+    if not values.run_dir:
+        raise UsageError("--run_dir is missing: the directory of the run to evaluate")
+    if values.episodes < 1:
+        raise UsageError(f"episodes must be at least 1, not {values.episodes}")
+    if values.checkpoint not in ("best", "latest"):
+        raise UsageError(f"checkpoint must be best or latest, not {values.checkpoint!r}")
+    from ddpg_tf import run_dir
+
+    policy = run_dir.load_policy(Path(values.run_dir), values.checkpoint)
+    evaluator = Evaluator(policy.config, values.episodes)
+    episodes = evaluator.run(policy.agent.act)
+    evaluator.close()
+    returns = np.array([episode.episode_return for episode in episodes])
+    print(f"{policy.config.env}, {values.checkpoint} checkpoint, step {policy.step}: mean {returns.mean():.2f}, "
+          f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes")
+    if values.video and video.record(Path(values.video), policy.config.env, policy.config.env_kwargs, FIRST_SEED,
+                                     episodes[0].actions):
+        print(f"first episode: {values.video}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,161 @@
+"""One stream of metrics -> progress bar, metrics.csv, evaluations.csv, TensorBoard, learning curve."""
+
+import csv
+import io
+import os
+import sys
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from ddpg_tf._tf import tf
+from ddpg_tf.agent import METRICS
+from ddpg_tf.checkpoint import write_atomically
+
+COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
+EVALUATION_COLUMNS = ("step", "episode", "return", "length")
+
+
+class Logger:
+    """Sums up what happened since the last row; knows nothing of where it comes from.
+
+    Args:
+      run_dir: where the files go; what they hold beyond `step` is cut off.
+      total_steps: for the progress bar, which shows on a terminal only.
+      step: environment step to continue from.
+      seconds: wall time the run has taken before.
+    """
+
+    def __init__(self, run_dir: Path, total_steps: int, step: int = 0, seconds: float = 0.0):
+        self._run_dir, self._began = run_dir, time.monotonic() - seconds
+        self._window: dict[str, Any] = _empty_window(step, seconds)
+        for name, columns in (("metrics.csv", COLUMNS), ("evaluations.csv", EVALUATION_COLUMNS)):
+            _cut(run_dir / name, columns, step)
+        self._board = tf.summary.create_file_writer(str(run_dir))
+        self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not sys.stderr.isatty(),
+                         dynamic_ncols=True, smoothing=0.05)
+        self._shown: dict[str, str] = {}
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def steps(self, count: int, finished: Iterable[tuple[float, int]]):
+        """`count` environment steps were made; [(return, length)] of the episodes that ended."""
+        self._bar.update(count)
+        for episode_return, length in finished:
+            self._window["returns"].append(episode_return)
+            self._window["lengths"].append(length)
+            self._show(episode_return=episode_return)
+
+    def update(self, metrics: dict[str, float], updates: int):
+        """A block of `updates` updates with these mean metrics."""
+        self._window["updates"] += updates
+        for name, value in metrics.items():
+            self._window["sums"][name] = self._window["sums"].get(name, 0.0) + updates * value
+
+    def write_row(self, step: int):
+        """A row of metrics.csv, and TensorBoard: means since the last row."""
+        window, seconds = self._window, self.seconds
+        episodes, updates = len(window["returns"]), window["updates"]
+        row = {"step": step, "seconds": round(seconds, 3), "episodes": episodes, "updates": updates,
+               "steps_per_second": round((step - window["step"]) / max(seconds - window["seconds"], 1e-9), 1)}
+        if episodes:
+            row |= {"episode_return": float(np.mean(window["returns"])),
+                    "episode_length": float(np.mean(window["lengths"]))}
+        row |= {name: total / updates for name, total in window["sums"].items()}
+        _append(self._run_dir / "metrics.csv", [[row.get(column, "") for column in COLUMNS]])
+        with self._board.as_default(step=step):
+            for name, value in row.items():
+                if name != "step":
+                    tf.summary.scalar(f"train/{name}", value)
+        self._window = _empty_window(step, seconds)
+
+    def evaluation(self, step: int, episodes: list[tuple[float, int]]):
+        """The whole evaluation to evaluations.csv at once; its mean return to the bar and TensorBoard."""
+        _append(self._run_dir / "evaluations.csv",
+                [[step, i, episode_return, length] for i, (episode_return, length) in enumerate(episodes)])
+        mean = float(np.mean([episode_return for episode_return, _ in episodes]))
+        with self._board.as_default(step=step):
+            tf.summary.scalar("evaluation/return", mean)
+        self._board.flush()
+        self._show(evaluation=mean)
+
+    def _show(self, **figures: float):
+        self._shown |= {name: f"{value:.1f}" for name, value in figures.items()}
+        self._bar.set_postfix(self._shown, refresh=False)
+
+    def state(self) -> dict[str, Any]:
+        """What has been summed up since the last row, as JSON."""
+        return self._window
+
+    def load_state(self, state: dict[str, Any]):
+        self._window = state
+
+    def close(self):
+        self._bar.close()
+        self._board.close()
+
+
+def _empty_window(step: int, seconds: float) -> dict[str, Any]:
+    return {"step": step, "seconds": seconds, "returns": [], "lengths": [], "updates": 0, "sums": {}}
+
+
+def _append(path: Path, rows: list[list[Any]]):
+    """Appends whole rows with one write, through to the disk."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    with open(path, "a") as file:
+        file.write(text.getvalue())
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _cut(path: Path, columns: tuple[str, ...], step: int):
+    """Leaves the header and the complete rows up to `step`; makes the file if it is not there."""
+    rows = []
+    if path.exists():
+        with open(path, newline="") as file:
+            rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= step]
+
+    def write(file):
+        text = io.TextIOWrapper(file, newline="")
+        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+        text.flush()
+        text.detach()
+
+    write_atomically(path, write)
+
+
+def read_evaluations(path: Path) -> dict[int, list[float]]:
+    """{step: returns of its episodes} of an evaluations.csv."""
+    returns: dict[int, list[float]] = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            returns.setdefault(int(row["step"]), []).append(float(row["return"]))
+    return returns
+
+
+def draw_learning_curve(run_dir: Path, title: str):
+    """learning_curve.png: mean evaluation return over steps, with the spread of the episodes."""
+    returns = read_evaluations(run_dir / "evaluations.csv")
+    if not returns:
+        return
+    from matplotlib.figure import Figure
+
+    steps = list(returns)
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    axes.fill_between(steps, *zip(*(np.percentile(values, (10, 90)) for values in returns.values()), strict=True),
+                      alpha=0.2, label="10-90 % of episodes")
+    axes.plot(steps, [np.mean(values) for values in returns.values()], marker=".", label="mean")
+    axes.set(title=title, xlabel="environment steps", ylabel="evaluation return")
+    axes.legend(loc="lower right")
+    axes.grid(alpha=0.3)
+    write_atomically(run_dir / "learning_curve.png", lambda file: figure.savefig(file, format="png", dpi=120))
+
+

@@ -1,0 +1,212 @@
+"""Collect -> replay -> update -> log -> evaluate -> publish -> checkpoint: the one place that knows all the rooms."""
+
+import contextlib
+import dataclasses
+import math
+import os
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from ddpg_tf import checkpoint, replay, run_dir, video
+from ddpg_tf.agent import DDPG
+from ddpg_tf.cli import UsageError, UserError
+from ddpg_tf.collect import Collector
+from ddpg_tf.config import Config
+from ddpg_tf.evaluate import FIRST_SEED, Evaluator
+from ddpg_tf.logger import Logger, draw_learning_curve
+from ddpg_tf.publish import Publisher
+from ddpg_tf.replay import ReplayBuffer
+
+
+class Interrupted(Exception):
+    """SIGINT or SIGTERM came; a checkpoint has been written."""
+
+    def __init__(self, signal_number: int, run: Path):
+        super().__init__(f"interrupted; continue with: python train.py --resume --run_dir={run}")
+        self.status = 128 + signal_number
+
+
+@dataclasses.dataclass(frozen=True)
+class Result:
+    """What a run came to.
+
+    Attributes:
+      run_dir: where everything is.
+      step: environment steps made, over all sessions.
+      steps_now: of these, by this call; 0 when the run was finished already.
+      last_return, best_return: mean returns of the last and of the best evaluation.
+      best_step: step of the best evaluation.
+    """
+
+    run_dir: Path
+    step: int
+    steps_now: int
+    last_return: float
+    best_return: float
+    best_step: int
+
+
+def train(config: Config, *, resume: bool = False) -> Result:
+    """Trains a policy; everything it makes is in the run directory.
+
+    Args:
+      config: hyperparameters; `run_dir` may be empty for a new directory below runs/.
+      resume: continue the run in config.run_dir from its newest checkpoint (`run_dir.resumed_config` says what may
+        differ from the run's own config).
+    Raises:
+      UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
+      Interrupted: SIGINT or SIGTERM (when called from the main thread).
+    """
+    path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
+    spaces = run_dir.read_spaces(config)
+    if not resume:
+        replay.require_disk(path, replay.ring_bytes(config, spaces.observation_size, spaces.action_size))
+        run_dir.create(path, config)
+    lock = run_dir.lock(path)
+    try:
+        found = checkpoint.load(path / "checkpoints") if resume else None
+        if resume:
+            run_dir.write_flags(path, config)
+        with _Run(config, path, spaces, found) as run, _signals() as interrupted:
+            return run.until_done(interrupted)
+    finally:
+        os.close(lock)
+
+
+class _Run:
+    """The parts of a run and what is due when. A step is one action in one environment."""
+
+    def __init__(self, config: Config, path: Path, spaces, found):
+        self._config, self._path = config, path
+        arrays, meta = found or ({}, {"step": 0, "best_step": None, "best_score": None, "last_score": None})
+        self._step = meta["step"]
+        self._best_step, self._best_score, self._last_score = meta["best_step"], meta["best_score"], meta["last_score"]
+        self._best = checkpoint.select(arrays, "best")
+        self._agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
+        if found:
+            try:
+                self._agent.load_state(checkpoint.select(arrays, "agent"))
+            except ValueError as error:
+                raise UserError(f"incompatible checkpoint in {path}: {error}") from None
+        self._replay = ReplayBuffer(
+            min(config.replay_capacity, config.total_steps), spaces.observation_size, spaces.action_size,
+            num_envs=config.num_envs, n_step=config.n_step, gamma=config.gamma, slack=replay.ring_slack(config),
+            directory=path / "replay", rows=self._step // config.num_envs)
+        self._collector = Collector(config, spaces, self._agent.act)
+        if found:
+            self._replay.end_episodes(self._collector.load_state(checkpoint.select(arrays, "collector")))
+        self._blocks: Iterator | None = None
+        self._evaluator = Evaluator(config, config.eval_episodes)
+        self._logger = Logger(path, config.total_steps, self._step, meta.get("seconds", 0.0))
+        if found:
+            self._logger.load_state(meta["logger"])
+        self._publisher = Publisher(path, config) if config.export_dir else None
+        if self._publisher and self._best_step is not None:  # in case it was killed before this was out
+            self._publisher.submit(self._best, self._best_step, self._best_score)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._publisher:
+            self._publisher.finish()
+        self._collector.close()
+        self._evaluator.close()
+        self._logger.close()
+        draw_learning_curve(self._path, f"{self._config.env}, seed {self._config.seed}")
+
+    def until_done(self, interrupted: list[int]) -> Result:
+        config = self._config
+        first = self._step
+        while self._step < config.total_steps:
+            before = self._step
+            self._collect()
+            last = self._step == config.total_steps
+            if self._step > config.learning_starts and _due(before, self._step, config.update_every):
+                self._learn()
+            if _due(before, self._step, config.log_every):
+                self._logger.write_row(self._step)
+            if last or _due(before, self._step, config.eval_every):
+                self._evaluate()
+            if last or interrupted or _due(before, self._step, config.checkpoint_every):
+                self._checkpoint()
+            if interrupted and not last:
+                raise Interrupted(interrupted[0], self._path)
+        return Result(self._path, self._step, self._step - first, self._last_score, self._best_score, self._best_step)
+
+    def _collect(self):
+        transitions, finished = self._collector.step(self._step // self._config.num_envs)
+        self._replay.add(*transitions)
+        self._agent.count_observations(transitions.observation)
+        self._step += self._config.num_envs
+        self._logger.steps(self._config.num_envs, finished)
+
+    def _learn(self):
+        config = self._config
+        if self._blocks is None:
+            self._blocks = self._replay.blocks(
+                config, (self._step - config.learning_starts) // config.update_every - 1)
+        metrics = self._agent.update(next(self._blocks))
+        for name, value in metrics.items():
+            if not math.isfinite(value):
+                raise UserError(f"{name} is {value} at step {self._step}: training diverged. The last good checkpoint "
+                                f"is in {self._path}/checkpoints; try smaller learning rates or "
+                                "--normalize_observations")
+        self._logger.update(metrics, config.updates_per_block)
+
+    def _evaluate(self):
+        config = self._config
+        episodes = self._evaluator.run(self._agent.act)
+        score = self._last_score = float(np.mean([episode.episode_return for episode in episodes]))
+        self._logger.evaluation(self._step, [(episode.episode_return, episode.length) for episode in episodes])
+        if self._best_score is None or score > self._best_score:
+            self._best_score, self._best_step, self._best = score, self._step, self._agent.policy_state()
+            if self._publisher:
+                self._publisher.submit(self._best, self._step, score)
+        if _due(max(0, self._step - (config.eval_every or self._step)), self._step, config.video_every):
+            video.record(self._path / "videos" / f"step-{self._step}.mp4", config.env, config.env_kwargs, FIRST_SEED,
+                         episodes[0].actions)
+
+    def _checkpoint(self):
+        self._replay.flush()
+        parts = {"agent": self._agent.state(), "collector": self._collector.state(), "best": self._best}
+        arrays = {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
+        checkpoint.save(self._path / "checkpoints", self._step, arrays, {
+            "best_step": self._best_step, "best_score": self._best_score, "last_score": self._last_score,
+            "seconds": self._logger.seconds, "logger": self._logger.state()})
+
+
+def _due(before: int, now: int, every: int) -> bool:
+    """Whether a multiple of `every` was passed; 0 is never."""
+    return bool(every) and now // every > before // every
+
+
+@contextlib.contextmanager
+def _signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM in the list it yields; a second one acts at once."""
+    received: list[int] = []
+
+    def note(number, _):
+        if received:
+            os._exit(128 + number)
+        received.append(number)
+
+    try:
+        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    except ValueError:  # not in the main thread: signals are the caller's business
+        before = {}
+    try:
+        yield received
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def resumed(given: Config, explicit: set[str]) -> Config:
+    """The config with which `train(..., resume=True)` continues the run in given.run_dir."""
+    if not given.run_dir:
+        raise UsageError("--resume needs --run_dir, the directory of the run to continue")
+    return run_dir.resumed_config(Path(given.run_dir), given, explicit)

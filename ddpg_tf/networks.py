@@ -1,0 +1,145 @@
+"""Keras actor and critic: observation normalisation, hidden layers, initialisation, action scaling.
+
+The actor owns everything between a raw observation and an action in environment units, so that the exported model
+is the acting model.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from ddpg_tf._tf import keras, tf
+from ddpg_tf.config import Config
+
+
+def build_actor(config: Config, observation_size: int, low: np.ndarray, high: np.ndarray,
+                normalizer: "Normalizer | None", name: str = "actor") -> keras.Model:
+    """observation float32 [B, O], raw -> action float32 [B, A] in environment units, inside [low, high].
+
+    Lillicrap et al. section 7: ReLU layers, tanh output, batch norm on the state and every hidden layer.
+    """
+    init = _Initialisation(config.seed, "actor")
+    observation = keras.Input([observation_size], name="observation")
+    x = _input_layer(config, observation, normalizer)
+    for i, units in enumerate(config.hidden_units):
+        x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
+        x = keras.layers.ReLU()(_normalized(config, x, f"norm_{i}"))
+    x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
+    return keras.Model(observation, ToBounds(low, high)(keras.ops.tanh(x)), name=name)
+
+
+def build_critic(config: Config, observation_size: int, low: np.ndarray, high: np.ndarray,
+                 normalizer: "Normalizer | None", name: str = "critic") -> keras.Model:
+    """(observation [B, O], action [B, A] in environment units) -> q float32 [B].
+
+    The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1]; normalisation
+    only before that.
+    """
+    init = _Initialisation(config.seed, "critic")
+    observation = keras.Input([observation_size], name="observation")
+    action = keras.Input([len(low)], name="action")
+    x = _input_layer(config, observation, normalizer)
+    for i, units in enumerate(config.hidden_units):
+        if i == config.action_layer:
+            x = keras.layers.Concatenate()([x, FromBounds(low, high)(action)])
+        x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
+        if i < config.action_layer:
+            x = _normalized(config, x, f"norm_{i}")
+        x = keras.layers.ReLU()(x)
+    q = init.dense(1, x.shape[-1], "output", limit=config.final_init)(x)
+    return keras.Model([observation, action], keras.layers.Reshape([])(q), name=name)
+
+
+def _input_layer(config: Config, observation, normalizer: "Normalizer | None"):
+    x = normalizer(observation) if normalizer is not None else observation
+    return _normalized(config, x, "norm_input") if config.normalization == "batch" else x
+
+
+def _normalized(config: Config, x, name: str):
+    if config.normalization == "batch":
+        return keras.layers.BatchNormalization(momentum=config.batch_norm_momentum, name=name)(x)
+    return keras.layers.LayerNormalization(name=name)(x) if config.normalization == "layer" else x
+
+
+class _Initialisation:
+    """Dense layers as the paper starts them: uniform in +-1/sqrt(fan-in), the last one in +-`limit`."""
+
+    def __init__(self, seed: int, network: str):
+        self._seeds = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *network.encode()])))
+
+    def dense(self, units: int, fan_in: int, name: str, limit: float | None = None) -> keras.layers.Dense:
+        limit = fan_in**-0.5 if limit is None else limit
+        kernel, bias = (keras.initializers.RandomUniform(-limit, limit, seed=int(seed))
+                        for seed in self._seeds.integers(2**31, size=2))
+        return keras.layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)
+
+
+class Normalizer(keras.layers.Layer):
+    """(observation - mean) / std, clipped to +-10; statistics of every observation `count` has seen.
+
+    The statistics are kept in float64 on the host (Chan et al.'s parallel variance) and reach the model only by
+    `assign`, so that evaluation and export see what the last update saw. One instance serves all four networks.
+    """
+
+    CLIP = 10.0
+
+    def __init__(self, size: int):
+        super().__init__(name="normalizer", trainable=False)
+        self.seen = 0
+        self.mean64, self.m2 = np.zeros(size), np.zeros(size)
+        self.mean = self.add_weight(shape=(size,), initializer="zeros", trainable=False, name="mean")
+        self.std = self.add_weight(shape=(size,), initializer="ones", trainable=False, name="std")
+
+    def call(self, observation):
+        return tf.clip_by_value((observation - self.mean) / self.std, -self.CLIP, self.CLIP)
+
+    def count(self, observations: np.ndarray):
+        """Adds observations [N, O] to the statistics."""
+        batch = observations.astype(np.float64)
+        total = self.seen + len(batch)
+        delta = batch.mean(0) - self.mean64
+        self.mean64 = self.mean64 + delta * (len(batch) / total)
+        self.m2 = self.m2 + ((batch - batch.mean(0)) ** 2).sum(0) + delta**2 * (self.seen * len(batch) / total)
+        self.seen = total
+
+    def assign_statistics(self):
+        """Makes the networks see what has been counted."""
+        if self.seen:
+            self.mean.assign(self.mean64.astype(np.float32))
+            self.std.assign(np.sqrt(self.m2 / self.seen + 1e-8).astype(np.float32))
+
+    def host_state(self) -> dict[str, np.ndarray]:
+        return {"seen": np.asarray(self.seen), "mean64": self.mean64, "m2": self.m2}
+
+    def load_host_state(self, state: Mapping[str, np.ndarray]):
+        self.seen, self.mean64, self.m2 = int(state["seen"]), state["mean64"], state["m2"]
+
+
+class ToBounds(keras.layers.Layer):
+    """[-1, 1] -> [low, high] per dimension; +-1 give the bounds exactly, 0 the middle."""
+
+    def __init__(self, low: np.ndarray, high: np.ndarray):
+        super().__init__(name="to_bounds", trainable=False)
+        self._low, self._high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+
+    def call(self, x):
+        u = (x + 1.0) * 0.5
+        return tf.clip_by_value(self._low * (1.0 - u) + self._high * u, self._low, self._high)
+
+
+class FromBounds(keras.layers.Layer):
+    """[low, high] -> [-1, 1] per dimension."""
+
+    def __init__(self, low: np.ndarray, high: np.ndarray):
+        super().__init__(name="from_bounds", trainable=False)
+        low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        self._middle, half = low / 2 + high / 2, high / 2 - low / 2
+        self._half = np.where(half > 0, half, np.float32(1))
+
+    def call(self, action):
+        return (action - self._middle) / self._half
+
+
+def kernels(model: keras.Model) -> Sequence[bool]:
+    """For each trainable variable of `model`: is it a Dense kernel (what critic_l2 acts on)?"""
+    return [variable.path.endswith("/kernel") for variable in model.trainable_variables]

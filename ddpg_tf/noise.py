@@ -1,0 +1,90 @@
+"""Exploration: warm-up actions and action noise, drawn from tensorflow-probability distributions.
+
+Every draw is addressed, not consumed: row t of a stream is a function of (seed, stream, t) alone, so nothing random
+needs saving. The only state is the Ornstein-Uhlenbeck process's position.
+"""
+
+import functools
+import warnings
+import zlib
+
+import numpy as np
+
+from ddpg_tf._tf import tf
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore")  # tf-keras, which tensorflow-probability loads, uses retired names
+    import tensorflow_probability as tfp
+
+_BLOCK = 1024  # rows drawn at a time: an eager draw costs 1.4 ms, a row of a block microseconds
+
+
+class Stream:
+    """Row t of an endless [T, ...] table of independent samples of `distribution`.
+
+    Args:
+      distribution: a tfp distribution; its batch and event shape are the row's shape.
+      seed: the run's seed.
+      name: what the stream is for; streams of different names are independent.
+    """
+
+    def __init__(self, distribution: "tfp.distributions.Distribution", seed: int, name: str):
+        self._key = tf.constant([seed, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
+        # Not jitted: XLA would give other numbers for the same seed.
+        self._draw = tf.function(
+            lambda block: distribution.sample(_BLOCK, seed=tf.random.experimental.stateless_fold_in(self._key, block)),
+            input_signature=[tf.TensorSpec([], tf.int32)])
+        self._block = functools.lru_cache(maxsize=1)(lambda block: self._draw(tf.constant(block)).numpy())
+
+    def __getitem__(self, t: int) -> np.ndarray:
+        return self._block(t // _BLOCK)[t % _BLOCK]
+
+
+class WarmupActions:
+    """Uniform actions over the action space.
+
+    Args:
+      low, high: [A], action bounds in environment units.
+      num_envs: N.
+    """
+
+    def __init__(self, low: np.ndarray, high: np.ndarray, num_envs: int, seed: int):
+        self._low, self._high = low, high
+        unit = tfp.distributions.Uniform(tf.zeros([num_envs, len(low)]), tf.ones([num_envs, len(low)]))
+        self._unit = Stream(unit, seed, "warmup")
+
+    def __call__(self, t: int) -> np.ndarray:
+        """float32 [N, A] in environment units, for vector step `t`."""
+        u = self._unit[t]
+        return np.clip(self._low * (1 - u) + self._high * u, self._low, self._high)
+
+
+class ActionNoise:
+    """Noise of one kind for N environments, in units of each action dimension's half-range.
+
+    Args:
+      kind: "gaussian" (independent), "ou" (x <- x - theta x dt + sigma sqrt(dt) N(0, 1), one process per environment;
+        Lillicrap et al. section 7, dt explicit) or "none".
+      sigma, theta, dt: parameters of the process; theta and dt matter to "ou" only.
+    """
+
+    def __init__(self, kind: str, num_envs: int, action_size: int, seed: int, *, sigma: float, theta: float, dt: float):
+        self._kind, self._sigma, self._theta, self._dt = kind, sigma, theta, dt
+        shape = [num_envs, action_size]
+        self._innovations = Stream(tfp.distributions.Normal(tf.zeros(shape), tf.ones(shape)), seed, "noise")
+        self.x = np.zeros(shape, np.float32)  # the "ou" process; its only state
+
+    def __call__(self, t: int) -> np.ndarray:
+        """float32 [N, A], the noise of vector step `t`; advances the "ou" process."""
+        if self._kind == "none":
+            return np.zeros_like(self.x)
+        innovation = self._innovations[t]
+        if self._kind == "gaussian":
+            return np.float32(self._sigma) * innovation
+        self.x = (self.x - np.float32(self._theta * self._dt) * self.x
+                  + np.float32(self._sigma * self._dt**0.5) * innovation)
+        return self.x
+
+    def reset(self, mask: np.ndarray):
+        """Sets the processes of the environments in `mask` (bool [N]) to zero: a new episode."""
+        self.x = np.where(mask[:, None], np.float32(0), self.x)

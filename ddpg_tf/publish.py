@@ -1,0 +1,85 @@
+"""Live publishing: each better policy becomes a SavedModel version in a process of its own, while training goes on."""
+
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from ddpg_tf import checkpoint, cli, run_dir
+from ddpg_tf.cli import UserError
+from ddpg_tf.config import Config
+
+
+class Publisher:
+    """Publishes snapshots of the policy to config.export_dir; at most one waits, the newest.
+
+    Args:
+      run: the run's directory; snapshots pass through it.
+    """
+
+    def __init__(self, run: Path, config: Config):
+        self._run, self._config = run, config
+        self._pending: Path | None = None
+        self._turn = threading.Condition()
+        self._thread: threading.Thread | None = None
+        for stale in run.glob("snapshot-*.npz"):
+            stale.unlink()
+
+    def submit(self, state: dict[str, np.ndarray], step: int, score: float):
+        """Has `state` (DDPG.policy_state) published; returns at once."""
+        snapshot = self._run / f"snapshot-{step}.npz"
+        meta = {"step": np.asarray(step), "score": np.asarray(score)}
+        checkpoint.write_atomically(snapshot, lambda file: np.savez(file, **meta, **state))
+        with self._turn:
+            if self._pending:
+                self._pending.unlink()
+            self._pending = snapshot
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work)
+                self._thread.start()
+
+    def finish(self):
+        """Returns when everything submitted is published or has failed with a warning."""
+        thread = self._thread
+        if thread:
+            thread.join()
+
+    def _work(self):
+        while True:
+            with self._turn:
+                snapshot, self._pending = self._pending, None
+                if snapshot is None:
+                    self._thread = None
+                    return
+            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(
+                [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+            command = [sys.executable, "-m", "ddpg_tf.publish", str(self._run), str(snapshot), self._config.export_dir,
+                       str(self._config.keep_versions)]
+            # Its own session: Ctrl-C ends the training, not a publication half-way.
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, start_new_session=True)
+            if done.returncode:
+                warnings.warn(f"policy not published: {done.stderr.strip()}", stacklevel=2)
+            snapshot.unlink(missing_ok=True)
+
+
+def _main(argv):
+    from ddpg_tf import saved_model
+
+    run, snapshot, export_dir, keep = Path(argv[1]), Path(argv[2]), Path(argv[3]), int(argv[4])
+    with np.load(snapshot) as file:
+        state = dict(file)
+    step, score = int(state.pop("step")), float(state.pop("score"))
+    name = run_dir.identity(run)
+    if step in saved_model.published(export_dir, name):
+        return  # by this run before it was interrupted
+    policy = run_dir.restore_policy(run_dir.read_config(run), state, step, score, name)
+    saved_model.publish(policy, export_dir)
+    saved_model.prune(export_dir, name, keep)
+
+
+if __name__ == "__main__":
+    cli.run(_main)

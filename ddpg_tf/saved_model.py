@@ -1,0 +1,178 @@
+"""Policy -> verified, versioned, warm SavedModel in <export_dir>/<integer>/, as TensorFlow Serving loads it."""
+
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from ddpg_tf import checkpoint, run_dir
+from ddpg_tf._tf import keras, tf
+from ddpg_tf.cli import UserError
+from ddpg_tf.run_dir import Policy
+
+_PARTIAL = "partial-"  # a name that no integer parser takes: TF Serving does not see it
+
+
+def publish(policy: Policy, export_dir: Path, version: int | None = None) -> Path:
+    """Writes `policy` beside the versions in `export_dir`, verifies it there, and renames it to its version.
+
+    Args:
+      version: the directory's name; default one above every existing one.
+    Returns:
+      The version's directory.
+    Raises:
+      UserError: the version is not above the existing ones, the directory cannot be written, or the artefact does
+        not answer as the live policy does.
+    """
+    try:
+        export_dir.mkdir(parents=True, exist_ok=True)
+        _clear_partial(export_dir)
+        newest = max(versions(export_dir), default=0)
+        if version is not None and version <= newest:
+            raise UserError(f"version {version} is not above the newest in {export_dir}, {newest}: servers would not "
+                            "take it up")
+        partial = export_dir / f"{_PARTIAL}{os.getpid()}"
+        probes = _probes(policy)
+        try:
+            _write(policy, partial, probes)
+            _verify(partial, probes)
+            return _rename(partial, export_dir, version)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
+    except OSError as error:
+        raise UserError(f"cannot export to {export_dir}: {error}") from None
+
+
+def versions(export_dir: Path) -> list[int]:
+    """The version numbers in `export_dir`, as TF Serving would see them."""
+    return sorted(int(path.name) for path in export_dir.glob("*") if path.name.isdecimal())
+
+
+def published(export_dir: Path, run: str) -> dict[int, int]:
+    """{training step: version} of what the run named `run` has published in `export_dir`."""
+    found = {}
+    for version in versions(export_dir):
+        try:
+            card = json.loads((export_dir / str(version) / "assets.extra" / "policy.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if run and card.get("run") == run:
+            found[card["step"]] = version
+    return found
+
+
+def prune(export_dir: Path, run: str, keep: int):
+    """Deletes all but the newest `keep` versions of the run named `run`."""
+    for version in sorted(published(export_dir, run).values())[:-keep]:
+        trash = export_dir / f"{_PARTIAL}{os.getpid()}-{version}"
+        (export_dir / str(version)).rename(trash)  # a version is there whole, or not at all
+        shutil.rmtree(trash)
+
+
+def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
+    """The SavedModel contract: serving_default (observation -> action), action_value (observation, action -> q)."""
+    actor, critic, leaves = policy.agent.actor, policy.agent.critic, policy.spaces.leaves
+
+    def flat(inputs):  # as gymnasium.spaces.flatten does
+        rows = tf.shape(next(iter(inputs.values())))[0]
+        return tf.concat([tf.reshape(inputs[name], [rows, int(np.prod(shape))]) for name, shape in leaves.items()], 1)
+
+    observation = {name: tf.TensorSpec([None, *shape], tf.float32, name=name) for name, shape in leaves.items()}
+    action = tf.TensorSpec([None, policy.spaces.action_size], tf.float32, name="action")
+    archive = keras.export.ExportArchive()
+    archive.track(actor)
+    archive.track(critic)
+    archive.add_endpoint("serving_default", lambda inputs: {"action": actor(flat(inputs), training=False)},
+                         input_signature=[observation])
+    archive.add_endpoint("action_value", lambda inputs: {"q": critic([flat(inputs), inputs["action"]], training=False)},
+                         input_signature=[observation | {"action": action}])
+    archive.write_out(str(path), verbose=False)
+    extra = path / "assets.extra"
+    extra.mkdir()
+    _write_warmup(policy, extra / "tf_serving_warmup_requests", probes)
+    (extra / "policy.json").write_text(json.dumps(card(policy), indent=1))
+
+
+def card(policy: Policy) -> dict:
+    """policy.json: what the model is."""
+    config, spaces = policy.config, policy.spaces
+    return {
+        "environment": config.env, "env_kwargs": json.loads(config.env_kwargs), "run": policy.run, "step": policy.step,
+        "score": policy.score,
+        "observation": {name: {"key": spaces.keys[name], "shape": list(shape)} for name, shape in spaces.leaves.items()},
+        "action": {"low": spaces.low.tolist(), "high": spaces.high.tolist()},
+        "flags": {name: value for name, value in dataclasses.asdict(config).items()
+                  if name not in ("run_dir", "export_dir")},
+        "versions": run_dir.package_versions(),
+    }
+
+
+def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
+    """A request of each signature, replayed by the server before the version goes live (SavedModel Warmup document)."""
+    from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+    observation = {name: probes[name][:1] for name in policy.spaces.leaves}
+    feeds = {"serving_default": observation, "action_value": observation | {"action": probes["given_action"][:1]}}
+    with tf.io.TFRecordWriter(str(path)) as writer:
+        for signature, feed in feeds.items():
+            request = predict_pb2.PredictRequest()
+            request.model_spec.signature_name = signature
+            for name, array in feed.items():
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+            log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+            writer.write(log.SerializeToString())
+
+
+def _probes(policy: Policy) -> dict[str, np.ndarray]:
+    """7 observations, by input name, with the live networks' answers: what `verify` compares with."""
+    spaces, agent, rng = policy.spaces, policy.agent, np.random.default_rng(0)
+    flat = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
+    if agent.normalizer:
+        flat = flat * agent.normalizer.std.numpy() + agent.normalizer.mean.numpy()
+    given = rng.uniform(spaces.low, spaces.high, size=(7, spaces.action_size)).astype(np.float32)
+    ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
+    parts = np.split(flat, ends, axis=1)
+    leaves = {name: part.reshape(7, *shape) for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)}
+    return {**leaves, "given_action": given, "action": agent.act(flat),
+            "q": agent.critic([flat, given], training=False).numpy()}
+
+
+def _verify(path: Path, probes: dict[str, np.ndarray]):
+    """Runs `ddpg_tf.verify` in a fresh process that may use no accelerator."""
+    file = path / "probes.npz"
+    np.savez(file, **probes)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
+        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
+    done = subprocess.run([sys.executable, "-m", "ddpg_tf.verify", str(path), str(file)], env=environment,
+                          capture_output=True, text=True)
+    file.unlink()
+    if done.returncode:
+        raise UserError(f"the exported model does not answer as the policy does: {done.stderr.strip()[-2000:]}")
+
+
+def _rename(partial: Path, export_dir: Path, version: int | None) -> Path:
+    for path in [*partial.rglob("*"), partial]:
+        checkpoint.sync(path)
+    while True:
+        target = export_dir / str(version or max(versions(export_dir), default=0) + 1)
+        try:
+            partial.rename(target)
+        except OSError:
+            if version is not None or not target.exists():
+                raise
+            continue  # another process has just published this number
+        checkpoint.sync(export_dir)
+        return target
+
+
+def _clear_partial(export_dir: Path):
+    """Removes what processes that are gone have left."""
+    for path in export_dir.glob(f"{_PARTIAL}*"):
+        pid = path.name.removeprefix(_PARTIAL).partition("-")[0]
+        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
+            shutil.rmtree(path, ignore_errors=True)

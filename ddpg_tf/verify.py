@@ -1,0 +1,72 @@
+"""Checks an exported SavedModel the way its users will load it; run as a script, in a process of its own.
+
+    python -m ddpg_tf.verify SAVED_MODEL_DIR PROBES.npz
+
+Needs TensorFlow and NumPy only: that the model loads here shows that it needs no project code. PROBES.npz holds, for
+each input name, 7 rows, and the live networks' `action` and `q` for them (actions taken are in `given_action`).
+"""
+
+import os
+import sys
+
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the learner may hold the accelerator
+
+import numpy as np  # noqa: E402
+
+from ddpg_tf._tf import tf  # noqa: E402
+
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: E402, I001  (after the quiet import)
+
+SIGNATURES = {"serving_default": "action", "action_value": "q"}
+
+
+def verify(path: str, probes: dict[str, np.ndarray]):
+    """Loads the model as TF2 and, as TF Serving does, in a graph-mode session; compares both with the live networks.
+
+    A Keras 3 model saved the wrong way loads in the first and fails every request in the second.
+
+    Raises:
+      ValueError: a signature is missing, answers differ, or a jit-compiled function is reachable.
+    """
+    inputs = {name: array for name, array in probes.items() if name not in ("action", "q", "given_action")}
+    feeds = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
+    expected = {"serving_default": probes["action"], "action_value": probes["q"]}
+    _refuse_jit(path)
+    loaded = tf.saved_model.load(path)
+    for name, output in SIGNATURES.items():
+        for rows in (1, 7):
+            feed = {key: tf.constant(array[:rows]) for key, array in feeds[name].items()}
+            _compare("TF2", name, loaded.signatures[name](**feed)[output].numpy(), expected[name][:rows])
+    with tf.Graph().as_default(), tf.compat.v1.Session() as session:
+        meta = tf.compat.v1.saved_model.load(session, ["serve"], path)
+        for name, output in SIGNATURES.items():
+            signature = meta.signature_def[name]
+            for rows in (1, 7):
+                feed = {signature.inputs[key].name: array[:rows] for key, array in feeds[name].items()}
+                found = session.run(signature.outputs[output].name, feed)
+                _compare("graph-mode session", name, found, expected[name][:rows])
+
+
+def _compare(loader: str, signature: str, found: np.ndarray, expected: np.ndarray):
+    # Relative to the largest value: the live networks are compiled by XLA, and rounding differs.
+    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0,
+                                                        atol=1e-5 * max(1.0, float(np.abs(expected).max()))):
+        raise ValueError(f"{signature} loaded in a {loader} answers {found.tolist()}, the live networks "
+                         f"{expected.tolist()}")
+
+
+def _refuse_jit(path: str):
+    """TF Serving answers every request to a jit-compiled function with 'XLA compilation disabled'."""
+    with open(os.path.join(path, "saved_model.pb"), "rb") as file:
+        model = SavedModel.FromString(file.read())
+    for graph in model.meta_graphs:
+        for function in graph.graph_def.library.function:
+            if function.attr["_XlaMustCompile"].b:
+                raise ValueError(f"{function.signature.name} is jit-compiled: TF Serving refuses it")
+
+
+if __name__ == "__main__":
+    try:
+        verify(sys.argv[1], dict(np.load(sys.argv[2])))
+    except (ValueError, KeyError, tf.errors.OpError, OSError) as problem:
+        sys.exit(f"{type(problem).__name__}: {problem}")
