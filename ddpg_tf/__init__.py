@@ -7,7 +7,7 @@ only run an environment (vector workers, video) must be able to import this pack
 import importlib
 
 __version__ = "0.1.0"
-__all__ = ["Config", "DDPG", "ReplayBuffer", "train"]
+__all__ = ["DDPG", "Config", "ReplayBuffer", "train"]
 
 _ROOMS = {"Config": "config", "DDPG": "agent", "ReplayBuffer": "replay", "train": "loop"}
 

@@ -19,23 +19,27 @@ class UsageError(UserError):
     """The command line contradicts itself or names something that is not there."""
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[str, str] | None = None) -> None:
+def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[str, str] | None = None, *,
+          positional: bool = False) -> list[str]:
     """Parses `argv` (program name first) into `values`; `--help` prints `doc` and every flag, and exits 0.
 
+    Returns:
+      The positional arguments, where the command takes any.
     Raises:
-      UsageError: unknown flag, value that does not parse, or a positional argument.
+      UsageError: unknown flag, value that does not parse, or a stray positional argument.
     """
     if any(arg in ("-h", "-help", "--help", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(help_text(values, doc, groups or {}))
         sys.exit(0)
     try:
-        positional = values(list(argv))[1:]
+        rest = values(list(argv))[1:]
     except flags.Error as error:
         raise UsageError(f"{str(error).strip().splitlines()[0]}. See --help.") from None
     except OSError as error:  # a --flagfile that cannot be read
         raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None
-    if positional:
-        raise UsageError(f"unexpected argument {positional[0]!r}: every option is a flag, --name=value. See --help.")
+    if rest and not positional:
+        raise UsageError(f"unexpected argument {rest[0]!r}: every option is a flag, --name=value. See --help.")
+    return rest
 
 
 def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str:

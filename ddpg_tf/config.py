@@ -41,7 +41,8 @@ class Config:
     """
 
     env: str = _field("Pendulum-v1", RUN, "Gymnasium environment id; module:Id-v0 imports the module first")
-    total_steps: int = _field(1_000_000, RUN, "environment steps to train for, over all environments", least=1, live=True)
+    total_steps: int = _field(1_000_000, RUN, "environment steps to train for, over all environments", least=1,
+                              live=True)
     seed: int = _field(0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit",
                        least=0, most=2**31 - 1)
     run_dir: str = _field("", RUN, "directory of the run; default runs/<env>-<seed>-<time>", live=True)
@@ -215,8 +216,8 @@ def define_flags(values: flags.FlagValues) -> dict[str, str]:
     flags.DEFINE_boolean("resume", False, "continue the run in --run_dir from its newest checkpoint; only total_steps, "
                          "the intervals of evaluation, log, checkpoint and video, and export_dir may change",
                          flag_values=values)
-    flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where there "
-                        "is one), none, a name in ddpg_tf/presets, or a path", flag_values=values)
+    flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where "
+                        "there is one), none, a name in ddpg_tf/presets, or a path", flag_values=values)
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 
 
@@ -269,3 +270,20 @@ def read_flags(path: Path) -> Config:
     define_flags(values)
     cli.parse(["flags.txt", f"--flagfile={path}"], values, "")
     return dataclasses.replace(from_flags(values), run_dir=str(path.parent))
+
+
+def flag_table() -> str:
+    """The README's table of flags, in Markdown."""
+    lines = ["| flag | default | meaning, unit, source |", "|---|---|---|"]
+    group = None
+    for name, field in FIELDS.items():
+        if field.metadata["group"] != group:
+            group = field.metadata["group"]
+            lines.append(f"| **{group.partition(' (')[0]}** | | |")
+        choices = f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
+        lines.append(f"| `--{name}` | {_as_flag(field.default) or '-'} | {field.metadata['help']}{choices} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(flag_table())

@@ -14,11 +14,11 @@ from typing import Any
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
 
-import gymnasium as gym  # noqa: E402  (pygame reads the variable when gymnasium imports it)
-import numpy as np  # noqa: E402
-from gymnasium.spaces import Box, Dict, Tuple  # noqa: E402
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Tuple
 
-from ddpg_tf.cli import UserError  # noqa: E402
+from ddpg_tf.cli import UserError
 
 
 def resolve_id(env_id: str) -> str:

@@ -74,7 +74,8 @@ def main(argv: Sequence[str]):
     values = flags.FlagValues()
     flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values)
     flags.DEFINE_integer("episodes", 100, "episodes to run", flag_values=values)
-    flags.DEFINE_string("checkpoint", "best", "best: weights of the best evaluation; latest: the newest", flag_values=values)
+    flags.DEFINE_string("checkpoint", "best", "best: weights of the best evaluation; latest: the newest",
+                        flag_values=values)
     flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
     cli.parse(argv, values, __doc__)
     if not values.run_dir:

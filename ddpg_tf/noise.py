@@ -4,7 +4,6 @@ Every draw is addressed, not consumed: row t of a stream is a function of (seed,
 needs saving. The only state is the Ornstein-Uhlenbeck process's position.
 """
 
-import functools
 import warnings
 import zlib
 
@@ -30,14 +29,16 @@ class Stream:
 
     def __init__(self, distribution: "tfp.distributions.Distribution", seed: int, name: str):
         self._key = tf.constant([seed, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
-        # Not jitted: XLA would give other numbers for the same seed.
-        self._draw = tf.function(
-            lambda block: distribution.sample(_BLOCK, seed=tf.random.experimental.stateless_fold_in(self._key, block)),
-            input_signature=[tf.TensorSpec([], tf.int32)])
-        self._block = functools.lru_cache(maxsize=1)(lambda block: self._draw(tf.constant(block)).numpy())
+        self._distribution = distribution
+        self._at, self._block = -1, np.empty(0)
 
     def __getitem__(self, t: int) -> np.ndarray:
-        return self._block(t // _BLOCK)[t % _BLOCK]
+        if t // _BLOCK != self._at:
+            self._at = t // _BLOCK
+            # Not jitted: XLA would give other numbers for the same seed.
+            seed = tf.random.experimental.stateless_fold_in(self._key, self._at)
+            self._block = self._distribution.sample(_BLOCK, seed=seed).numpy()
+        return self._block[t % _BLOCK]
 
 
 class WarmupActions:

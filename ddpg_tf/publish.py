@@ -1,16 +1,12 @@
 """Live publishing: each better policy becomes a SavedModel version in a process of its own, while training goes on."""
 
-import os
-import subprocess
-import sys
 import threading
 import warnings
 from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, cli, run_dir
-from ddpg_tf.cli import UserError
+from ddpg_tf import checkpoint, child, cli, run_dir
 from ddpg_tf.config import Config
 
 
@@ -55,12 +51,8 @@ class Publisher:
                 if snapshot is None:
                     self._thread = None
                     return
-            environment = {**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "PYTHONPATH": os.pathsep.join(
-                [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-            command = [sys.executable, "-m", "ddpg_tf.publish", str(self._run), str(snapshot), self._config.export_dir,
-                       str(self._config.keep_versions)]
-            # Its own session: Ctrl-C ends the training, not a publication half-way.
-            done = subprocess.run(command, env=environment, capture_output=True, text=True, start_new_session=True)
+            done = child.run("ddpg_tf.publish", self._run, snapshot, self._config.export_dir,
+                             self._config.keep_versions, CUDA_VISIBLE_DEVICES="-1")
             if done.returncode:
                 warnings.warn(f"policy not published: {done.stderr.strip()}", stacklevel=2)
             snapshot.unlink(missing_ok=True)
@@ -74,7 +66,7 @@ def _main(argv):
         state = dict(file)
     step, score = int(state.pop("step")), float(state.pop("score"))
     name = run_dir.identity(run)
-    if step in saved_model.published(export_dir, name):
+    if step in saved_model.published(export_dir, name).values():
         return  # by this run before it was interrupted
     policy = run_dir.restore_policy(run_dir.read_config(run), state, step, score, name)
     saved_model.publish(policy, export_dir)

@@ -1,5 +1,6 @@
 """A run directory: made, checked, locked, read back."""
 
+import contextlib
 import dataclasses
 import fcntl
 import importlib.metadata
@@ -39,7 +40,8 @@ def create(path: Path, run_config: Config):
         raise UserError(f"cannot make {path}: {error.strerror}") from None
     write_flags(path, run_config)
     versions = {"run": uuid.uuid4().hex, **package_versions()}
-    checkpoint.write_atomically(path / "versions.json", lambda file: file.write(json.dumps(versions, indent=1).encode()))
+    text = json.dumps(versions, indent=1)
+    checkpoint.write_atomically(path / "versions.json", lambda file: file.write(text.encode()))
 
 
 def write_flags(path: Path, run_config: Config):
@@ -101,10 +103,8 @@ def identity(path: Path) -> str:
 def package_versions() -> dict[str, str]:
     found = {"python": platform.python_version(), "ddpg_tf": ddpg_tf.__version__}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            pass
     return found
 
 
@@ -145,7 +145,8 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     return restore_policy(run_config, agent, meta["step"], None, identity(path))
 
 
-def restore_policy(run_config: Config, state: dict[str, np.ndarray], step: int, score: float | None, run: str) -> Policy:
+def restore_policy(run_config: Config, state: dict[str, np.ndarray], step: int, score: float | None,
+                   run: str) -> Policy:
     """A Policy from DDPG.policy_state."""
     spaces = read_spaces(run_config)
     agent = ddpg_tf.DDPG(run_config, spaces.observation_size, spaces.low, spaces.high)

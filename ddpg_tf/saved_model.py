@@ -4,13 +4,11 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, run_dir
+from ddpg_tf import checkpoint, child, run_dir
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.cli import UserError
 from ddpg_tf.run_dir import Policy
@@ -54,7 +52,7 @@ def versions(export_dir: Path) -> list[int]:
 
 
 def published(export_dir: Path, run: str) -> dict[int, int]:
-    """{training step: version} of what the run named `run` has published in `export_dir`."""
+    """{version: training step} of what the run named `run` has published in `export_dir`."""
     found = {}
     for version in versions(export_dir):
         try:
@@ -62,13 +60,13 @@ def published(export_dir: Path, run: str) -> dict[int, int]:
         except (OSError, ValueError):
             continue
         if run and card.get("run") == run:
-            found[card["step"]] = version
+            found[version] = card["step"]
     return found
 
 
 def prune(export_dir: Path, run: str, keep: int):
     """Deletes all but the newest `keep` versions of the run named `run`."""
-    for version in sorted(published(export_dir, run).values())[:-keep]:
+    for version in sorted(published(export_dir, run))[:-keep]:
         trash = export_dir / f"{_PARTIAL}{os.getpid()}-{version}"
         (export_dir / str(version)).rename(trash)  # a version is there whole, or not at all
         shutil.rmtree(trash)
@@ -95,16 +93,17 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
     extra = path / "assets.extra"
     extra.mkdir()
     _write_warmup(policy, extra / "tf_serving_warmup_requests", probes)
-    (extra / "policy.json").write_text(json.dumps(card(policy), indent=1))
+    (extra / "policy.json").write_text(json.dumps(_card(policy), indent=1))
 
 
-def card(policy: Policy) -> dict:
+def _card(policy: Policy) -> dict:
     """policy.json: what the model is."""
     config, spaces = policy.config, policy.spaces
     return {
         "environment": config.env, "env_kwargs": json.loads(config.env_kwargs), "run": policy.run, "step": policy.step,
         "score": policy.score,
-        "observation": {name: {"key": spaces.keys[name], "shape": list(shape)} for name, shape in spaces.leaves.items()},
+        "observation": {name: {"key": spaces.keys[name], "shape": list(shape)}
+                        for name, shape in spaces.leaves.items()},
         "action": {"low": spaces.low.tolist(), "high": spaces.high.tolist()},
         "flags": {name: value for name, value in dataclasses.asdict(config).items()
                   if name not in ("run_dir", "export_dir")},
@@ -146,10 +145,7 @@ def _verify(path: Path, probes: dict[str, np.ndarray]):
     """Runs `ddpg_tf.verify` in a fresh process that may use no accelerator."""
     file = path / "probes.npz"
     np.savez(file, **probes)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(
-        [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")])}
-    done = subprocess.run([sys.executable, "-m", "ddpg_tf.verify", str(path), str(file)], env=environment,
-                          capture_output=True, text=True)
+    done = child.run("ddpg_tf.verify", path, file)
     file.unlink()
     if done.returncode:
         raise UserError(f"the exported model does not answer as the policy does: {done.stderr.strip()[-2000:]}")

@@ -2,8 +2,8 @@
 
     python -m ddpg_tf.verify SAVED_MODEL_DIR PROBES.npz
 
-Needs TensorFlow and NumPy only: that the model loads here shows that it needs no project code. PROBES.npz holds, for
-each input name, 7 rows, and the live networks' `action` and `q` for them (actions taken are in `given_action`).
+Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds, for each input name, 7 rows, and the live
+networks' `action` and `q` for them (the actions to be valued are in `given_action`).
 """
 
 import os
@@ -11,11 +11,10 @@ import sys
 
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the learner may hold the accelerator
 
-import numpy as np  # noqa: E402
+import numpy as np
+from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
-from ddpg_tf._tf import tf  # noqa: E402
-
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # noqa: E402, I001  (after the quiet import)
+from ddpg_tf._tf import tf
 
 SIGNATURES = {"serving_default": "action", "action_value": "q"}
 

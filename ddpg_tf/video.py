@@ -5,7 +5,6 @@ A process of its own, without TensorFlow: Mesa's software renderer and TensorFlo
 
 import json
 import os
-import subprocess
 import sys
 import tempfile
 import warnings
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpg_tf import child
 from ddpg_tf.cli import UserError
 
 
@@ -24,15 +24,11 @@ def record(path: Path, env_id: str, env_kwargs: str, seed: int, actions: np.ndar
       actions: float32 [L, A], environment units.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    environment = dict(os.environ)
-    if "DISPLAY" not in environment:
-        environment.setdefault("MUJOCO_GL", "egl")
-    environment["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parents[1]), environment.get("PYTHONPATH", "")])
+    gl = {} if "DISPLAY" in os.environ or "MUJOCO_GL" in os.environ else {"MUJOCO_GL": "egl"}
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file, actions)
         file.flush()
-        done = subprocess.run([sys.executable, "-m", "ddpg_tf.video", env_id, env_kwargs, str(seed), file.name, str(path)],
-                              env=environment, capture_output=True, text=True, start_new_session=True)
+        done = child.run("ddpg_tf.video", env_id, env_kwargs, seed, file.name, path, **gl)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         warnings.warn(f"no video of {env_id}: {reason} (MuJoCo without a display needs the packages libegl1 and "

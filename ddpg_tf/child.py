@@ -1,0 +1,16 @@
+"""Runs a module of this package in a process of its own, wherever the parent was started."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+
+def run(module: str, *argv: object, **environment: str) -> subprocess.CompletedProcess:
+    """`python -m module argv...` with `environment` added; waits, and captures what it prints.
+
+    In its own session: Ctrl-C at the terminal reaches the training, not a film or a publication half-way.
+    """
+    path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run([sys.executable, "-m", module, *map(str, argv)], capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": path, **environment}, start_new_session=True)

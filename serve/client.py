@@ -1,0 +1,227 @@
+"""PolicyClient: observations to actions over TensorFlow Serving's REST API.
+
+Needs requests and NumPy; imports neither TensorFlow nor ddpg_tf, so that whatever acts with a policy (a robot, a
+web service) installs little.
+"""
+
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import requests
+
+_DTYPES = {"DT_FLOAT": np.float32, "DT_DOUBLE": np.float64, "DT_UINT8": np.uint8}
+_MAX_BACKOFF = 5.0
+
+
+class PolicyError(Exception):
+    """A question that got no action.
+
+    Attributes:
+      message: the server's own words where it had some.
+      status: the HTTP status; None if there was no answer.
+    """
+
+    def __init__(self, message: str, status: int | None = None):
+        super().__init__(message)
+        self.message = message
+        self.status = status
+
+
+class ServerUnavailable(PolicyError):
+    """No answer: nobody listens, the connection broke, it took too long, or the server is overloaded (503)."""
+
+
+class ModelNotFound(PolicyError):
+    """The server has no such model or version (404)."""
+
+
+class BadRequest(PolicyError):
+    """The observation or the request does not fit the model (400 and the like, or found before sending)."""
+
+
+class ServerError(PolicyError):
+    """The server failed (500 and the like), or answered what is not TF Serving's API."""
+
+
+class PolicyClient:
+    """Asks a server (TensorFlow Serving or `python -m serve.local`) for a policy's actions.
+
+    Keeps one connection open; not to be shared between threads.
+
+    Args:
+      url: "http://host:port".
+      model_name: the model's name on the server.
+      version: ask this version; default: the newest that is loaded.
+      label: ask the version that the server's configuration gives this label.
+      timeout: seconds to wait for an answer.
+      retries: how many more times to try when the connection fails or the server is overloaded (503). Nothing
+        else is retried.
+      backoff: seconds before the first retry, doubled for each further one.
+    Raises:
+      ValueError: the URL has no scheme, or both version and label are given.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        model_name: str,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        backoff: float = 0.1,
+    ):
+        if not re.match(r"https?://[^/]", url):
+            raise ValueError(f"the server's URL must be like http://localhost:8501, got {url!r}")
+        if version is not None and label is not None:
+            raise ValueError("give a version or a label, not both")
+        self._url = f"{url.rstrip('/')}/v1/models/{quote(model_name, safe='')}"
+        if version is not None:
+            self._url += f"/versions/{version}"
+        if label is not None:
+            self._url += f"/labels/{quote(label, safe='')}"
+        self._timeout = timeout
+        self._retries = retries
+        self._backoff = backoff
+        self._session = requests.Session()
+        self._inputs: dict[str, Any] | None = None
+
+    def act(self, observation: Any) -> np.ndarray:
+        """The action for one observation, or the actions for a batch.
+
+        The model's signature (asked for once, at the first call) says how many dimensions an observation has;
+        one more makes a batch.
+
+        Args:
+          observation: array-like of the observation's shape `[...]`, or a batch `[N, ...]`. For a policy with
+            several inputs (Dict observations) a mapping from key to such an array; characters of a key outside
+            [A-Za-z0-9_] count as "_".
+        Returns:
+          float32 `[A]`, or `[N, A]` for a batch, in the environment's units.
+        Raises:
+          BadRequest, ModelNotFound, ServerUnavailable, ServerError.
+        """
+        inputs = self.inputs()
+        columns, batch = _columns(observation, inputs)
+        answer = self._ask("POST", ":predict", json.dumps({"inputs": columns}))
+        try:
+            actions = np.asarray(answer["outputs"], np.float32)
+        except (KeyError, TypeError, ValueError):
+            raise ServerError("the model's answer is not one array of actions", 200) from None
+        return actions if batch else actions[0]
+
+    def inputs(self) -> dict[str, Any]:
+        """The inputs of `serving_default` by name: `dtype` ("DT_FLOAT") and `shape` (None: the batch)."""
+        if self._inputs is None:
+            try:
+                signature = self.metadata()["metadata"]["signature_def"]["signature_def"]["serving_default"]
+                self._inputs = {
+                    name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
+                    for name, info in signature["inputs"].items()
+                }
+            except (KeyError, TypeError):
+                raise ServerError("the model has no signature serving_default") from None
+        return self._inputs
+
+    def status(self) -> dict[str, Any]:
+        """The state of the model's versions: `{"model_version_status": [{"version", "state", "status"}, ...]}`."""
+        return self._ask("GET", "")
+
+    def metadata(self) -> dict[str, Any]:
+        """The version that answers and its signatures: `{"model_spec": ..., "metadata": ...}`."""
+        return self._ask("GET", "/metadata")
+
+    def close(self) -> None:
+        self._session.close()
+
+    def __enter__(self) -> "PolicyClient":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+    def _ask(self, method: str, suffix: str, body: str | None = None) -> dict[str, Any]:
+        for attempt in range(self._retries + 1):
+            try:
+                return self._ask_once(method, self._url + suffix, body)
+            except _Retriable as error:
+                if attempt == self._retries:
+                    raise ServerUnavailable(error.message, error.status) from None
+            time.sleep(min(self._backoff * 2**attempt, _MAX_BACKOFF))
+        raise AssertionError("unreachable")
+
+    def _ask_once(self, method: str, url: str, body: str | None) -> dict[str, Any]:
+        try:
+            response = self._session.request(method, url, data=body, timeout=self._timeout)
+        except requests.Timeout:
+            raise ServerUnavailable(f"no answer from {url} within {self._timeout:g} s") from None
+        except requests.ConnectionError as error:
+            raise _Retriable(f"cannot reach {url}: {_reason(error)}") from None
+        except requests.RequestException as error:
+            raise ServerError(f"cannot ask {url}: {error}") from None
+        if response.status_code == 200:
+            try:
+                return json.loads(response.content)
+            except ValueError:
+                raise ServerError(f"{url} did not answer with JSON", 200) from None
+        message, status = _message(response), response.status_code
+        if status == 503:
+            raise _Retriable(message, status)
+        kind = ModelNotFound if status == 404 else BadRequest if 400 <= status < 500 else ServerError
+        raise kind(message, status)
+
+
+class _Retriable(PolicyError):
+    """What another attempt may mend."""
+
+
+def _shape(tensor_shape: Mapping[str, Any]) -> list[int | None] | None:
+    if tensor_shape.get("unknown_rank"):
+        return None
+    return [None if int(dim["size"]) < 0 else int(dim["size"]) for dim in tensor_shape.get("dim", [])]
+
+
+def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
+    """The request's `inputs`, and whether the observation is a batch."""
+    if isinstance(observation, Mapping):
+        parts = {re.sub(r"[^A-Za-z0-9_]", "_", str(key)): value for key, value in observation.items()}
+    elif len(inputs) == 1:
+        parts = {next(iter(inputs)): observation}
+    else:
+        raise BadRequest(f"the model takes several inputs ({', '.join(sorted(inputs))}): pass a mapping")
+    if parts.keys() != inputs.keys():
+        raise BadRequest(f"the model takes {', '.join(sorted(inputs))}; the observation has {', '.join(sorted(parts))}")
+    columns, batches = {}, set()
+    for name, value in parts.items():
+        try:
+            array = np.asarray(value, _DTYPES.get(inputs[name]["dtype"]))
+        except (TypeError, ValueError, OverflowError) as error:
+            raise BadRequest(f"{name} is not an array of numbers: {error}") from None
+        shape = inputs[name]["shape"]
+        rank = array.ndim + 1 if shape is None else len(shape)  # of a batch
+        if array.ndim not in (rank - 1, rank):
+            raise BadRequest(f"{name} has {array.ndim} dimensions; an observation has {rank - 1}, a batch {rank}")
+        batches.add(array.ndim == rank)
+        columns[name] = (array if array.ndim == rank else array[None]).tolist()
+    if len(batches) > 1:
+        raise BadRequest("some parts of the observation are batches, some are not")
+    return columns, batches.pop()
+
+
+def _reason(error: requests.ConnectionError) -> str:
+    """The operating system's words out of requests' nest of exceptions."""
+    text = str(error)
+    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)|Remote end closed connection", text)
+    return (found.group(1) or found.group()) if found else text
+
+
+def _message(response: requests.Response) -> str:
+    try:
+        return str(json.loads(response.content)["error"])
+    except (ValueError, KeyError, TypeError):
+        return f"HTTP {response.status_code} from {response.url}"

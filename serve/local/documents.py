@@ -1,0 +1,43 @@
+"""The status and metadata documents, from TF Serving's own protocol buffers.
+
+Source: TF Serving REST API, "Model status API" and "Model Metadata API".
+"""
+
+from collections.abc import Iterable, Mapping
+
+from google.protobuf import json_format
+from google.protobuf.message import Message
+from tensorflow.core.protobuf import error_codes_pb2
+from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
+
+from serve.local.models import State, Version
+
+
+def status_document(versions: Iterable[Version]) -> str:
+    """One entry per version ever known, highest first."""
+    response = get_model_status_pb2.GetModelStatusResponse()
+    for version in sorted(versions, key=lambda version: version.number, reverse=True):
+        entry = response.model_version_status.add(version=version.number, state=version.state)
+        entry.status.SetInParent()  # printed even where it is OK
+        if version.error and version.state == State.END:  # not while it will be tried again
+            entry.status.error_code = error_codes_pb2.Code.Value(version.error.code)
+            entry.status.error_message = version.error.message
+    return _json(response) + "\n"
+
+
+def metadata_document(model_name: str, version: int, signatures: Mapping[str, Message]) -> str:
+    """The signatures (`SignatureDef`) of one version."""
+    spec = model_pb2.ModelSpec(name=model_name)
+    spec.version.value = version
+    definitions = get_model_metadata_pb2.SignatureDefMap()
+    for name, definition in signatures.items():
+        definitions.signature_def[name].CopyFrom(definition)
+    # TF Serving puts the document together from these pieces, hence the line breaks.
+    spec_json, definitions_json = _json(spec), _json(definitions)
+    return f'{{\n"model_spec":{spec_json}\n,\n"metadata": {{"signature_def": {definitions_json}\n}}\n}}\n'
+
+
+def _json(message: Message) -> str:
+    return json_format.MessageToJson(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
+    )

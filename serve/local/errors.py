@@ -1,0 +1,40 @@
+"""Errors that become answers: a canonical code, and the HTTP status TF Serving gives it."""
+
+_HTTP_STATUS = {
+    **dict.fromkeys(["INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"], 400),
+    **dict.fromkeys(["ALREADY_EXISTS", "ABORTED"], 409),
+    "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403,
+    "NOT_FOUND": 404,
+    "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499,
+    "UNIMPLEMENTED": 501,
+    "UNAVAILABLE": 503,
+    "DEADLINE_EXCEEDED": 504,
+}
+
+
+class ServingError(Exception):
+    """A request or a model that is refused.
+
+    Args:
+      code: the name of one of `tensorflow.error.Code`.
+      message: the text of the answer's `error`.
+    """
+
+    def __init__(self, code: str, message: str):
+        super().__init__(message)
+        self.code = code
+        self.message = message
+
+    @property
+    def http_status(self) -> int:
+        return _HTTP_STATUS.get(self.code, 500)
+
+
+def invalid(message: str) -> ServingError:
+    return ServingError("INVALID_ARGUMENT", message)
+
+
+def not_found(message: str) -> ServingError:
+    return ServingError("NOT_FOUND", message)

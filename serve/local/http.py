@@ -1,0 +1,161 @@
+"""TF Serving's REST API as an ASGI application: URLs, the order of checks, answers.
+
+Source: TF Serving REST API. URLs are matched whole and undecoded, query string included, ignoring case; what
+does not match is a malformed request (400), what lies outside /v1/ is not found.
+"""
+
+import logging
+import re
+import zlib
+from typing import Any, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+from google.protobuf import text_format
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from serve.local.decode import decode_request
+from serve.local.documents import metadata_document, status_document
+from serve.local.encode import encode_response
+from serve.local.errors import ServingError, invalid
+from serve.local.models import Models
+from serve.local.rapidjson import describe, parse, quote
+
+_WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
+_ROUTES = {
+    "POST": re.compile(rf"/v1/models/([^/:]+){_WHICH}:(classify|regress|predict)", re.IGNORECASE | re.ASCII),
+    "GET": re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE | re.ASCII),
+}
+_BAD_TARGET = re.compile(r"%(?![0-9a-fA-F]{2})|[^!-~]|[|\"<>\\^`{}]")
+_MAX_VERSION = 2**63 - 1
+_MAX_INFLATED = 100 * 2**20
+
+
+class _Which(NamedTuple):
+    """The model and version that a URL names."""
+
+    name: str
+    number: int | None
+    label: str | None
+
+
+class Api:
+    """Answers the requests of one server."""
+
+    def __init__(self, models: Models):
+        self._models = models
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request = Request(scope, receive)
+        try:
+            response = await self._answer(request)
+        except ServingError as error:
+            response = _json(f'{{\n    "error": {quote(error.message)}\n}}', error.http_status)
+        except ClientDisconnect:
+            return
+        except Exception as error:
+            logging.exception("%s %s", request.method, scope["path"])
+            response = _json(f'{{\n    "error": {quote(f"{type(error).__name__}: {error}")}\n}}', 500)
+        await response(scope, receive, send)
+
+    async def _answer(self, request: Request) -> Response:
+        method, target = request.method, _target(request.scope)
+        if method == "OPTIONS":
+            return Response(status_code=200 if request.headers.get("origin", "").startswith("http") else 400)
+        if method not in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"):
+            return _html(501, "Not Implemented")
+        if _BAD_TARGET.search(target):
+            return _html(400, "Bad Request")
+        if not target.lower().startswith("/v1/"):
+            return _html(404, "Not Found")
+        match = _ROUTES[method].fullmatch(target) if method in _ROUTES else None
+        name, number, label, action = match.groups() if match else (None,) * 4
+        # Matched ignoring case, but only these are verbs; "/METADATA" is the status.
+        if not match or (method == "POST" and action not in ("predict", "classify", "regress")):
+            raise invalid(f"Malformed request: {method} {target}")
+        if name is None:
+            raise invalid("Missing model name in request.")
+        digits = number and (number.lstrip("0") or "0")
+        if digits and (len(digits) > len(str(_MAX_VERSION)) or int(digits) > _MAX_VERSION):
+            return _json("", 400)
+        which = _Which(_decoded(name), digits and int(digits), label and _decoded(label))
+        if method == "GET":
+            return self._metadata(which) if action == "metadata" else self._status(which)
+        document, signature_name = _document(await _body(request))
+        if action == "predict":
+            return await self._predict(which, document, signature_name)
+        return self._refuse_examples(which, document, signature_name, action)
+
+    def _status(self, which: _Which) -> Response:  # ignores labels
+        return _json(status_document(self._models.history(which.name, which.number)))
+
+    def _metadata(self, which: _Which) -> Response:
+        version = self._models.find(*which)
+        definitions = {name: signature.definition for name, signature in version.model.signatures.items()}
+        return _json(metadata_document(which.name, version.number, definitions))
+
+    async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str) -> Response:
+        version = self._models.find(*which)
+        signature = version.model.signature(signature_name)
+        row, tensors = decode_request(document, signature.inputs)
+        outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
+        return _json(encode_response(dict(zip(signature.outputs, outputs, strict=True)), row))
+
+    def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:
+        """classify and regress are for models that take `tf.Example`s; no policy does."""
+        if "examples" not in document:
+            what = "When method is classify, key 'examples' is expected and was not found"
+        elif not isinstance(document["examples"], list):
+            what = "Expecting 'examples' value to be an list/array"
+        elif not document["examples"]:
+            what = "'examples' value is an empty array"
+        else:
+            definition = self._models.find(*which).model.signature(signature_name).definition
+            kind = {"classify": "classification", "regress": "regression"}[action]
+            raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(definition)}")
+        raise invalid(f"JSON Value: {describe(document)} {what}")
+
+
+def _target(scope: Scope) -> str:
+    """The request's target as it was sent, without the host that an absolute one names."""
+    query = b"?" + scope["query_string"] if scope["query_string"] else b""
+    target = (scope["raw_path"] + query).decode("latin-1")
+    return re.sub(r"^https?://[^/]*", "", target)
+
+
+def _decoded(text: str) -> str:
+    return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
+
+
+async def _body(request: Request) -> bytes:
+    body = await request.body()
+    if request.headers.get("content-encoding", "").lower() != "gzip":
+        return body
+    try:
+        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body, _MAX_INFLATED)
+    except zlib.error:
+        return b""  # as TF Serving: undecodable is empty
+
+
+def _document(body: bytes) -> tuple[dict[str, Any], str]:
+    """The parsed body and the signature it names ("" if none)."""
+    document = parse(body)
+    if not isinstance(document, dict):
+        raise invalid(f"JSON Value: {describe(document)} Is not object")
+    name = document.get("signature_name", "")
+    if not isinstance(name, str):
+        raise invalid(
+            f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
+    return document, name
+
+
+def _json(text: str, status: int = 200) -> Response:
+    return Response(text.encode("utf-8", "surrogateescape"), status, media_type="application/json")
+
+
+def _html(status: int, title: str) -> Response:
+    """What the HTTP library of TF Serving answers by itself."""
+    text = f"<HTML><HEAD>\n<TITLE>{status} {title}</TITLE>\n</HEAD><BODY>\n<H1>{title}</H1>\n</BODY></HTML>\n"
+    return Response(text, status, {"Content-Type": "text/html", "Connection": "close"})

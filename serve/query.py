@@ -1,0 +1,82 @@
+"""Asks a deployed policy for one action and prints it as JSON.
+
+python -m serve.query --url=http://localhost:8501 --model_name=policy --observation='[0.1, 0.2, 0.3]'
+"""
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from ddpg_tf.cli import UsageError, UserError, parse, run
+from serve.client import PolicyClient, PolicyError
+
+
+def define_server_flags(values: flags.FlagValues) -> None:
+    """--url, --model_name, --version, --label: which policy to ask."""
+    flags.DEFINE_string("url", "http://localhost:8501", "the server", flag_values=values)
+    flags.DEFINE_string("model_name", "default", "name of the model on the server", flag_values=values)
+    flags.DEFINE_integer(
+        "version", None, "version to ask, instead of the newest one", lower_bound=0, flag_values=values
+    )
+    flags.DEFINE_string("label", None, "label of the version to ask", flag_values=values)
+
+
+def client_from_flags(values: flags.FlagValues) -> PolicyClient:
+    """The client that `define_server_flags`' flags describe.
+
+    Raises:
+      UsageError: they contradict each other.
+    """
+    if values.version is not None and values.label is not None:
+        raise UsageError("--version and --label exclude each other")
+    try:
+        return PolicyClient(values.url, values.model_name, version=values.version, label=values.label)
+    except ValueError as error:
+        raise UsageError(f"--url: {error}") from None
+
+
+def _sample(inputs: Mapping[str, Any]) -> dict[str, Any]:
+    """A made-up observation: normal numbers, or bytes for pixels."""
+    rng = np.random.default_rng()
+    sample = {}
+    for name, info in inputs.items():
+        if not info["shape"] or None in info["shape"][1:]:
+            raise UserError(f"--sample: the model does not say which shape {name} has")
+        shape = info["shape"][1:]
+        pixels = info["dtype"] == "DT_UINT8"
+        sample[name] = (rng.integers(256, size=shape) if pixels else rng.normal(size=shape).round(3)).tolist()
+    return sample
+
+
+def main(argv: Sequence[str]) -> None:
+    values = flags.FlagValues()
+    define_server_flags(values)
+    flags.DEFINE_string(
+        "observation", None, "JSON: an array (or a batch of them), or an object of named inputs", flag_values=values
+    )
+    flags.DEFINE_bool("sample", False, "draw an observation that fits the model, and print it", flag_values=values)
+    parse(argv, values, __doc__)
+    if (values.observation is None) == (not values.sample):
+        raise UsageError("give either --observation or --sample")
+    try:
+        observation = json.loads(values.observation or "null")
+    except ValueError as error:
+        raise UsageError(f"--observation is not JSON: {error}") from None
+    with client_from_flags(values) as client:
+        try:
+            if values.sample:
+                observation = _sample(client.inputs())
+                print(f"observation: {json.dumps(observation)}", file=sys.stderr)
+            action = client.act(observation)
+        except PolicyError as error:
+            raise UserError(error.message) from None
+    # Through text, so that a float32 shows its own digits and not those of the nearest float64.
+    print(json.dumps(action.astype(str).astype(np.float64).tolist()))
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,50 @@
+"""Shared by all tests: quiet, headless, small."""
+
+import os
+
+os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
+
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+
+# A run of a few seconds on which everything happens several times.
+TINY = dict(env="Pendulum-v1", total_steps=1200, warmup_steps=200, update_every=20, hidden_units=(8, 8), batch_size=16,
+            replay_capacity=300, eval_every=250, eval_episodes=2, checkpoint_every=150, log_every=50)
+
+
+@pytest.fixture
+def tiny():
+    """`tiny(run_dir, **changes)` is the Config of a run of a few seconds."""
+    from ddpg_tf import Config
+
+    return lambda run_dir, **changes: Config(**{**TINY, **changes, "run_dir": str(run_dir)})
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory):
+    """The directory of one finished tiny run; tests must not change it."""
+    from ddpg_tf import Config, train
+
+    path = tmp_path_factory.mktemp("trained") / "run"
+    train(Config(**TINY, run_dir=str(path), normalize_observations=True))
+    return path
+
+
+def command(*argv, **options):
+    """Runs a command of the project in a process of its own."""
+    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120,
+                          **options)
+
+
+def timeless(path):
+    """The rows of a metrics.csv without its clock columns."""
+    with open(path, newline="") as file:
+        return [{name: value for name, value in row.items()
+                 if name != "seconds" and not name.endswith("_per_second")} for row in csv.DictReader(file)]

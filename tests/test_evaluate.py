@@ -1,0 +1,126 @@
+"""Evaluation, its command, logging and the curves drawn from them."""
+
+import csv
+import json
+
+import numpy as np
+import pytest
+from conftest import timeless
+
+from ddpg_tf import Config, evaluate, loop, run_dir, train
+from ddpg_tf.evaluate import Evaluator
+from ddpg_tf.logger import COLUMNS, EVALUATION_COLUMNS, Logger, read_evaluations
+
+
+def rows(path):
+    with open(path, newline="") as file:
+        return list(csv.reader(file))
+
+
+def test_two_evaluations_of_one_policy_are_identical_and_differ_between_episodes():
+    evaluator = Evaluator(Config(), 3)
+
+    def policy(observations):
+        return np.full([len(observations), 1], 0.5, np.float32)
+
+    first, second = evaluator.run(policy), evaluator.run(policy)
+    assert [episode[:2] for episode in first] == [episode[:2] for episode in second]
+    assert len({episode.episode_return for episode in first}) == 3
+    assert all(episode.length == 200 and episode.actions.shape == (200, 1) for episode in first)
+
+
+def test_episodes_do_not_depend_on_how_many_run_together():
+    def policy(observations):
+        return -observations[:, 2:]  # row by row, so that no batch size matters
+
+    few, many = Evaluator(Config(), 2).run(policy), Evaluator(Config(), 12).run(policy)
+    assert [episode[:2] for episode in few] == [episode[:2] for episode in many[:2]]
+    assert len(many) == 12
+
+
+def test_evaluation_leaves_training_untouched(tmp_path, tiny):
+    """Noise, normaliser, environments and replay of a run are the same however often it is evaluated."""
+    train(tiny(tmp_path / "often", eval_every=100, normalize_observations=True, total_steps=400))
+    train(tiny(tmp_path / "never", eval_every=0, normalize_observations=True, total_steps=400))
+    assert timeless(tmp_path / "often" / "metrics.csv") == timeless(tmp_path / "never" / "metrics.csv")
+    assert list(read_evaluations(tmp_path / "never" / "evaluations.csv")) == [400]  # always at the end
+
+
+def test_csv_files_hold_what_they_promise(trained):
+    metrics, evaluations = rows(trained / "metrics.csv"), rows(trained / "evaluations.csv")
+    assert tuple(metrics[0]) == COLUMNS and metrics[0][:2] == ["step", "seconds"]
+    assert [int(row[0]) for row in metrics[1:]] == list(range(50, 1201, 50))
+    assert evaluations[0] == list(EVALUATION_COLUMNS) == ["step", "episode", "return", "length"]
+    assert [row[:2] for row in evaluations[1:]] == [
+        [str(step), str(i)] for step in (250, 500, 750, 1000, 1200) for i in range(2)]
+    seconds = [float(row[1]) for row in metrics[1:]]
+    assert seconds == sorted(seconds)
+    updates = sum(int(row[COLUMNS.index("updates")]) for row in metrics[1:])
+    assert updates == 1000  # one per step after the 200 of warm-up
+
+
+def test_a_run_directory_holds_what_a_user_looks_for(trained):
+    names = {path.name for path in trained.iterdir()}
+    assert {"flags.txt", "versions.json", "metrics.csv", "evaluations.csv", "checkpoints", "replay",
+            "learning_curve.png"} <= names
+    assert any(name.startswith("events.out.tfevents") for name in names)
+    assert {"python", "tensorflow", "keras", "gymnasium", "mujoco", "ddpg_tf"} <= json.loads(
+        (trained / "versions.json").read_text()).keys()
+    assert len(list((trained / "checkpoints").iterdir())) == 2
+    assert (trained / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("num_envs", [1, 4])
+def test_updates_follow_environment_steps_whatever_the_number_of_environments(tmp_path, tiny, num_envs):
+    config = tiny(tmp_path / "run", num_envs=num_envs, update_every=4, updates_per_step=0.5, total_steps=400,
+                  eval_every=0)
+    train(config)
+    steps = [int(row["step"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
+    updates = [int(row["updates"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
+    assert steps[-1] == 400
+    assert sum(updates) == (400 - config.learning_starts) * 0.5
+
+
+def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_path):
+    logger = Logger(tmp_path, 100)
+    for step in (10, 20, 30):
+        logger.evaluation(step, [(1.5, 3)])
+        logger.write_row(step)
+    logger.close()
+    with open(tmp_path / "evaluations.csv", "a") as file:
+        file.write("20,1")  # torn by a kill
+    Logger(tmp_path, 100, step=20).close()
+    assert rows(tmp_path / "evaluations.csv")[1:] == [["10", "0", "1.5", "3"], ["20", "0", "1.5", "3"]]
+    assert [row[0] for row in rows(tmp_path / "metrics.csv")[1:]] == ["10", "20"]
+
+
+def test_best_policy_is_kept(trained):
+    scores = {step: np.mean(returns) for step, returns in read_evaluations(trained / "evaluations.csv").items()}
+    policy = run_dir.load_policy(trained, "best")
+    assert policy.step == max(scores, key=scores.get) and policy.score == pytest.approx(max(scores.values()))
+    episodes = Evaluator(policy.config, 2).run(policy.agent.act)
+    assert np.mean([episode.episode_return for episode in episodes]) == pytest.approx(policy.score)
+    assert run_dir.load_policy(trained, "latest").step == 1200
+
+
+def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
+    evaluate.main(["evaluate", f"--run_dir={trained}", "--episodes=2", "--checkpoint=latest",
+                   f"--video={tmp_path / 'film.gif'}"])
+    output = capsys.readouterr().out
+    last = np.mean(list(read_evaluations(trained / "evaluations.csv").values())[-1])
+    assert f"step 1200: mean {last:.2f}" in output and "over 2 episodes" in output
+    assert (tmp_path / "film.gif").stat().st_size > 1000
+
+
+def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
+    taken = []
+    monkeypatch.setattr(loop.video, "record", lambda path, *rest: taken.append((path.name, len(rest[-1]))))
+    train(tiny(tmp_path / "run", total_steps=600, eval_every=100, video_every=300, warmup_steps=600))
+    assert taken == [("step-300.mp4", 200), ("step-600.mp4", 200)]
+
+
+def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(tmp_path):
+    from ddpg_tf import video
+
+    with pytest.warns(UserWarning, match="no video"):
+        assert not video.record(tmp_path / "film.gif", "Nonsense-v0", "{}", 0, np.zeros([1, 1], np.float32))

@@ -1,0 +1,253 @@
+"""Policy -> SavedModel: the contract, both loaders, atomic publishing, live publishing."""
+
+import json
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, command
+
+from ddpg_tf import loop, run_dir, saved_model, train, verify
+from ddpg_tf.cli import UserError
+from ddpg_tf.evaluate import Episode
+
+LOAD_WITHOUT_THE_PROJECT = """
+import json, sys
+import tensorflow as tf
+model = tf.saved_model.load(sys.argv[1])
+serve = model.signatures["serving_default"]
+observations = json.loads(sys.argv[2])
+inputs = {name: list(spec.shape) for name, spec in serve.structured_input_signature[1].items()}
+outputs = {name: list(spec.shape) for name, spec in serve.structured_outputs.items()}
+answers = [serve(observation=tf.constant(observations[:n], tf.float32))["action"].numpy().tolist() for n in (1, 7)]
+print(json.dumps([inputs, outputs, sorted(model.signatures), answers]))
+"""
+
+
+@pytest.fixture(scope="module")
+def exported(trained, tmp_path_factory):
+    """(policy, version directory) of one export."""
+    policy = run_dir.load_policy(trained, "latest")
+    return policy, saved_model.publish(policy, tmp_path_factory.mktemp("exported") / "pendulum")
+
+
+def test_model_loads_without_the_project_and_acts_as_the_live_actor(exported, tmp_path):
+    policy, path = exported
+    observations = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
+    assert not np.allclose(policy.agent.normalizer.std.numpy(), 1)  # the normaliser has something to do
+    done = subprocess.run([sys.executable, "-c", LOAD_WITHOUT_THE_PROJECT, str(path),
+                           json.dumps(observations.tolist())], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    inputs, outputs, signatures, (one, seven) = json.loads(done.stdout)
+    assert inputs == {"observation": [None, 3]} and outputs == {"action": [None, 1]}
+    assert signatures == ["action_value", "serving_default"]
+    live = policy.agent.act(observations)
+    np.testing.assert_allclose(one, live[:1], atol=2e-5)
+    np.testing.assert_allclose(seven, live, atol=2e-5)
+
+
+def test_action_value_is_the_critic(exported):
+    from ddpg_tf._tf import tf
+
+    policy, path = exported
+    observations, actions = np.ones([2, 3], np.float32), np.array([[-2], [1]], np.float32)
+    q = tf.saved_model.load(str(path)).signatures["action_value"](
+        observation=tf.constant(observations), action=tf.constant(actions))["q"].numpy()
+    np.testing.assert_allclose(q, policy.agent.critic([observations, actions]).numpy(), rtol=1e-5)
+    assert q.shape == (2,)
+
+
+def test_policy_card_says_what_it_is(exported):
+    policy, path = exported
+    card = json.loads((path / "assets.extra" / "policy.json").read_text())
+    assert card["environment"] == "Pendulum-v1" and card["step"] == 1200
+    assert card["action"] == {"low": [-2.0], "high": [2.0]}
+    assert card["observation"] == {"observation": {"key": "", "shape": [3]}}
+    assert card["flags"]["gamma"] == policy.config.gamma and "tensorflow" in card["versions"]
+
+
+def test_warmup_records_are_requests_of_both_signatures(exported):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    from ddpg_tf._tf import tf
+
+    _, path = exported
+    file = str(path / "assets.extra" / "tf_serving_warmup_requests")
+    requests = [prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+                for record in tf.compat.v1.io.tf_record_iterator(file)]
+    assert [request.model_spec.signature_name for request in requests] == ["serving_default", "action_value"]
+    assert [sorted(request.inputs) for request in requests] == [["observation"], ["action", "observation"]]
+
+
+def probes_of(policy):
+    return saved_model._probes(policy)
+
+
+def test_verification_refuses_a_model_that_answers_differently(exported):
+    policy, path = exported
+    probes = probes_of(policy)
+    verify.verify(str(path), probes)
+    probes["action"] = probes["action"] + 0.01
+    with pytest.raises(ValueError, match="serving_default"):
+        verify.verify(str(path), probes)
+
+
+def test_verification_refuses_jit_and_what_only_python_can_load(tmp_path, exported):
+    from ddpg_tf._tf import tf
+
+    policy, _ = exported
+    module = tf.Module()
+    module.w = tf.Variable(tf.ones([3, 1]))
+    inner = tf.function(lambda x: tf.matmul(x, module.w), jit_compile=True)
+    module.f = tf.function(lambda observation: {"action": inner(observation)},
+                           input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")])
+    tf.saved_model.save(module, str(tmp_path / "jit"), signatures={"serving_default": module.f})
+    with pytest.raises(ValueError, match="jit"):
+        verify.verify(str(tmp_path / "jit"), probes_of(policy))
+
+    # The trap: a Keras 3 model saved by tf.saved_model.save loads in Python, and fails every request in TF Serving.
+    held = tf.Module()
+    held.actor, held.critic = policy.agent.actor, policy.agent.critic
+    spec = tf.TensorSpec([None, 3], tf.float32, name="observation")
+    held.act = tf.function(lambda observation: {"action": held.actor(observation)}, input_signature=[spec])
+    held.value = tf.function(lambda observation, action: {"q": held.critic([observation, action])}, input_signature=[
+        spec, tf.TensorSpec([None, 1], tf.float32, name="action")])
+    tf.saved_model.save(held, str(tmp_path / "held"),
+                        signatures={"serving_default": held.act, "action_value": held.value})
+    with pytest.raises((tf.errors.FailedPreconditionError, tf.errors.NotFoundError)):
+        verify.verify(str(tmp_path / "held"), probes_of(policy))
+
+
+def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
+    policy, _ = exported
+    monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
+    (tmp_path / "7").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert saved_model.publish(policy, tmp_path).name == "8"
+    assert saved_model.publish(policy, tmp_path, version=20).name == "20"
+    with pytest.raises(UserError, match="not above"):
+        saved_model.publish(policy, tmp_path, version=20)
+    assert saved_model.versions(tmp_path) == [7, 8, 20]
+    saved_model.prune(tmp_path, policy.run, keep=1)
+    assert saved_model.versions(tmp_path) == [7, 20]  # 7 is not this run's
+
+
+def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
+    policy, _ = exported
+
+    def wrong(path, probes):
+        assert (path / "saved_model.pb").exists() and not path.name.isdecimal()
+        raise UserError("wrong")
+
+    monkeypatch.setattr(saved_model, "_verify", wrong)
+    stale = tmp_path / "model" / "partial-999999999"  # of a process that is gone
+    stale.mkdir(parents=True)
+    with pytest.raises(UserError):
+        saved_model.publish(policy, tmp_path / "model")
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_export_command_prints_signature_and_request(trained, tmp_path):
+    done = command("export.py", f"--run_dir={trained}", f"--export_dir={tmp_path / 'pendulum'}")
+    assert done.returncode == 0, done.stderr
+    assert "observation float32 [None, 3] -> action float32 [None, 1]" in done.stdout
+    assert """curl -d '{"instances": [[0.0, 0.0, 0.0]]}'""" in done.stdout and "models/pendulum:predict" in done.stdout
+    assert sorted(os.listdir(tmp_path / "pendulum")) == ["1"]
+
+
+@pytest.mark.parametrize("env", ["tests.toy_envs:ToyNested-v0"])
+def test_dict_observations_become_named_inputs(tmp_path, tiny, env):
+    from ddpg_tf._tf import tf
+
+    train(tiny(tmp_path / "run", env=env, total_steps=60, warmup_steps=60, eval_every=0, log_every=0))
+    policy = run_dir.load_policy(tmp_path / "run", "latest")
+    path = saved_model.publish(policy, tmp_path / "model")
+    signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
+    assert {name: tuple(spec.shape[1:]) for name, spec in signature.items()} == policy.spaces.leaves
+    assert len(policy.spaces.leaves) > 1
+    card = json.loads((path / "assets.extra" / "policy.json").read_text())
+    assert {name: leaf["key"] for name, leaf in card["observation"].items()} == policy.spaces.keys
+
+
+class TestLivePublishing:
+    @pytest.fixture(autouse=True)
+    def quick_child(self, monkeypatch):
+        """Publishes in this process: what the child does is tested above."""
+        from ddpg_tf import publish
+
+        def run(module, *argv, **_):
+            assert module == "ddpg_tf.publish"
+            publish._main([module, *argv])
+            return subprocess.CompletedProcess(argv, 0, "", "")
+
+        monkeypatch.setattr(publish.child, "run", run)
+        monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
+
+    def scores(self, monkeypatch, returns):
+        """Makes the evaluations of a run come out as `returns`."""
+        left = list(returns)
+        monkeypatch.setattr(loop.Evaluator, "run", lambda self, policy: [
+            Episode(left.pop(0), 1, np.zeros([1, 1], np.float32))])
+
+    def test_first_and_strictly_better_evaluations_publish(self, tmp_path, tiny, monkeypatch):
+        self.scores(monkeypatch, [-3.0, -3.0, -4.0, -2.0])
+        submitted = []
+        submit = loop.Publisher.submit
+        monkeypatch.setattr(loop.Publisher, "submit", lambda self, state, step, score: (
+            submitted.append((step, score)), submit(self, state, step, score), self.finish()))
+        train(tiny(tmp_path / "run", total_steps=400, eval_every=100, export_dir=str(tmp_path / "model"),
+                   warmup_steps=400, log_every=0))
+        assert submitted == [(100, -3.0), (400, -2.0)]
+        run = run_dir.identity(tmp_path / "run")
+        assert saved_model.published(tmp_path / "model", run) == {1: 100, 2: 400}
+
+        # Resumed, the best is offered again, and not published twice.
+        self.scores(monkeypatch, [-5.0])
+        config = run_dir.resumed_config(tmp_path / "run", tiny("", total_steps=500), {"total_steps"})
+        train(config, resume=True)
+        assert submitted[-1] == (400, -2.0) and saved_model.versions(tmp_path / "model") == [1, 2]
+        assert not list((tmp_path / "run").glob("snapshot-*"))
+
+    def test_the_newest_snapshot_wins_while_one_is_being_published(self, tmp_path, trained, monkeypatch):
+        import threading
+
+        from ddpg_tf import publish
+
+        started, go, published = threading.Event(), threading.Event(), []
+
+        def slow(module, run, snapshot, *argv, **_):
+            published.append(snapshot.name.rpartition("-")[2])
+            started.set()
+            go.wait(10)
+            return subprocess.CompletedProcess(argv, 0, "", "")
+
+        monkeypatch.setattr(publish.child, "run", slow)
+        publisher = publish.Publisher(tmp_path, run_dir.read_config(trained))
+        publisher.submit({}, 1, 0.0)
+        started.wait(10)
+        publisher.submit({}, 2, 0.0)
+        publisher.submit({}, 3, 0.0)
+        go.set()
+        publisher.finish()
+        assert published == ["1.npz", "3.npz"] and not list(tmp_path.iterdir())
+
+
+def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
+    from ddpg_tf import publish
+
+    monkeypatch.setattr(publish.child, "run",
+                        lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room"))
+    publisher = publish.Publisher(tmp_path, run_dir.read_config(trained))
+    with pytest.warns(UserWarning, match="no room"):
+        publisher.submit({}, 1, 0.0)
+        publisher.finish()
+
+
+def test_export_from_another_directory(trained, tmp_path):
+    """The commands find the package wherever they are started."""
+    done = subprocess.run([sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=model"],
+                          cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model" / "1" / "saved_model.pb").exists()

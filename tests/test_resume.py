@@ -1,0 +1,223 @@
+"""A run that is killed and resumed ends as one that never was: checkpoints, signals, determinism."""
+
+import signal
+import subprocess
+import sys
+import time
+import warnings
+
+import numpy as np
+import pytest
+from conftest import ROOT, command, timeless
+
+from ddpg_tf import checkpoint, loop, run_dir, train
+from ddpg_tf.cli import UserError
+
+
+def assert_same_run(one, other):
+    """Same evaluations, same metrics but for the clock, same arrays in the last checkpoint."""
+    assert (one / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
+    assert timeless(one / "metrics.csv") == timeless(other / "metrics.csv")
+    arrays, meta = checkpoint.load(one / "checkpoints")
+    others, other_meta = checkpoint.load(other / "checkpoints")
+    assert meta["step"] == other_meta["step"] and meta["best_step"] == other_meta["best_step"]
+    assert arrays.keys() == others.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+
+
+def last_step(path):
+    try:
+        return int(timeless(path)[-1]["step"])
+    except (OSError, IndexError, ValueError):
+        return 0
+
+
+def start(*argv):
+    return subprocess.Popen([sys.executable, "train.py", *map(str, argv)], cwd=ROOT, stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE, text=True)
+
+
+def wait_for_step(process, path, step):
+    deadline = time.monotonic() + 90
+    while last_step(path / "metrics.csv") < step:
+        assert process.poll() is None, process.stderr.read()
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(monkeypatch, step):
+    """Makes the loop die as abruptly as an exception can when it has made `step` steps."""
+    collect = loop._Run._collect
+
+    def dying(self):
+        collect(self)
+        if self._step == step:
+            raise Crash
+
+    monkeypatch.setattr(loop._Run, "_collect", dying)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """An uninterrupted run whose ring (capacity 300, slack) wraps."""
+    from conftest import TINY
+
+    from ddpg_tf import Config
+
+    path = tmp_path_factory.mktemp("whole") / "run"
+    train(Config(**TINY, run_dir=str(path), noise="ou"))
+    return path
+
+
+def test_same_seed_twice_is_the_same_run_and_another_seed_is_not(whole, tmp_path, tiny):
+    train(tiny(tmp_path / "again", noise="ou"))
+    assert_same_run(whole, tmp_path / "again")
+    train(tiny(tmp_path / "other", noise="ou", seed=1, total_steps=300))
+    assert timeless(whole / "metrics.csv")[:6] != timeless(tmp_path / "other" / "metrics.csv")
+
+
+def test_sigkill_twice_then_resume_equals_never_interrupted(whole, tmp_path, tiny):
+    path = tmp_path / "killed"
+    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou").to_flags())
+    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
+    wait_for_step(process, path, 550)
+    process.kill()
+    process.wait()
+    process = start("--resume", f"--run_dir={path}")
+    wait_for_step(process, path, 950)
+    process.kill()
+    process.wait()
+    assert last_step(path / "metrics.csv") < 1200
+    train(run_dir.read_config(path), resume=True)
+    assert_same_run(whole, path)
+
+
+@pytest.mark.parametrize("steps", [(498, 1002)])
+def test_crash_and_resume_with_several_environments(tmp_path, tiny, monkeypatch, steps):
+    changes = dict(num_envs=3, update_every=15, checkpoint_every=100, n_step=3, noise="ou", normalize_observations=True,
+                   normalization="batch", action_layer=1)
+    train(tiny(tmp_path / "whole", **changes))
+    for step in steps:
+        with monkeypatch.context() as patch, pytest.raises(Crash):
+            crash_at(patch, step)
+            train(tiny(tmp_path / "crashed", **changes), resume=step != steps[0])
+    train(tiny(tmp_path / "crashed", **changes), resume=True)
+    assert_same_run(tmp_path / "whole", tmp_path / "crashed")
+
+
+def test_damaged_newest_checkpoint_falls_back_and_says_so(whole, tmp_path, tiny, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_at(patch, 800)
+        train(tiny(tmp_path / "run", noise="ou"))
+    newest = max((tmp_path / "run" / "checkpoints").glob("*.npz"))
+    content = bytearray(newest.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    newest.write_bytes(content)
+    with pytest.warns(UserWarning, match="damaged"):
+        train(tiny(tmp_path / "run", noise="ou"), resume=True)
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_all_checkpoints_damaged_is_an_error(tmp_path):
+    (tmp_path / "000000000100.npz").write_bytes(b"not a checkpoint")
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match="can be read"):
+        checkpoint.load(tmp_path)
+
+
+def test_a_run_killed_before_its_first_checkpoint_starts_over(whole, tmp_path, tiny, monkeypatch):
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        crash_at(patch, 120)
+        train(tiny(tmp_path / "run", noise="ou"))
+    assert checkpoint.load(tmp_path / "run" / "checkpoints") is None
+    train(tiny(tmp_path / "run", noise="ou"), resume=True)
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_extending_a_run_equals_having_trained_longer(whole, tmp_path, tiny):
+    changes = dict(noise="ou", checkpoint_every=0, eval_every=300)
+    train(tiny(tmp_path / "long", **changes))
+    train(tiny(tmp_path / "run", **changes, total_steps=600))
+    assert checkpoint.load(tmp_path / "run" / "checkpoints")[1]["step"] == 600  # written though checkpoint_every=0
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        result = train(tiny(tmp_path / "run", **changes), resume=True)
+    assert result.steps_now == 600
+    assert_same_run(tmp_path / "long", tmp_path / "run")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number, status):
+    path = tmp_path / "run"
+    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", total_steps=100_000, replay_capacity=300).to_flags())
+    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
+    wait_for_step(process, path, 100)
+    process.send_signal(number)
+    output = process.communicate(timeout=60)
+    assert process.returncode == status, output
+    assert output[1].strip().splitlines()[-1].endswith(f"train.py --resume --run_dir={path}")
+    assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
+    config = run_dir.resumed_config(path, tiny(path, total_steps=1200), {"total_steps"})
+    if number == signal.SIGTERM and checkpoint.load(path / "checkpoints")[1]["step"] < 1200:
+        train(config, resume=True)
+        assert (path / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
+
+
+def test_a_finished_run_says_so_and_exits_0(trained):
+    before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.npz")}
+    done = command("train.py", "--resume", f"--run_dir={trained}")
+    assert done.returncode == 0 and "is finished" in done.stderr
+    assert before == {file: file.stat().st_mtime_ns for file in trained.rglob("*.npz")}
+
+
+def test_only_one_process_trains_in_a_run_directory(trained):
+    held = run_dir.lock(trained)
+    try:
+        with pytest.raises(UserError, match="another process"):
+            run_dir.lock(trained)
+    finally:
+        import os
+
+        os.close(held)
+
+
+def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(tmp_path, tiny, monkeypatch):
+    def poisoned(self):
+        if self._step == 400:
+            kernel = self._agent.critic.trainable_variables[0]
+            kernel.assign(np.full(kernel.shape, np.nan, np.float32))
+        learn(self)
+
+    learn = loop._Run._learn
+    monkeypatch.setattr(loop._Run, "_learn", poisoned)
+    with pytest.raises(UserError, match="diverged"):
+        train(tiny(tmp_path / "run"))
+    arrays, meta = checkpoint.load(tmp_path / "run" / "checkpoints")
+    assert meta["step"] == 300
+    assert all(np.isfinite(array).all() for array in arrays.values())
+
+
+def test_an_incompatible_checkpoint_is_named(trained, tmp_path):
+    import shutil
+
+    shutil.copytree(trained, tmp_path / "run")
+    flagfile = tmp_path / "run" / "flags.txt"
+    flagfile.write_text(flagfile.read_text().replace("--hidden_units=8,8", "--hidden_units=8,9"))
+    with pytest.raises(UserError, match="incompatible checkpoint"):
+        train(run_dir.read_config(tmp_path / "run"), resume=True)
+
+
+def test_atomic_writes_leave_the_old_file_when_they_fail(tmp_path):
+    def fail(file):
+        file.write(b"half")
+        raise RuntimeError
+
+    path = tmp_path / "file"
+    path.write_bytes(b"old")
+    with pytest.raises(RuntimeError):
+        checkpoint.write_atomically(path, fail)
+    assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

@@ -1,0 +1,213 @@
+"""PolicyClient against a server that says what the test tells it to."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from serve.client import BadRequest, ModelNotFound, PolicyClient, ServerError, ServerUnavailable
+
+
+def metadata(**inputs):
+    """A metadata document; each input is (dtype, shape), -1 for the batch."""
+    tensors = {
+        name: {"dtype": dtype, "tensor_shape": {"dim": [{"size": str(size)} for size in shape], "unknown_rank": False}}
+        for name, (dtype, shape) in inputs.items()
+    }
+    return {"metadata": {"signature_def": {"signature_def": {"serving_default": {"inputs": tensors}}}}}
+
+
+VECTOR = metadata(observation=("DT_FLOAT", (-1, 3)))
+
+
+class Stub(http.server.ThreadingHTTPServer):
+    """Answers metadata with `document`, everything else with the next of `answers` (the last one repeats)."""
+
+    def __init__(self):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server_port}"
+        self.document = VECTOR
+        self.answers = [(200, {"outputs": [[0.5]]})]
+        self.asked = []
+        self.connections = 0
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def setup(self):
+        super().setup()
+        self.server.connections += 1
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+        if self.path.endswith("/metadata"):
+            status, answer = 200, self.server.document
+        else:
+            self.server.asked.append((self.command, self.path, json.loads(body) if body else None))
+            answers = self.server.answers
+            status, answer = answers.pop(0) if len(answers) > 1 else answers[0]
+        if status is None:  # hang, then hang up
+            time.sleep(answer)
+            self.close_connection = True
+            return
+        text = answer if isinstance(answer, bytes) else json.dumps(answer).encode()
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    do_POST = do_GET
+
+
+@pytest.fixture
+def stub():
+    with Stub() as server:
+        threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
+        yield server
+        server.shutdown()
+
+
+def client(stub, **kwargs):
+    return PolicyClient(stub.url, "policy", backoff=0.001, **kwargs)
+
+
+def test_one_observation_gives_one_action(stub):
+    action = client(stub).act(np.array([1.0, 2.0, np.nan]))
+    assert action.dtype == np.float32 and action.tolist() == [0.5]
+    method, path, body = stub.asked[0]
+    assert (method, path) == ("POST", "/v1/models/policy:predict")
+    assert json.dumps(body) == '{"inputs": {"observation": [[1.0, 2.0, NaN]]}}'
+
+
+def test_batch_gives_batch(stub):
+    stub.answers = [(200, {"outputs": [[0.5, 1], [0.25, 2]]})]
+    assert client(stub).act([[1, 2, 3], [4, 5, 6]]).tolist() == [[0.5, 1.0], [0.25, 2.0]]
+    assert stub.asked[0][2] == {"inputs": {"observation": [[1, 2, 3], [4, 5, 6]]}}
+
+
+def test_numbers_are_sent_as_the_models_type(stub):
+    client(stub).act(np.array([0.1, 0, 0]))
+    assert np.float32(stub.asked[0][2]["inputs"]["observation"][0][0]) == np.float32(0.1)
+    stub.document = metadata(observation=("DT_UINT8", (-1, 2, 2, 1)))
+    client(stub).act(np.zeros((2, 2, 1)))
+    assert json.dumps(stub.asked[1][2]["inputs"]["observation"]) == "[[[[0], [0]], [[0], [0]]]]"
+
+
+def test_named_inputs(stub):
+    stub.document = metadata(joint_pos=("DT_FLOAT", (-1, 2)), time=("DT_FLOAT", (-1, 1)))
+    policy = client(stub)
+    policy.act({"joint/pos": [1, 2], "time": [3]})
+    assert stub.asked[0][2] == {"inputs": {"joint_pos": [[1, 2]], "time": [[3]]}}
+    stub.answers = [(200, {"outputs": [[1], [2]]})]
+    assert policy.act({"joint/pos": [[1, 2], [1, 2]], "time": [[3], [3]]}).shape == (2, 1)
+    with pytest.raises(BadRequest, match="takes joint_pos, time; the observation has time"):
+        policy.act({"time": [3]})
+    with pytest.raises(BadRequest, match="several inputs"):
+        policy.act([1, 2, 3])
+    with pytest.raises(BadRequest, match="some parts"):
+        policy.act({"joint/pos": [[1, 2]], "time": [3]})
+
+
+@pytest.mark.parametrize("observation", [[[1], [1, 2]], ["a", "b", "c"], None, 1.0, np.zeros((2, 2, 3))])
+def test_what_is_no_observation_is_not_sent(stub, observation):
+    with pytest.raises(BadRequest, match="observation"):
+        client(stub).act(observation)
+    assert not stub.asked
+
+
+def test_version_and_label_in_the_url(stub):
+    client(stub, version=7).act([1, 2, 3])
+    client(stub, label="a/b").act([1, 2, 3])
+    paths = [path for _, path, _ in stub.asked]
+    assert paths == ["/v1/models/policy/versions/7:predict", "/v1/models/policy/labels/a%2Fb:predict"]
+    with pytest.raises(ValueError, match="not both"):
+        client(stub, version=7, label="stable")
+
+
+@pytest.mark.parametrize("url", ["localhost:8501", "", "http://", "ftp://host"])
+def test_url_needs_a_scheme(url):
+    with pytest.raises(ValueError, match="http://localhost:8501"):
+        PolicyClient(url, "policy")
+
+
+def test_overload_is_retried(stub):
+    stub.answers = [(503, {"error": "full"})] * 2 + [(200, {"outputs": [[0.5]]})]
+    assert client(stub).act([1, 2, 3]).tolist() == [0.5]
+    assert len(stub.asked) == 3
+
+
+def test_overload_that_lasts(stub):
+    stub.answers = [(503, {"error": "the queue is full"})]
+    with pytest.raises(ServerUnavailable, match="the queue is full") as caught:
+        client(stub, retries=2).act([1, 2, 3])
+    assert caught.value.status == 503 and len(stub.asked) == 3
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"), [(400, BadRequest), (404, ModelNotFound), (500, ServerError), (504, ServerError)]
+)
+def test_errors_carry_the_servers_words_and_are_not_retried(stub, status, kind):
+    stub.answers = [(status, {"error": "In[0] is not a matrix"})]
+    with pytest.raises(kind, match="is not a matrix") as caught:
+        client(stub).act([1, 2, 3])
+    assert caught.value.status == status and caught.value.message == "In[0] is not a matrix"
+    assert len(stub.asked) == 1
+
+
+@pytest.mark.parametrize("answer", [b"<html>", {"predictions": []}, {"outputs": {"a": 1}}, []])
+def test_answers_that_are_none(stub, answer):
+    stub.answers = [(200, answer)]
+    with pytest.raises(ServerError):
+        client(stub).act([1, 2, 3])
+
+
+def test_error_without_words(stub):
+    stub.answers = [(502, b"<html>")]
+    with pytest.raises(ServerError, match="HTTP 502"):
+        client(stub).act([1, 2, 3])
+
+
+def test_nobody_listens(stub):
+    stub.shutdown()
+    stub.server_close()
+    start = time.monotonic()
+    with pytest.raises(ServerUnavailable, match="Connection refused") as caught:
+        client(stub, retries=3).act([1, 2, 3])
+    assert caught.value.status is None and 0.007 <= time.monotonic() - start < 5
+
+
+def test_broken_connection_is_retried(stub):
+    stub.answers = [(None, 0), (200, {"outputs": [[0.5]]})]
+    assert client(stub).act([1, 2, 3]).tolist() == [0.5]
+
+
+def test_silence_is_not_retried(stub):
+    stub.answers = [(None, 0.5)]
+    with pytest.raises(ServerUnavailable, match=r"within 0\.1 s"):
+        client(stub, timeout=0.1).act([1, 2, 3])
+    assert len(stub.asked) == 1
+
+
+def test_one_connection_and_one_look_at_the_metadata(stub):
+    with client(stub) as policy:
+        for _ in range(5):
+            policy.act([1, 2, 3])
+        stub.answers = [(200, {"model_version_status": []})]
+        assert policy.status() == {"model_version_status": []}
+    assert stub.connections == 1
+
+
+def test_imports_little():
+    code = "import sys, serve.client; print(sorted({m.split('.')[0] for m in sys.modules} & set(sys.argv[1:])))"
+    heavy = ["tensorflow", "keras", "ddpg_tf", "gymnasium", "absl", "starlette", "uvicorn"]
+    done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"

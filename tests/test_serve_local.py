@@ -1,0 +1,512 @@
+"""The embedded server: TF Serving's recorded answers, then what recordings do not show."""
+
+import asyncio
+import contextlib
+import gzip
+import http.client
+import importlib.util
+import json
+import os
+import pathlib
+import re
+import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import requests
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
+
+from ddpg_tf._tf import tf
+from serve.local import rapidjson
+from serve.local.__main__ import bind
+from serve.local.batching import Coalescer
+from serve.local.encode import decimals
+from serve.local.errors import ServingError, invalid
+from serve.local.models import Models, Version
+from serve.local.server import serve
+from serve.local.session import SavedModel
+
+DATA = pathlib.Path(__file__).parent / "data"
+RECORDINGS = {r["name"]: r for r in map(json.loads, (DATA / "recordings.jsonl").read_text("utf-8").splitlines())}
+CONFIG_FILE = "needs the version policy and labels of --model_config_file"
+NOT_YET = {
+    "cfg_status_all": CONFIG_FILE,
+    "cfg_label_canary": CONFIG_FILE,
+    "cfg_label_status": CONFIG_FILE,
+    "cfg_label_status_bogus": CONFIG_FILE,
+    "cfg_label_metadata": CONFIG_FILE,
+}
+
+spec = importlib.util.spec_from_file_location("make_models", DATA / "make_models.py")
+make_models = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_models)
+
+
+pytestmark = pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning")  # make_models' own
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quiet():
+    level = tf.get_logger().level
+    tf.get_logger().setLevel("ERROR")  # the loader warns that it is old
+    yield
+    tf.get_logger().setLevel(level)
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory):
+    """The models of the recordings: <directory>/<model>/<version>/."""
+    path = tmp_path_factory.mktemp("models")
+    make_models.main(str(path))
+    return path
+
+
+@pytest.fixture(scope="module")
+def url(directory):
+    """A server of all models, in a thread."""
+    names = [name for name in os.listdir(directory) if (directory / name).is_dir()]
+    sock = bind("127.0.0.1", 0)
+    up = threading.Event()
+    models = Models({name: str(directory / name) for name in names}, lambda line: None)
+
+    def log(line):
+        if line.startswith("serving"):
+            up.set()
+
+    threading.Thread(target=lambda: asyncio.run(serve(models, sock, 1, log)), daemon=True).start()
+    assert up.wait(60)
+    return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+class Answer:
+    def __init__(self, response):
+        self.status = response.status
+        self.content_type = response.headers["content-type"]
+        self.text = response.read().decode()
+
+
+def ask(url, path, body=None, method=None, headers=None):
+    """One request, its path sent as it is."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    with contextlib.closing(connection):
+        data = body.encode() if isinstance(body, str) else body
+        connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
+        return Answer(connection.getresponse())
+
+
+def contract(text):
+    """What of an answer is the contract: its JSON, without kernels' messages and tensors' names."""
+    answer = json.loads(text)
+    if isinstance(answer.get("error"), str) and "\n\t [[" in answer["error"]:
+        answer["error"] = "a kernel's message"
+    return re.sub(r'"name": "[A-Za-z_0-9/]+:\d+"', '"name": "a tensor"', json.dumps(answer, sort_keys=True))
+
+
+def expect(value):
+    """NaN-proof equality, types included."""
+    return json.dumps(value, sort_keys=True)
+
+
+@pytest.mark.parametrize("name", RECORDINGS)
+def test_recording(name, url, request):
+    if name in NOT_YET:
+        request.applymarker(pytest.mark.xfail(reason=NOT_YET[name], strict=True))
+    recording = RECORDINGS[name]
+    answer = ask(url, recording["path"], recording["body"], recording["method"], recording["headers"])
+    assert answer.status == recording["status"], answer.text
+    assert answer.content_type == recording["content_type"]
+    assert contract(answer.text) == contract(recording["response"])
+
+
+def test_recordings_byte_for_byte(url):
+    """White space too, for the common answers."""
+    for name in ("predict_row_named", "predict_columnar_named", "types_f32_format", "multi_row", "types_empty_out"):
+        recording = RECORDINGS[name]
+        assert ask(url, recording["path"], recording["body"]).text == recording["response"]
+
+
+PREDICT = "/v1/models/actor:predict"
+GOOD = '{"instances": [[1, 2, 3]]}'
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "answer"),
+    [
+        ("GET", "/", None, 404, "<H1>Not Found</H1>"),
+        ("GET", "/v2/models/actor", None, 404, "<H1>Not Found</H1>"),
+        ("GET", "/v1/models/%zz", None, 400, "<H1>Bad Request</H1>"),
+        ("GET", "/v1/models", None, 400, "Missing model name in request."),
+        ("TRACE", "/v1/models/actor", None, 501, "<H1>Not Implemented</H1>"),
+        ("HEAD", "/v1/models/actor", None, 400, ""),
+        ("OPTIONS", PREDICT, None, 400, ""),
+        ("POST", "/V1/MODELS/actor/VERSIONS/02:predict", GOOD, 200, "3.80000019"),
+        ("POST", "/v1/models/%61ctor:predict", GOOD, 200, "3.80000019"),
+        ("POST", "/v1/models/actor:PREDICT", GOOD, 400, "Malformed request: POST /v1/models/actor:PREDICT"),
+        ("POST", PREDICT + "?x=1", GOOD, 400, "Malformed request: POST /v1/models/actor:predict?x=1"),
+        ("GET", "/v1/models/actor/METADATA", None, 200, "model_version_status"),
+        ("POST", "/v1/models/actor/versions/9223372036854775808:predict", GOOD, 400, ""),
+        ("POST", f"/v1/models/actor/versions/{'9' * 5000}:predict", GOOD, 400, ""),
+        ("POST", "/v1/models/actor/labels/stable:predict", GOOD, 400, "Unrecognized servable version label: stable"),
+        ("POST", "/v1/models/xla_inner:predict", GOOD, 500, "XLA compilation disabled"),
+        ("POST", PREDICT, "[" * 100_000, 400, "JSON Parse error"),
+        ("POST", PREDICT, '{"instances": ' + "[" * 500 + "]" * 500 + "}", 400, "dimensions"),
+        ("POST", PREDICT, '{"instances": [[1, 2, 3e400]]}', 400, "Number too big to be stored in double."),
+        ("POST", PREDICT, '{"instances": [[1, 2, true]]}', 400, "JSON Value: true Type: True is not of expected"),
+        ("POST", PREDICT, '{"instances": [[1, 2, null]]}', 400, "JSON Value: null Type: Null is not of expected"),
+        ("POST", PREDICT, '{"instances": [[1, 2, 3], [1]]}', 400, "Expecting tensor size: 3 but got: 1"),
+        ("POST", PREDICT, '{"instances": [[[1, 2]], [[1], [2]]]}', 400, "Expecting shape [1,2] but got: [2,1]"),
+        ("POST", PREDICT, '{"inputs": [[1, 2, 3]], "instances": [[1]]}', 400, "expecting only one of 'inputs' or"),
+        ("POST", PREDICT, '{"signature_name": 1}', 400, "'signature_name' key must be a string value."),
+        ("POST", "/v1/models/multi:predict", '{"inputs": {"a": [[1, 2]]}}', 400, "Missing named input: b in 'inputs'"),
+    ],
+)
+def test_answers_that_were_not_recorded(url, method, path, body, status, answer):
+    """The contract's sections 2, 4 and 7."""
+    got = ask(url, path, body, method)
+    text = got.text.encode().decode("unicode_escape") if "error" in got.text else got.text
+    assert got.status == status, text
+    assert answer in text if answer else not text
+    assert ask(url, PREDICT, GOOD).status == 200  # and it goes on
+
+
+def test_gzip_request(url):
+    answer = ask(url, PREDICT, gzip.compress(GOOD.encode()), headers={"Content-Encoding": "gzip"})
+    assert answer.status == 200 and json.loads(answer.text) == {"predictions": [[3.80000019]]}
+
+
+@pytest.mark.parametrize(
+    ("signature", "instances", "predictions"),
+    [
+        ("u8", "[256, -1]", "[0, 255]"),  # wrap silently
+        ("i8", "[128]", "[-128]"),
+        ("u64", "[18446744073709551615]", "[18446744073709551615]"),
+        ("f64", "[0.1, 1e300, 5e-324]", "[0.1, 1e+300, 0.0]"),  # subnormals flush
+        ("f32", "[-1e-45, 16777217]", "[-0.0, 16777216.0]"),
+        ("bytes", '["a", {"b64": "AP8"}]', '[{"b64": "YQ=="}, {"b64": "AP8="}]'),
+        ("s", '["\\ud83d\\ude00", "\\u0000"]', '["\U0001f600", "\\u0000"]'),
+    ],
+)
+def test_values_pass_through(url, signature, instances, predictions):
+    body = f'{{"signature_name": "{signature}", "instances": {instances}}}'
+    answer = ask(url, "/v1/models/types:predict", body)
+    assert answer.status == 200, answer.text
+    assert expect(json.loads(answer.text)["predictions"]) == expect(json.loads(predictions))
+
+
+# --- JSON -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(width=32), min_size=1))
+def test_decimals_read_back_as_the_same_float32(numbers):
+    values = np.array(numbers, np.float32)
+    texts = decimals(values)
+    np.testing.assert_array_equal(np.array(json.loads(f"[{','.join(texts)}]"), np.float32), values)
+    assert all("." in text or "e" in text or text.lstrip("-") in ("NaN", "Infinity") for text in texts)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(json_values, st.booleans())
+def test_both_readers_agree(value, ascii):
+    body = json.dumps(value, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
+    slow = rapidjson._Reader(body, 0).document()
+    assert expect(rapidjson.parse(body)) == expect(slow) == expect(json.loads(json.dumps(value)))
+
+
+@settings(max_examples=300)
+@given(st.binary() | st.text(alphabet='{}[],:"\\0123456789.eE+-nullNaInfity \t').map(str.encode))
+def test_any_bytes_parse_or_are_refused(body):
+    try:
+        rapidjson.parse(body)
+    except ServingError as error:
+        assert error.http_status == 400 and error.message.startswith("JSON Parse error: ")
+
+
+# --- Versions -------------------------------------------------------------------------------------------------------
+
+
+class Fleet:
+    """A model whose base path a test fills; `poll` looks at it once."""
+
+    def __init__(self, base, source):
+        self.base, self._source, self.lines = base, source, []
+        self.models = Models({"actor": str(base)}, self.lines.append)
+
+    def publish(self, number, gain=1):
+        shutil.copytree(self._source / str(gain), self.base / str(number))
+
+    async def poll(self):
+        await self.models.poll()
+        try:
+            versions = self.models.history("actor", None)
+        except ServingError:
+            return {}
+        return {version.number: version.state for version in versions}
+
+    async def act(self, number=None):
+        version = self.models.find("actor", number, None)
+        signature = version.model.signature("")
+        return (await self.models.run(version, signature, [np.ones((1, 3), np.float32)]))[0].item()
+
+
+@pytest.fixture
+def fleet(tmp_path, directory):
+    (tmp_path / "base").mkdir()
+    return Fleet(tmp_path / "base", directory / "actor")
+
+
+LOADING, AVAILABLE, UNLOADING, END = 20, 30, 40, 50  # of ModelVersionStatus.State
+
+
+def test_highest_version_wins_and_the_one_before_leaves(fleet):
+    async def story():
+        assert await fleet.poll() == {}
+        fleet.publish(2)
+        fleet.publish(10, gain=2)
+        (fleet.base / "11.tmp").mkdir()
+        (fleet.base / "v12").mkdir()
+        assert await fleet.poll() == {10: AVAILABLE}
+        assert await fleet.act() == pytest.approx(2.2)
+        fleet.publish(12)
+        assert await fleet.poll() == {10: END, 12: AVAILABLE}
+        assert await fleet.act() == pytest.approx(1.1)
+        with pytest.raises(ServingError, match=re.escape("Servable not found for request: Specific(actor, 10)")):
+            await fleet.act(10)
+        shutil.rmtree(fleet.base / "12")  # roll back
+        assert await fleet.poll() == {10: AVAILABLE, 12: END}
+        assert await fleet.act() == pytest.approx(2.2)
+        fleet.base.rename(fleet.base.with_name("away"))  # the share is gone for a moment
+        assert await fleet.poll() == {10: AVAILABLE, 12: END}
+        fleet.base.mkdir()
+        assert await fleet.poll() == {10: END, 12: END}
+        with pytest.raises(ServingError, match=re.escape("Servable not found for request: Latest(actor)")):
+            await fleet.act()
+
+    asyncio.run(story())
+
+
+def damage(path, how):
+    if how == "empty":
+        shutil.rmtree(path)
+        path.mkdir()
+    elif how == "file":
+        shutil.rmtree(path)
+        path.write_text("no directory")
+    elif how == "cut":
+        os.truncate(path / "saved_model.pb", 1000)
+    elif how == "no variables":
+        shutil.rmtree(path / "variables")
+    elif how == "no data":
+        (path / "variables" / "variables.data-00000-of-00001").unlink()
+    elif how == "warm-up":
+        write_warm_up(path, np.ones((1, 7), np.float32))
+    elif how == "warm-up type":
+        write_warm_up(path, np.ones((1, 3), np.float64))
+    elif how == "warm-up file":
+        (path / "assets.extra").mkdir()
+        (path / "assets.extra" / "tf_serving_warmup_requests").write_bytes(b"no records, but some text")
+
+
+def write_warm_up(path, state):
+    (path / "assets.extra").mkdir()
+    request = predict_pb2.PredictRequest(inputs={"state": tf.make_tensor_proto(state)})
+    log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
+    with tf.io.TFRecordWriter(str(path / "assets.extra" / "tf_serving_warmup_requests")) as writer:
+        writer.write(log.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "how", ["empty", "file", "cut", "no variables", "no data", "warm-up", "warm-up type", "warm-up file"]
+)
+def test_broken_version_disturbs_nothing(fleet, how):
+    async def story():
+        fleet.publish(1)
+        assert await fleet.poll() == {1: AVAILABLE}
+        fleet.publish(2)
+        damage(fleet.base / "2", how)
+        for _ in range(2):  # the second poll is before the first retry
+            assert await fleet.poll() == {1: AVAILABLE, 2: LOADING}
+            assert await fleet.act() == pytest.approx(1.1)
+        assert [line.split(":")[0] for line in fleet.lines[1:]] == ["cannot load version 2 of actor"]
+        fleet.publish(3, gain=2)
+        assert await fleet.poll() == {1: END, 2: END, 3: AVAILABLE}
+
+    asyncio.run(story())
+
+
+def test_version_that_never_loads_ends_with_its_error(fleet, monkeypatch):
+    monkeypatch.setattr("serve.local.models._RETRY_SECONDS", 0.0)
+
+    async def story():
+        (fleet.base / "2").mkdir()
+        for _ in range(5):
+            assert await fleet.poll() == {2: LOADING}
+        assert await fleet.poll() == {2: END}
+        fleet.publish(1)  # repaired too late, and lower than the highest
+        assert await fleet.poll() == {2: END}
+        return fleet.models.history("actor", None)[0]
+
+    version = asyncio.run(story())
+    assert version.error.code == "NOT_FOUND"
+
+
+def test_warm_up_runs_before_the_version_is_available(fleet):
+    async def story():
+        fleet.publish(1)
+        write_warm_up(fleet.base / "1", np.ones((1, 3), np.float32))
+        assert await fleet.poll() == {1: AVAILABLE}
+        return fleet.models.find("actor", None, None).model.signature("")._callable
+
+    assert asyncio.run(story()) is not None  # made by the first call
+
+
+def test_version_change_under_requests(fleet):
+    async def story():
+        fleet.publish(1)
+        await fleet.poll()
+        done, stop = [], asyncio.Event()
+
+        async def client():
+            while not stop.is_set():
+                done.append(await fleet.act())
+
+        clients = [asyncio.create_task(client()) for _ in range(4)]
+        for number in (2, 3, 4):
+            fleet.publish(number, gain=2 - number % 2)
+            await fleet.poll()
+            count = len(done)
+            while len(done) < count + 8 and not any(task.done() for task in clients):
+                await asyncio.sleep(0.001)
+        stop.set()
+        await asyncio.gather(*clients)  # raises what a client raised
+        assert set(np.round(done, 5)) == {1.1, 2.2}
+
+    asyncio.run(story())
+
+
+def test_version_stays_loaded_until_its_last_request_is_answered():
+    class Fake:
+        batched, closed, gate = True, False, threading.Event()
+
+        def run(self, feeds):
+            assert self.gate.wait(20)
+            return [np.array(self.closed)]
+
+        def close(self):
+            self.closed = True
+
+    async def story():
+        model = Fake()
+        version = Version(1)
+        version.model, version.state = model, AVAILABLE
+        with ThreadPoolExecutor(1) as executor:
+            request = asyncio.create_task(version.run(model, [rows(1)], executor))
+            await asyncio.sleep(0.01)
+            retiring = asyncio.create_task(version.retire())
+            await asyncio.sleep(0.01)
+            assert version.state == UNLOADING and not model.closed
+            model.gate.set()
+            assert not (await request)[0]
+            await retiring
+        assert version.state == END and model.closed
+
+    asyncio.run(story())
+
+
+def test_run_that_takes_too_long_is_cut(tmp_path):
+    class Slow(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def serve(self, x):
+            return {"y": tf.while_loop(lambda i, y: i < 10**9, lambda i, y: (i + 1, tf.sin(y)), [0, x])[1]}
+
+    module = Slow()
+    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
+    model = SavedModel(str(tmp_path), timeout_ms=100)
+    with pytest.raises(ServingError) as caught:
+        model.signature("").run([np.ones(1, np.float32)])
+    assert caught.value.http_status == 504 and caught.value.message.startswith("Timed out")
+    model.close()
+
+
+# --- Putting requests together --------------------------------------------------------------------------------------
+
+
+class FakeSignature:
+    """Doubles its rows of three; notes how many rows each call had."""
+
+    def __init__(self, batched=True, outputs_one_row=False):
+        self.batched, self.outputs_one_row, self.calls = batched, outputs_one_row, []
+
+    def run(self, feeds):
+        self.calls.append(len(feeds[0]))
+        if feeds[0].shape[1:] != (3,):
+            raise invalid("not a matrix of width 3")
+        return [feeds[0].sum(0, keepdims=True)] if self.outputs_one_row else [2 * feeds[0]]
+
+
+def answers(signature, requests):
+    async def story():
+        with ThreadPoolExecutor(1) as executor:
+            queue = Coalescer(signature, executor)
+            return await asyncio.gather(*(queue.run([feed]) for feed in requests), return_exceptions=True)
+
+    return asyncio.run(story())
+
+
+def rows(*values):
+    return np.repeat(np.array(values, np.float32)[:, None], 3, axis=1)
+
+
+def test_waiting_requests_share_a_call():
+    signature = FakeSignature()
+    feeds = [rows(1), rows(2, 3), rows(4), np.zeros((0, 3), np.float32)]
+    for [result], feed in zip(answers(signature, feeds), feeds, strict=True):
+        np.testing.assert_array_equal(result, 2 * feed)
+    assert signature.calls == [4]
+
+
+def test_bad_request_fails_alone():
+    signature = FakeSignature()
+    results = answers(signature, [rows(1), np.ones((1, 2), np.float32), np.ones((1, 2), np.float32), rows(2)])
+    assert [isinstance(result, ServingError) for result in results] == [False, True, True, False]
+    np.testing.assert_array_equal(results[3][0], 2 * rows(2))
+
+
+@pytest.mark.parametrize("signature", [FakeSignature(batched=False), FakeSignature(outputs_one_row=True)])
+def test_models_that_mix_rows_get_requests_one_by_one(signature):
+    results = answers(signature, [rows(1, 2), rows(3, 4)])
+    expected = [2 * rows(1, 2), 2 * rows(3, 4)] if not signature.outputs_one_row else [rows(3), rows(7)]
+    for [result], value in zip(results, expected, strict=True):
+        np.testing.assert_array_equal(result, value)
+    assert signature.calls[-2:] == [2, 2]
+
+
+def test_a_call_has_at_most_a_thousand_rows():
+    signature = FakeSignature()
+    answers(signature, [rows(*range(400))] * 5)
+    assert signature.calls == [800, 800, 400]
+
+
+def test_requests_at_once_get_their_own_answers(url):
+    def client(k, wrong):
+        with requests.Session() as session:
+            for i in range(20):
+                answer = session.post(url + PREDICT, data=json.dumps({"instances": [[k, i, 0]]})).json()
+                wrong.extend([] if answer["predictions"][0][0] == pytest.approx(0.2 * k + 0.4 * i + 1) else [answer])
+
+    wrong = []
+    threads = [threading.Thread(target=client, args=(k, wrong)) for k in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
