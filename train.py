@@ -14,10 +14,10 @@ def main(argv):
     from ddpg_tf import envs
 
     settings, resume, explicit, preset = config.parse_command_line(argv, __doc__, envs.resolve_id)
-    from ddpg_tf import loop
+    from ddpg_tf import loop, run_dir
 
     if resume:
-        settings = loop.resumed(settings, explicit)
+        settings = run_dir.resumed_config(settings, explicit)
     if preset:
         print(f"preset: {preset.name}", file=sys.stderr)
     try:

@@ -7,8 +7,10 @@ import dataclasses
 import difflib
 import functools
 import importlib
+import multiprocessing
 import os
 import re
+import signal
 import warnings
 from typing import Any
 
@@ -198,5 +200,12 @@ def make_vector_env(env_id: str, env_kwargs: dict[str, Any], num_envs: int, vect
     make = functools.partial(make_flat_env, env_id, env_kwargs)
     disabled = gym.vector.AutoresetMode.DISABLED
     if vectorization == "async":
+        make = functools.partial(_make_in_worker, env_id, env_kwargs)
         return gym.vector.AsyncVectorEnv([make] * num_envs, context="spawn", autoreset_mode=disabled)
     return gym.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=disabled)
+
+
+def _make_in_worker(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
+    if multiprocessing.parent_process() is not None:  # Gymnasium makes one in the parent too, to learn its spaces
+        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which still needs its workers
+    return make_flat_env(env_id, env_kwargs)

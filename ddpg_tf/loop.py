@@ -12,7 +12,7 @@ import numpy as np
 
 from ddpg_tf import checkpoint, replay, run_dir, video
 from ddpg_tf.agent import DDPG
-from ddpg_tf.cli import UsageError, UserError
+from ddpg_tf.cli import UserError
 from ddpg_tf.collect import Collector
 from ddpg_tf.config import Config
 from ddpg_tf.evaluate import FIRST_SEED, Evaluator
@@ -54,13 +54,15 @@ def train(config: Config, *, resume: bool = False) -> Result:
 
     Args:
       config: hyperparameters; `run_dir` may be empty for a new directory below runs/.
-      resume: continue the run in config.run_dir from its newest checkpoint (`run_dir.resumed_config` says what may
-        differ from the run's own config).
+      resume: continue the run in config.run_dir from its newest checkpoint; `config` may differ from the run's own
+        in total_steps, the intervals of evaluation, log, checkpoint and video, and export_dir.
     Raises:
       UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
       Interrupted: SIGINT or SIGTERM (when called from the main thread).
     """
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
+    if resume:
+        config = run_dir.resumed_config(config)
     spaces = run_dir.read_spaces(config)
     if not resume:
         replay.require_disk(path, replay.ring_bytes(config, spaces.observation_size, spaces.action_size))
@@ -203,10 +205,3 @@ def _signals() -> Iterator[list[int]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def resumed(given: Config, explicit: set[str]) -> Config:
-    """The config with which `train(..., resume=True)` continues the run in given.run_dir."""
-    if not given.run_dir:
-        raise UsageError("--resume needs --run_dir, the directory of the run to continue")
-    return run_dir.resumed_config(Path(given.run_dir), given, explicit)

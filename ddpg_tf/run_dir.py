@@ -9,6 +9,7 @@ import os
 import platform
 import time
 import uuid
+from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -61,14 +62,17 @@ def read_config(path: Path) -> Config:
     return config.read_flags(path / "flags.txt")
 
 
-def resumed_config(path: Path, given: Config, explicit: set[str]) -> Config:
-    """The Config of the run in `path`, with what may change taken from the flags `explicit` in `given`.
+def resumed_config(given: Config, explicit: Iterable[str] = config.FIELDS) -> Config:
+    """The Config of the run in given.run_dir, with what may change taken from the fields `explicit` of `given`.
 
     Raises:
-      UsageError: no run there, or a flag that may not change does.
+      UsageError: no run there, or a field that may not change does.
     """
+    if not given.run_dir:
+        raise UsageError("--resume needs --run_dir, the directory of the run to continue")
+    path = Path(given.run_dir)
     saved, changes = read_config(path), {}
-    for name in sorted(explicit & config.FIELDS.keys() - {"run_dir"}):
+    for name in sorted(set(explicit) & config.FIELDS.keys() - {"run_dir"}):
         value = getattr(given, name)
         if value == getattr(saved, name):
             continue

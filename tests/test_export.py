@@ -205,7 +205,7 @@ class TestLivePublishing:
 
         # Resumed, the best is offered again, and not published twice.
         self.scores(monkeypatch, [-5.0])
-        config = run_dir.resumed_config(tmp_path / "run", tiny("", total_steps=500), {"total_steps"})
+        config = run_dir.resumed_config(tiny(tmp_path / "run", total_steps=500), {"total_steps"})
         train(config, resume=True)
         assert submitted[-1] == (400, -2.0) and saved_model.versions(tmp_path / "model") == [1, 2]
         assert not list((tmp_path / "run").glob("snapshot-*"))

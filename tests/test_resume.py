@@ -161,7 +161,7 @@ def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number,
     assert process.returncode == status, output
     assert output[1].strip().splitlines()[-1].endswith(f"train.py --resume --run_dir={path}")
     assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
-    config = run_dir.resumed_config(path, tiny(path, total_steps=1200), {"total_steps"})
+    config = run_dir.resumed_config(tiny(path, total_steps=1200), {"total_steps"})
     if number == signal.SIGTERM and checkpoint.load(path / "checkpoints")[1]["step"] < 1200:
         train(config, resume=True)
         assert (path / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()

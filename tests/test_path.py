@@ -1,0 +1,80 @@
+"""The whole way, by the commands a user types: train, evaluate, export, serve, query, roll out; and the README."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, command
+
+from ddpg_tf import config, run_dir
+from serve.client import PolicyClient
+
+
+@pytest.fixture
+def served(tmp_path):
+    """Starts `serve.local` on a free port: served(name, base_path) -> URL."""
+    processes = []
+
+    def start(name, base_path):
+        process = subprocess.Popen(
+            [sys.executable, "-m", "serve.local", "--rest_api_port=0", f"--model_name={name}",
+             f"--model_base_path={base_path}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+        processes.append(process)
+        for line in process.stdout:
+            if found := re.search(r"http://\S+", line):
+                return found[0]
+        raise AssertionError("the server did not start")
+
+    yield start
+    for process in processes:
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+
+
+def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
+    run, model = tmp_path / "run", tmp_path / "reacher"
+    flags = {**TINY, "env": "Reacher-v5", "hidden_units": "8,8", "total_steps": 600, "normalize_observations": "true"}
+    done = command("train.py", "--preset=none", *(f"--{name}={value}" for name, value in flags.items()),
+                   f"--run_dir={run}", f"--export_dir={model}")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == "" and "600 steps" in done.stdout  # quiet when not on a terminal
+    best = run_dir.load_policy(run, "best")
+    card = json.loads((max(model.iterdir()) / "assets.extra" / "policy.json").read_text())
+    assert card["step"] == best.step and card["score"] == best.score  # live publishing kept up
+
+    url = served("reacher", model)
+    observation = np.linspace(-1, 1, 10).astype(np.float32)
+    live = best.agent.act(observation[None])[0]
+    np.testing.assert_allclose(PolicyClient(url, "reacher").act(observation), live, atol=2e-5)
+    asked = command("-m", "serve.query", f"--url={url}", "--model_name=reacher",
+                    f"--observation={json.dumps(observation.tolist())}")
+    assert asked.returncode == 0, asked.stderr
+    np.testing.assert_allclose(json.loads(asked.stdout), live, atol=2e-5)
+    rolled = command("-m", "serve.rollout", f"--url={url}", "--model_name=reacher", "--env=Reacher-v5", "--episodes=2")
+    assert rolled.returncode == 0, rolled.stderr
+    assert "p95" in rolled.stdout
+
+
+def test_readme_shows_the_flags_as_they_are():
+    assert config.flag_table() in (ROOT / "README.md").read_text(), "paste the output of python -m ddpg_tf.config"
+
+
+def test_readme_python_example_runs(tmp_path):
+    readme = (ROOT / "README.md").read_text()
+    code = "import numpy as np\n" + re.search(r"```python\n(from ddpg_tf.*?)```", readme, re.S)[1]
+    code = code.replace("2_000", "700")
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert "critic_loss" in done.stdout
+
+
+def test_the_package_says_what_it_is_without_tensorflow():
+    """Vector workers and films import the package; they must not load TensorFlow."""
+    code = "import sys, ddpg_tf, ddpg_tf.envs, ddpg_tf.video, serve.client; print('tensorflow' in sys.modules)"
+    assert command("-c", code).stdout.strip() == "False"
