@@ -84,7 +84,8 @@ def report(runs: list[Run], out: Path, episodes: int) -> str:
     config, versions = runs[0].config, runs[0].versions
     packages = ", ".join(f"{name} {versions[name]}" for name in ("gymnasium", "mujoco", "tensorflow", "keras")
                          if name in versions)
-    lines = [f"# {config.env}, {config.total_steps:,} steps, {len(runs)} seeds", "", f"Measured with {packages}.", "",
+    lines = [f"# {out.name}", "", f"{config.env}, {config.total_steps:,} steps, {len(runs)} seeds; measured with "
+             f"{packages}.", "",
              "| seed | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, run in enumerate(runs):
         lines.append(f"| {run.config.seed} | " + " | ".join(f"{column[row]:.1f}" for column in columns.values()) + " |")

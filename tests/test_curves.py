@@ -1,0 +1,65 @@
+"""Curves and tables over seeds."""
+
+import json
+
+import numpy as np
+import pytest
+
+from benchmarks import curves
+from ddpg_tf import Config
+from ddpg_tf.cli import UsageError
+
+
+@pytest.fixture
+def finished(tmp_path):
+    """`finished(seed, scores, **changes)` is a run directory whose evaluations came out as `scores`."""
+
+    def make(seed, scores, **changes):
+        path = tmp_path / f"run-{seed}"
+        path.mkdir()
+        config = Config(seed=seed, total_steps=100 * len(scores), **changes)
+        (path / "flags.txt").write_text(config.to_flags())
+        (path / "versions.json").write_text(json.dumps({"gymnasium": "1.4.0", "mujoco": "3.11.0"}))
+        rows = [f"{100 * (i + 1)},{episode},{score + 10 * episode - 5},200"
+                for i, score in enumerate(scores) for episode in range(2)]
+        (path / "evaluations.csv").write_text("\n".join(["step,episode,return,length", *rows, ""]))
+        return path
+
+    return make
+
+
+def test_interquartile_mean_forgets_the_extremes_and_the_interval_holds_it():
+    scores = np.array([[-1000.0], [1.0], [2.0], [3.0], [4.0], [5.0], [6.0], [1000.0]])
+    point, (low, high) = curves.interval(scores)
+    assert point == pytest.approx(3.5)  # of 2, 3, 4, 5
+    assert low[0] <= 3.5 <= high[0] and -1000 < low[0] and high[0] < 1000
+    np.testing.assert_array_equal(curves.interval(scores)[1], [low, high])  # the same at every call
+
+
+def test_report_over_seeds(finished, tmp_path, capsys):
+    """Final is the mean of the last ten evaluations of every seed, not the best ones; versions beside the numbers."""
+    runs = [finished(seed, [seed] * 5 + [100 + seed] * 10) for seed in (2, 0, 1)]
+    out = tmp_path / "results" / "toy"
+    curves.main(["curves", *map(str, runs), f"--out={out}", "--episodes=0"])
+    text = (out / "README.md").read_text()
+    assert capsys.readouterr().out.strip() == text.strip()
+    assert "| 0 | 100.0 | 100.0 | 100.0 |" in text and "| 2 | 102.0 | 102.0 | 102.0 |" in text
+    assert "| interquartile mean [95 % interval] | 101.0 [100.0, 102.0]" in text
+    assert "Pendulum-v1" in text and "gymnasium 1.4.0" in text and "mujoco 3.11.0" in text
+    assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "seed-1.csv").read_bytes() == (tmp_path / "run-1" / "evaluations.csv").read_bytes()
+    assert "--seed" not in (out / "flags.txt").read_text() and "--gamma=0.99" in (out / "flags.txt").read_text()
+
+
+def test_runs_that_differ_in_more_than_the_seed_are_not_mixed(finished, tmp_path):
+    runs = [finished(0, [1.0]), finished(1, [1.0], gamma=0.5)]
+    with pytest.raises(UsageError, match="gamma"):
+        curves.main(["curves", *map(str, runs), f"--out={tmp_path / 'out'}", "--episodes=0"])
+
+
+def test_an_unfinished_run_is_refused(finished, tmp_path):
+    run = finished(0, [1.0, 2.0])
+    text = (run / "evaluations.csv").read_text()
+    (run / "evaluations.csv").write_text("\n".join(text.splitlines()[:-2]) + "\n")
+    with pytest.raises(UsageError, match="not finished"):
+        curves.main(["curves", str(run), f"--out={tmp_path / 'out'}", "--episodes=0"])
