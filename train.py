@@ -13,13 +13,11 @@ from ddpg_tf import cli, config
 def main(argv):
     from ddpg_tf import envs
 
-    settings, resume, explicit, preset = config.parse_command_line(argv, __doc__, envs.resolve_id)
-    from ddpg_tf import loop, run_dir
+    settings, resume, preset = config.parse_command_line(argv, __doc__, envs.resolve_id)
+    from ddpg_tf import loop
 
-    if resume:
-        settings = run_dir.resumed_config(settings, explicit)
     if preset:
-        print(f"preset: {preset.name}", file=sys.stderr)
+        print(f"preset: {preset.name}", flush=True)
     try:
         result = loop.train(settings, resume=resume)
     except loop.Interrupted as interrupted:

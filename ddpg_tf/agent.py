@@ -42,9 +42,10 @@ class DDPG:
         self.actor_optimizer.build(self.actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernels(self.critic)
-        observations = tf.TensorSpec([None, None, observation_size], tf.float32)
-        actions = tf.TensorSpec([None, None, len(self.low)], tf.float32)
-        scalars = tf.TensorSpec([None, None], tf.float32)
+        k = config.updates_per_block
+        observations = tf.TensorSpec([k, None, observation_size], tf.float32)
+        actions = tf.TensorSpec([k, None, len(self.low)], tf.float32)
+        scalars = tf.TensorSpec([k, None], tf.float32)
         self._update = tf.function(self._update_block, jit_compile=True, input_signature=[
             Batch(observations, actions, scalars, scalars, observations)])
         self._act = tf.function(lambda observation: self.actor(observation, training=False), jit_compile=True,
@@ -64,10 +65,13 @@ class DDPG:
 
         Returns:
           The mean over the block of each of METRICS.
+        Raises:
+          TypeError: K is not config.updates_per_block, or an array is not float32.
         """
+        batch = Batch(*(_float32(array) for array in batch))
         if self.normalizer:
             self.normalizer.assign_statistics()
-        metrics = self._update(Batch(*(_float32(array) for array in batch)))
+        metrics = self._update(batch)
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     @property
@@ -76,13 +80,13 @@ class DDPG:
         return self._update.experimental_get_tracing_count()
 
     def _update_block(self, batch: Batch):
-        updates = tf.shape(batch.reward)[0]
-        if self.config.updates_per_block == 1:  # a graph loop around a single update costs 1 ms
+        updates = self.config.updates_per_block
+        if updates == 1:  # a graph loop around a single update costs 1 ms
             return self._update_once(Batch(*(array[0] for array in batch)))
         total = tf.zeros([len(METRICS)])
         for k in tf.range(updates):
             total += self._update_once(Batch(*(array[k] for array in batch)))
-        return total / tf.cast(updates, tf.float32)
+        return total / updates
 
     def _update_once(self, batch: Batch):
         """Critic, then actor through the updated critic, then both targets."""

@@ -35,8 +35,8 @@ def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[
         rest = values(list(argv))[1:]
     except flags.Error as error:
         raise UsageError(f"{str(error).strip().splitlines()[0]}. See --help.") from None
-    except OSError as error:  # a --flagfile that cannot be read
-        raise UsageError(f"cannot read {error.filename}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"a flagfile cannot be read: {error}") from None
     if rest and not positional:
         raise UsageError(f"unexpected argument {rest[0]!r}: every option is a flag, --name=value. See --help.")
     return rest

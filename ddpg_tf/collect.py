@@ -57,7 +57,7 @@ class Collector:
           UserError: the policy's action is not finite.
         """
         observation, action = self._observation, self._choose(t)
-        successor, reward, terminated, truncated, _ = self._envs.step(action)
+        successor, reward, terminated, truncated, _ = self._envs.step(action.copy())  # they may write into it
         successor = successor.astype(np.float32)
         self._observation = successor
         self._return += reward

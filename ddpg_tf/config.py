@@ -8,7 +8,7 @@ import json
 import math
 import os
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -139,6 +139,7 @@ class Config:
             raise UsageError(f"env_kwargs is not JSON: {error}") from None
         require(isinstance(kwargs, dict), f"env_kwargs must be a JSON object, not {self.env_kwargs}")
         require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
+        object.__setattr__(self, "env_kwargs", json.dumps(kwargs))  # one line, as a flagfile needs
 
     @property
     def updates_per_block(self) -> int:
@@ -174,17 +175,23 @@ def _coerce(field: dataclasses.Field, value: Any) -> Any:
     try:
         if kind is float:
             return float(value)
-        if kind is int and not isinstance(value, bool) and int(value) == value:
-            return int(value)
-        if kind == tuple[int, ...]:
-            return tuple(int(unit) for unit in ([value] if isinstance(value, int) else value))
+        if kind is int:
+            return _whole(value)
+        if kind == tuple[int, ...] and not isinstance(value, str):
+            return tuple(_whole(unit) for unit in ([value] if isinstance(value, int) else value))
         if kind is str and isinstance(value, dict | os.PathLike):
             return json.dumps(value) if isinstance(value, dict) else os.fspath(value)
         if kind in (bool, str) and isinstance(value, kind):
             return value
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         pass
     raise UsageError(f"{field.name} must be {'integers' if kind == tuple[int, ...] else kind.__name__}, not {value!r}")
+
+
+def _whole(value: Any) -> int:
+    if isinstance(value, bool | str) or int(value) != value:
+        raise ValueError
+    return int(value)
 
 
 def _check(field: dataclasses.Field, value: Any):
@@ -221,8 +228,26 @@ def define_flags(values: flags.FlagValues) -> dict[str, str]:
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 
 
-def from_flags(values: flags.FlagValues) -> Config:
-    return Config(**{name: getattr(values, name) for name in FIELDS})
+def settings_of(values: flags.FlagValues) -> dict[str, Any]:
+    """The Config fields that the flags spell."""
+    settings = {name: getattr(values, name) for name in FIELDS}
+    units = settings["hidden_units"]
+    try:
+        return settings | {"hidden_units": tuple(int(unit) for unit in units)}
+    except ValueError:
+        raise UsageError(f"hidden_units must be integers separated by commas, not {','.join(units)!r}") from None
+
+
+def require_resumable(saved: Config, given: Mapping[str, Any]):
+    """Checks that the fields `given` differ from those of the run `saved` only where a resumed run may.
+
+    Raises:
+      UsageError: a field that may not change does.
+    """
+    for name, field in FIELDS.items():
+        value, own = _coerce(field, given[name]), getattr(saved, name)
+        if value != own and not field.metadata["live"]:
+            raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")
 
 
 def find_preset(preset: str, env_id: str) -> Path | None:
@@ -243,25 +268,49 @@ def find_preset(preset: str, env_id: str) -> Path | None:
     raise UsageError(f"no preset {preset!r}: neither a file nor one of {names}")
 
 
-def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str], str] = str,
-                       ) -> tuple[Config, bool, set[str], Path | None]:
+class CommandLine(typing.NamedTuple):
+    config: Config
+    resume: bool
+    preset: Path | None  # None also when resuming
+
+
+def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str], str] = str) -> CommandLine:
     """Reads train.py's command line: the preset's flags first, then `argv`, so that explicit flags win.
 
-    Returns:
-      (config, resume, names of the flags given in argv, the preset's path or None).
+    When resuming, the run's own flags.txt takes the preset's place.
     """
     values = flags.FlagValues()
     groups = define_flags(values)
     cli.parse(argv, values, doc, groups)
-    explicit = {name for name in values if values[name].present}
-    preset = None if values.resume else find_preset(values.preset, resolve_env(values.env))
-    if preset:
-        values.unparse_flags()
-        for name in explicit:
-            values[name].unparse()
-        cli.parse([argv[0], f"--flagfile={preset}", *argv[1:]], values, doc, groups)
-    values.env = resolve_env(values.env)
-    return from_flags(values), values.resume, explicit, preset
+    first = values.env
+    env = resolve_env(first)
+    preset = None if values.resume else find_preset(values.preset, env)
+    base = flags_file(values.run_dir) if values.resume else preset
+    if base:
+        values = flags.FlagValues()
+        define_flags(values)
+        cli.parse([argv[0], f"--flagfile={base}", *argv[1:]], values, doc)
+    values.env = env if values.env == first else resolve_env(values.env)
+    settings = settings_of(values)
+    if values.resume:  # before these settings are judged together: a change is what is wrong
+        require_resumable(read_flags(base), settings)
+    return CommandLine(Config(**settings), values.resume, preset)
+
+
+def flags_file(run_dir: str | os.PathLike) -> Path:
+    """flags.txt of the run in `run_dir`.
+
+    Raises:
+      UsageError: there is no run.
+    """
+    if not run_dir:
+        raise UsageError("--resume needs --run_dir, the directory of the run to continue")
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise UsageError(f"there is no run directory {path}")
+    if not (path / "flags.txt").is_file():
+        raise UsageError(f"{path} is not a run directory: it has no flags.txt")
+    return path / "flags.txt"
 
 
 def read_flags(path: Path) -> Config:
@@ -269,7 +318,7 @@ def read_flags(path: Path) -> Config:
     values = flags.FlagValues()
     define_flags(values)
     cli.parse(["flags.txt", f"--flagfile={path}"], values, "")
-    return dataclasses.replace(from_flags(values), run_dir=str(path.parent))
+    return dataclasses.replace(Config(**settings_of(values)), run_dir=str(path.parent))
 
 
 def flag_table() -> str:

@@ -33,7 +33,7 @@ def resolve_id(env_id: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except ImportError as error:
+        except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {error}") from None
     _register_dm_control(name)
     current = _current_version(name)
@@ -59,6 +59,8 @@ def _register_dm_control(name: str):
 def _current_version(name: str) -> str | None:
     """The id that runs today: itself, the newest version of a retired or unversioned id, or None."""
     match = re.fullmatch(r"(?P<base>.+?)(?:-v(?P<version>\d+))?", name)
+    if match is None:
+        return None
     versions = {spec.version: spec.id for spec in gym.registry.values()
                 if spec.version is not None and spec.id == f"{match['base']}-v{spec.version}"}
     asked = match["version"]
@@ -80,9 +82,9 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            env = gym.make(env_id.rpartition(":")[2], render_mode=render_mode, disable_env_checker=True,
-                           **(env_kwargs or {}))
-    except (gym.error.Error, ImportError, TypeError, AttributeError) as error:
+            rendering = {"render_mode": render_mode} if render_mode else {}  # not every environment knows the argument
+            env = gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **(env_kwargs or {}), **rendering)
+    except Exception as error:  # constructors raise all kinds of things at arguments they do not like
         raise UserError(f"cannot make {env_id}: {error}") from None
     return FreshWorld(env) if "bipedal_walker" in type(env.unwrapped).__module__ else env
 
@@ -106,7 +108,7 @@ class Replayable(gym.Wrapper):
         actions = (options or {}).get("actions", ())
         observation, info = self.env.reset(seed=seed)
         for action in actions:
-            observation, _, terminated, truncated, info = self.env.step(action)
+            observation, _, terminated, truncated, info = self.env.step(np.array(action))
             if terminated or truncated:
                 break
         return observation, info
@@ -158,6 +160,9 @@ def read_spaces(env: gym.Env, env_id: str) -> Spaces:
         if leaf.dtype == np.uint8 and len(leaf.shape) == 3:
             raise UserError(f"{env_id} has image observations {leaf.shape}: learning from pixels is not there yet")
         name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)) or "observation"
+        if name.startswith("_"):
+            raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, where "
+                            "names do not start with _: rename it")
         if name in leaves or name == "action":
             raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} is {name!r} in a SavedModel, and so is "
                             f"{keys.get(name, 'the action')!r}: rename one")

@@ -56,7 +56,7 @@ class Evaluator:
             if not np.isfinite(chosen).all():
                 raise UserError("the policy's action is not finite: training diverged")
             for i in list(running):
-                observation, reward, terminated, truncated, _ = self._envs[i].step(chosen[i])
+                observation, reward, terminated, truncated, _ = self._envs[i].step(chosen[i].copy())
                 observations[i] = observation
                 returns[i] += reward
                 actions[i].append(chosen[i])

@@ -12,9 +12,9 @@ import numpy as np
 
 from ddpg_tf import checkpoint, replay, run_dir, video
 from ddpg_tf.agent import DDPG
-from ddpg_tf.cli import UserError
+from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.collect import Collector
-from ddpg_tf.config import Config
+from ddpg_tf.config import Config, require_resumable
 from ddpg_tf.evaluate import FIRST_SEED, Evaluator
 from ddpg_tf.logger import Logger, draw_learning_curve
 from ddpg_tf.publish import Publisher
@@ -60,9 +60,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
       UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
       Interrupted: SIGINT or SIGTERM (when called from the main thread).
     """
-    path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
     if resume:
-        config = run_dir.resumed_config(config)
+        require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
+    path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
     spaces = run_dir.read_spaces(config)
     if not resume:
         replay.require_disk(path, replay.ring_bytes(config, spaces.observation_size, spaces.action_size))
@@ -70,9 +70,11 @@ def train(config: Config, *, resume: bool = False) -> Result:
     lock = run_dir.lock(path)
     try:
         found = checkpoint.load(path / "checkpoints") if resume else None
-        if resume:
-            run_dir.write_flags(path, config)
+        if found and config.total_steps < found[1]["step"]:
+            raise UsageError(f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} "
+                             "has made")
         with _Run(config, path, spaces, found) as run, _signals() as interrupted:
+            run_dir.write_flags(path, config)  # a resumed run may have new ones
             return run.until_done(interrupted)
     finally:
         os.close(lock)

@@ -193,13 +193,12 @@ def _open_ring(directory: Path, layout, length: int, rows: int) -> tuple[int, di
 
 def _make_ring(directory: Path, layout, length: int, source: Path | None, rows: int):
     """Reserves the files of a new ring, copies what `source` holds of the first `rows` rows, renames it into place."""
-    partial = directory / "partial"
-    shutil.rmtree(partial, ignore_errors=True)
-    home = directory / f"ring-{length}"
-    shutil.rmtree(home, ignore_errors=True)  # from a run that was killed before its first checkpoint
-    partial.mkdir(parents=True)
     sizes = {name: length * int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (shape, dtype) in layout.items()}
-    require_disk(partial, sum(sizes.values()))
+    partial, home = directory / "partial", directory / f"ring-{length}"
+    for stale in (partial, home):  # of a run that was killed before its first checkpoint
+        shutil.rmtree(stale, ignore_errors=True)
+    require_disk(directory, sum(sizes.values()))
+    partial.mkdir(parents=True)
     for name, (shape, dtype) in layout.items():
         with open(partial / name, "wb") as file:
             # Reserved now: under a sparse file, a full disk kills the process later without a word.

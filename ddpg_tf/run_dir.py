@@ -9,7 +9,6 @@ import os
 import platform
 import time
 import uuid
-from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
@@ -55,31 +54,7 @@ def read_config(path: Path) -> Config:
     Raises:
       UsageError: there is no run.
     """
-    if not path.is_dir():
-        raise UsageError(f"there is no run directory {path}")
-    if not (path / "flags.txt").is_file():
-        raise UsageError(f"{path} is not a run directory: it has no flags.txt")
-    return config.read_flags(path / "flags.txt")
-
-
-def resumed_config(given: Config, explicit: Iterable[str] = config.FIELDS) -> Config:
-    """The Config of the run in given.run_dir, with what may change taken from the fields `explicit` of `given`.
-
-    Raises:
-      UsageError: no run there, or a field that may not change does.
-    """
-    if not given.run_dir:
-        raise UsageError("--resume needs --run_dir, the directory of the run to continue")
-    path = Path(given.run_dir)
-    saved, changes = read_config(path), {}
-    for name in sorted(set(explicit) & config.FIELDS.keys() - {"run_dir"}):
-        value = getattr(given, name)
-        if value == getattr(saved, name):
-            continue
-        if not config.FIELDS[name].metadata["live"]:
-            raise UsageError(f"--{name} cannot change when resuming: {path} has {getattr(saved, name)}, not {value}")
-        changes[name] = value
-    return dataclasses.replace(saved, **changes)
+    return config.read_flags(config.flags_file(path))
 
 
 def lock(path: Path) -> int:

@@ -115,7 +115,7 @@ def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
     """A request of each signature, replayed by the server before the version goes live (SavedModel Warmup document)."""
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-    observation = {name: probes[name][:1] for name in policy.spaces.leaves}
+    observation = {name: probes[f"input/{name}"][:1] for name in policy.spaces.leaves}
     feeds = {"serving_default": observation, "action_value": observation | {"action": probes["given_action"][:1]}}
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, feed in feeds.items():
@@ -128,7 +128,7 @@ def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
 
 
 def _probes(policy: Policy) -> dict[str, np.ndarray]:
-    """7 observations, by input name, with the live networks' answers: what `verify` compares with."""
+    """7 observations, as input/<name>, with the live networks' answers: what `verify` compares with."""
     spaces, agent, rng = policy.spaces, policy.agent, np.random.default_rng(0)
     flat = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
     if agent.normalizer:
@@ -136,7 +136,8 @@ def _probes(policy: Policy) -> dict[str, np.ndarray]:
     given = rng.uniform(spaces.low, spaces.high, size=(7, spaces.action_size)).astype(np.float32)
     ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
     parts = np.split(flat, ends, axis=1)
-    leaves = {name: part.reshape(7, *shape) for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)}
+    leaves = {f"input/{name}": part.reshape(7, *shape)
+              for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)}
     return {**leaves, "given_action": given, "action": agent.act(flat),
             "q": agent.critic([flat, given], training=False).numpy()}
 

@@ -2,8 +2,8 @@
 
     python -m ddpg_tf.verify SAVED_MODEL_DIR PROBES.npz
 
-Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds, for each input name, 7 rows, and the live
-networks' `action` and `q` for them (the actions to be valued are in `given_action`).
+Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds 7 rows of each input, as input/<name>, and the
+live networks' `action` and `q` for them (the actions to be valued are in `given_action`).
 """
 
 import os
@@ -27,7 +27,7 @@ def verify(path: str, probes: dict[str, np.ndarray]):
     Raises:
       ValueError: a signature is missing, answers differ, or a jit-compiled function is reachable.
     """
-    inputs = {name: array for name, array in probes.items() if name not in ("action", "q", "given_action")}
+    inputs = {name.removeprefix("input/"): array for name, array in probes.items() if name.startswith("input/")}
     feeds = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
     expected = {"serving_default": probes["action"], "action_value": probes["q"]}
     _refuse_jit(path)

@@ -1,5 +1,6 @@
 """Policy -> SavedModel: the contract, both loaders, atomic publishing, live publishing."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -157,11 +158,11 @@ def test_export_command_prints_signature_and_request(trained, tmp_path):
     assert sorted(os.listdir(tmp_path / "pendulum")) == ["1"]
 
 
-@pytest.mark.parametrize("env", ["tests.toy_envs:ToyNested-v0"])
-def test_dict_observations_become_named_inputs(tmp_path, tiny, env):
+def test_dict_observations_become_named_inputs(tmp_path, tiny):
     from ddpg_tf._tf import tf
 
-    train(tiny(tmp_path / "run", env=env, total_steps=60, warmup_steps=60, eval_every=0, log_every=0))
+    train(tiny(tmp_path / "run", env="tests.toy_envs:ToyNested-v0", env_kwargs={"max_episode_steps": 9}, total_steps=60,
+               warmup_steps=60, eval_every=0, log_every=0))
     policy = run_dir.load_policy(tmp_path / "run", "latest")
     path = saved_model.publish(policy, tmp_path / "model")
     signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
@@ -205,8 +206,7 @@ class TestLivePublishing:
 
         # Resumed, the best is offered again, and not published twice.
         self.scores(monkeypatch, [-5.0])
-        config = run_dir.resumed_config(tiny(tmp_path / "run", total_steps=500), {"total_steps"})
-        train(config, resume=True)
+        train(dataclasses.replace(run_dir.read_config(tmp_path / "run"), total_steps=500), resume=True)
         assert submitted[-1] == (400, -2.0) and saved_model.versions(tmp_path / "model") == [1, 2]
         assert not list((tmp_path / "run").glob("snapshot-*"))
 

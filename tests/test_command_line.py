@@ -1,0 +1,430 @@
+"""What train.py, export.py and ddpg_tf.evaluate answer to mistakes: one line, non-zero exit, nothing changed."""
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+
+import export
+import train
+from ddpg_tf import cli, config, evaluate, loop, run_dir
+from ddpg_tf.config import FIELDS, Config
+
+ROOT = Path(__file__).parents[1]
+TOY = "tests.toy_envs:ToyCounter-v0"
+# A run that never learns: nothing to compile but the policy.
+QUICK = ["--total_steps=40", "--warmup_steps=1000", "--eval_episodes=2", "--hidden_units=8", "--batch_size=8",
+         "--replay_capacity=64", "--log_every=10"]
+
+
+@pytest.fixture
+def command(monkeypatch, capfd):
+    """Runs a command as its script would; (exit status, stdout, stderr)."""
+
+    def run(main, *arguments):
+        monkeypatch.setattr(sys, "argv", [main.__module__, *map(str, arguments)])
+        capfd.readouterr()
+        with warnings.catch_warnings(), pytest.raises(SystemExit) as end:
+            warnings.resetwarnings()  # Python's own filters rather than pytest's
+            for category in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+                warnings.simplefilter("ignore", category)
+            cli.run(main)
+        return end.value.code, *capfd.readouterr()
+    return run
+
+
+def contents(directory):
+    """{path below: bytes, or None for a directory}"""
+    return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
+            for path in directory.rglob("*")}
+
+
+@pytest.fixture
+def refused(command, tmp_path, monkeypatch):
+    """Runs a command that must fail: checks the one line and that nothing changed; returns the line.
+
+    What would train if it were not refused is kept short: a test that hangs says less than one that fails.
+    """
+    monkeypatch.chdir(tmp_path)
+
+    def run(status, main, *arguments):
+        before = contents(tmp_path)
+        found, out, err = command(main, *arguments)
+        assert re.fullmatch(r"error: [^\n]+\n", err), err
+        assert (found, out) == (status, "")
+        assert contents(tmp_path) == before
+        return err
+    return run
+
+
+@pytest.fixture(scope="module")
+def finished_run(tmp_path_factory):
+    """A run of 40 steps that is done. Copy it before changing it."""
+    path = tmp_path_factory.mktemp("runs") / "finished"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sys, "stderr", open(os.devnull, "w"))  # noqa: SIM115
+        assert not train.main(["train.py", f"--env={TOY}", f"--run_dir={path}", *QUICK])
+    return path
+
+
+@pytest.fixture
+def finished(finished_run, tmp_path):
+    return shutil.copytree(finished_run, tmp_path / "finished")
+
+
+@pytest.fixture
+def no_checkpoint(tmp_path):
+    """A run killed before its first checkpoint."""
+    run_dir.create(tmp_path / "new", Config(env=TOY))
+    return tmp_path / "new"
+
+
+# Help -----------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull", "--helpshort"])
+@pytest.mark.parametrize("main", [train.main, export.main, evaluate.main], ids=lambda main: main.__module__)
+def test_help_exits_0_and_explains_itself(command, main, flag):
+    status, out, err = command(main, flag)
+    assert (status, err) == (0, "") and out.startswith(sys.modules[main.__module__].__doc__.strip()[:40])
+    assert "--run_dir" in out and "--checkpoint" in out and "--flagfile" in out
+
+
+def test_help_names_every_field_with_its_default_under_its_heading(command):
+    _, out, _ = command(train.main, "--help")
+    for name, field in FIELDS.items():
+        line = re.search(rf"^  --{name}: (.*)$", out, re.MULTILINE)
+        assert line, name
+        text = ",".join(map(str, field.default)) if isinstance(field.default, tuple) else str(field.default).lower()
+        assert field.metadata["help"] in line[1] and f"(default: '{text}')" in line[1].lower(), line[0]
+        for choice in field.metadata["choices"]:
+            assert choice in line[1]
+        assert out.index(f"{field.metadata['group']}:\n") < line.start()
+    assert "--resume:" in out and "--preset:" in out
+
+
+# train.py -------------------------------------------------------------------------------------------------------------
+
+ENVIRONMENTS = [
+    ("Pendulam-v1", "did you mean Pendulum-v1"), ("Nothing-like-it", "no environment"), ("", "no environment"),
+    ("CartPole-v1", "continuous"), ("tests.toy_envs:ToyUnboundedAction-v0", "unbounded"),
+    ("tests.toy_envs:ToyImageObservation-v0", "image observations"), ("no_such_module:A-v0", "no_such_module"),
+    ("tests.toy_envs:ToyDiscreteObservation-v0", "needs Box"), ("tests.toy_envs:ToyKeyAction-v0", "action")]
+
+
+@pytest.mark.parametrize("env_id, says", ENVIRONMENTS)
+def test_an_environment_that_cannot_be_trained(refused, env_id, says):
+    assert says in refused(1, train.main, f"--env={env_id}", "--run_dir=new", "--total_steps=40")
+
+
+@pytest.mark.parametrize("env_id, kwargs", [("Pendulum-v1", '{"no_such_argument": 1}'),
+                                            ("LunarLanderContinuous-v3", '{"gravity": 5}'),
+                                            ("HalfCheetah-v5", '{"xml_file": "no_such_file.xml"}')])
+def test_arguments_that_the_environment_rejects(refused, env_id, kwargs):
+    assert "cannot make" in refused(1, train.main, f"--env={env_id}", f"--env_kwargs={kwargs}", "--preset=none",
+                                    "--total_steps=40")
+
+
+@pytest.mark.parametrize("arguments, says", [
+    (["--seed=-1"], "seed"), (["--gamma=1.5"], "gamma"), (["--tau=0"], "tau"), (["--noise=brown"], "noise"),
+    (["--seed=one"], "seed"), (["--total_steps=1e6"], "total_steps"), (["--hidden_units=64,x"], "hidden_units"),
+    (["--replay_capacity=100"], "batch_size"), (["--total_steps=1001", "--num_envs=4"], "num_envs"),
+    (["--update_every=3", "--updates_per_step=0.5"], "updates_per_step"),
+    (["--action_layer=1", "--hidden_units=64"], "action_layer"), (["--env_kwargs={g: 1}"], "env_kwargs"),
+    (["--noise=ou", "--noise_theta=3"], "noise_theta"), (["--learning_rate=1"], "learning_rate"),
+    (["Pendulum-v1"], "'Pendulum-v1'"), (["--seed=1", "stray", "--seed=2"], "'stray'"), (["-"], "'-'"),
+    (["--preset=papers"], "paper"), (["--flagfile=nothing"], "nothing"), (["--seed"], "seed"), (["--preset"], "preset"),
+    (["--resume"], "--run_dir"), (["--resume", "--run_dir=missing"], "missing"),
+    (["--resume", "--run_dir="], "--run_dir")])
+def test_a_command_line_that_is_wrong(refused, arguments, says):
+    assert says in refused(2, train.main, f"--env={TOY}", "--total_steps=40", *arguments)
+
+
+def test_a_run_directory_that_is_not_empty_needs_resume(refused, finished, tmp_path):
+    assert "--resume" in refused(2, train.main, f"--env={TOY}", f"--run_dir={finished}", *QUICK)
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.tex").write_text("precious")
+    assert "mine is not empty" in refused(2, train.main, f"--env={TOY}", "--run_dir=mine", *QUICK)
+    assert "thesis.tex" in refused(2, train.main, f"--env={TOY}", "--run_dir=mine/thesis.tex", *QUICK)
+
+
+def test_a_run_directory_that_cannot_be_made(refused, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert "cannot make file/below" in refused(1, train.main, f"--env={TOY}", "--run_dir=file/below", *QUICK)
+
+
+def test_a_disk_that_is_too_small(refused, monkeypatch):
+    small = shutil.disk_usage("/")._replace(free=1000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
+    message = refused(1, train.main, f"--env={TOY}", "--run_dir=new", *QUICK)  # 40 rows of 34 bytes
+    assert "the replay needs" in message and "GB free" in message and "--replay_capacity" in message
+
+
+def test_a_retired_id_is_warned_of_once(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("")
+    status, _, err = command(train.main, "--env=LunarLanderContinuous-v2", "--run_dir=mine")
+    assert status == 2 and err.count("retired") == 1, err
+    assert "warning: LunarLanderContinuous-v2 is retired: running LunarLanderContinuous-v3\n" in err
+
+
+def test_a_preset_is_announced(command, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine").write_text("")
+    assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine")[1] == "preset: Pendulum-v1.flags\n"
+    assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine", "--preset=none")[1] == ""
+
+
+# train.py --resume ----------------------------------------------------------------------------------------------------
+
+def test_resume_on_a_directory_that_is_no_run(refused, tmp_path):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "thesis.tex").write_text("precious")
+    assert "not a run directory" in refused(2, train.main, "--resume", "--run_dir=foreign")
+    assert "thesis.tex" in refused(2, train.main, "--resume", "--run_dir=foreign/thesis.tex")
+
+
+@pytest.mark.parametrize("text", ["--no_such_flag=1\n", "not flags\n", "--seed=-4\n", "--env_kwargs={\n"])
+def test_resume_on_somebody_elses_flags_txt(refused, tmp_path, text):
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "flags.txt").write_text(text)
+    refused(2, train.main, "--resume", "--run_dir=foreign")
+
+
+CHANGED = dict(env="Pendulum-v1", seed="1", env_kwargs='{"max_episode_steps": 3}', num_envs="2", vectorization="async",
+               warmup_steps="999", update_every="4", updates_per_step="2", hidden_units="9", normalization="layer",
+               batch_norm_momentum="0.9", normalize_observations="true", final_init="0.1", gamma="0.9", tau="0.1",
+               batch_size="16", replay_capacity="300", n_step="2", actor_learning_rate="1", critic_learning_rate="1",
+               critic_l2="1", noise="ou", noise_sigma="1", noise_theta="1", noise_dt="0.1")
+
+
+def test_every_flag_that_may_not_change_is_tried_below():
+    fixed = {name for name, field in FIELDS.items() if not field.metadata["live"]}
+    assert fixed == set(CHANGED) | {"action_layer"}  # which needs a second layer
+
+
+@pytest.mark.parametrize("name", CHANGED)
+def test_a_flag_that_may_not_change_when_resuming(refused, finished, name):
+    message = refused(2, train.main, "--resume", f"--run_dir={finished}", f"--{name}={CHANGED[name]}")
+    assert f"--{name} cannot change" in message
+
+
+def test_a_flag_is_judged_beside_the_runs_own_settings_when_resuming(refused, finished):
+    """100 is below the default batch_size, but not below this run's 8: what is wrong is the change."""
+    message = refused(2, train.main, "--resume", f"--run_dir={finished}", "--replay_capacity=100")
+    assert "--replay_capacity cannot change" in message
+
+
+@pytest.fixture
+def settings_of(command, monkeypatch):
+    """The Config that train.py would resume with."""
+
+    def run(*arguments):
+        def train_nothing(settings, *, resume):
+            assert resume
+            given.append(settings)
+            return loop.Result(Path(settings.run_dir), 1, 1, 0.0, 0.0, 1)
+
+        given = []
+        monkeypatch.setattr(loop, "train", train_nothing)
+        status, _, err = command(train.main, "--resume", *arguments)
+        assert status == 0, err
+        return given[0]
+    return run
+
+
+def test_a_run_may_be_resumed_with_the_flags_it_was_started_with(settings_of, tmp_path):
+    """Also where they made sense with the preset only: 0.02 updates a step need its update_every=50."""
+    path, flags = tmp_path / "run", ["--env=Pendulum-v1", "--updates_per_step=0.02", "--total_steps=50"]
+    settings, *_ = config.parse_command_line(["train.py", *flags], "")
+    run_dir.create(path, settings)
+    found = settings_of(*flags, f"--run_dir={path}")
+    assert (found.update_every, found.updates_per_step, found.total_steps) == (50, 0.02, 50)
+
+
+@pytest.mark.parametrize("name, value", [("total_steps", "80"), ("eval_every", "7"), ("checkpoint_every", "3"),
+                                         ("log_every", "0"), ("video_every", "9"), ("export_dir", "models")])
+def test_a_flag_that_may_change_when_resuming(settings_of, finished_run, name, value):
+    found, saved = settings_of(f"--run_dir={finished_run}", f"--{name}={value}"), run_dir.read_config(finished_run)
+    assert str(getattr(found, name)) == value != str(getattr(saved, name))
+    assert found == dataclasses.replace(saved, **{name: getattr(found, name)})
+
+
+def test_more_steps_take_a_finished_run_further(command, finished):
+    status, out, _ = command(train.main, "--resume", f"--run_dir={finished}", "--total_steps=60")
+    assert status == 0 and "60 steps" in out
+    assert run_dir.read_config(finished).total_steps == 60
+    assert (finished / "metrics.csv").read_text().splitlines()[-1].startswith("60,")
+
+
+def test_a_finished_run_says_so_and_exits_0(command, finished):
+    before = contents(finished)
+    status, out, err = command(train.main, "--resume", f"--run_dir={finished}")
+    assert status == 0 and "is finished: raise --total_steps" in err and "40 steps" in out
+    after = contents(finished)
+    assert {name for name, data in before.items() if after.get(name) != data} <= {"learning_curve.png"}
+
+
+@pytest.mark.parametrize("steps", [39, 10])
+def test_a_run_cannot_be_shortened_to_less_than_it_has_made(refused, finished, steps):
+    assert "total_steps" in refused(2, train.main, "--resume", f"--run_dir={finished}", f"--total_steps={steps}")
+
+
+def test_a_disk_too_small_for_the_longer_run_leaves_the_run_as_it_is(refused, finished, monkeypatch):
+    small = shutil.disk_usage("/")._replace(free=100)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: small)
+    assert "GB free" in refused(1, train.main, "--resume", f"--run_dir={finished}", "--total_steps=4000")
+
+
+def test_a_run_that_another_process_trains(refused, finished):
+    lock = run_dir.lock(finished)
+    try:
+        assert "another process" in refused(1, train.main, "--resume", f"--run_dir={finished}")
+    finally:
+        os.close(lock)
+
+
+def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run):
+    path = tmp_path / "run"
+    flags = ["--env=tests.toy_envs:ToyInterrupted-v0", '--env_kwargs={"at": 25}', f"--run_dir={path}", *QUICK]
+    status, out, err = command(train.main, *flags)
+    assert (status, out) == (130, "")
+    assert err == f"interrupted; continue with: python train.py --resume --run_dir={path}\n"
+    assert [file.stem for file in (path / "checkpoints").iterdir()] == ["000000000025"]
+    status, out, _ = command(train.main, "--resume", f"--run_dir={path}")
+    assert status == 0 and "40 steps" in out
+    # The environment is the finished run's, Ctrl-C aside.
+    assert (path / "evaluations.csv").read_text() == (finished_run / "evaluations.csv").read_text()
+
+
+def test_a_run_without_an_evaluation_cannot_be_shortened_either(command, tmp_path):
+    """There is no return to report yet."""
+    path = tmp_path / "run"
+    command(train.main, "--env=tests.toy_envs:ToyInterrupted-v0", f"--run_dir={path}", *QUICK)
+    status, _, err = command(train.main, "--resume", f"--run_dir={path}", "--total_steps=5")
+    assert status == 2 and err.count("\n") == 1 and "total_steps" in err
+
+
+# export.py and ddpg_tf.evaluate ---------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("main, others", [(export.main, ["--export_dir=models"]), (evaluate.main, [])],
+                         ids=["export", "evaluate"])
+class TestOfARun:
+    def test_no_run_named(self, refused, main, others):
+        assert "--run_dir is missing" in refused(2, main, *others)
+
+    def test_a_directory_that_is_not_there(self, refused, main, others):
+        assert "no run directory missing" in refused(2, main, "--run_dir=missing", *others)
+
+    def test_a_directory_that_is_no_run(self, refused, main, others, tmp_path):
+        (tmp_path / "foreign").mkdir()
+        assert "not a run directory" in refused(2, main, "--run_dir=foreign", *others)
+
+    def test_a_run_without_checkpoint(self, refused, main, others, no_checkpoint):
+        assert "no checkpoint yet" in refused(1, main, f"--run_dir={no_checkpoint}", *others)
+
+    def test_an_unknown_checkpoint(self, refused, main, others, finished):
+        assert "best or latest" in refused(2, main, f"--run_dir={finished}", "--checkpoint=newest", *others)
+
+    def test_a_stray_argument(self, refused, main, others, finished):
+        assert "'stray'" in refused(2, main, f"--run_dir={finished}", *others, "stray")
+
+    def test_an_unknown_flag(self, refused, main, others, finished):
+        assert "episode" in refused(2, main, f"--run_dir={finished}", *others, "--episode=3")
+
+    def test_a_run_whose_checkpoints_are_all_damaged(self, command, main, others, finished, tmp_path, monkeypatch):
+        monkeypatch.chdir(tmp_path)
+        for file in (finished / "checkpoints").iterdir():
+            file.write_bytes(file.read_bytes()[:200])
+        before = contents(tmp_path)
+        status, _, err = command(main, f"--run_dir={finished}", *others)
+        assert status == 1 and "can be read" in err.splitlines()[-1] and "Traceback" not in err
+        assert contents(tmp_path) == before
+
+    def test_a_checkpoint_that_does_not_fit_the_flags(self, refused, main, others, finished):
+        flags = finished / "flags.txt"
+        flags.write_text(flags.read_text().replace("--hidden_units=8\n", "--hidden_units=9\n"))
+        assert "incompatible checkpoint" in refused(1, main, f"--run_dir={finished}", *others)
+
+
+def test_export_needs_a_directory_to_export_to(refused, finished):
+    assert "--export_dir is missing" in refused(2, export.main, f"--run_dir={finished}")
+
+
+@pytest.mark.parametrize("version", ["0", "-1", "one", "1.5"])
+def test_a_version_that_is_no_positive_integer(refused, finished, version):
+    assert "version" in refused(2, export.main, f"--run_dir={finished}", "--export_dir=models", f"--version={version}")
+
+
+@pytest.mark.parametrize("version", [7, 3])
+def test_a_version_that_is_not_above_the_newest(refused, finished, tmp_path, version):
+    (tmp_path / "models" / "7").mkdir(parents=True)
+    assert f"version {version} is not above" in refused(
+        1, export.main, f"--run_dir={finished}", "--export_dir=models", f"--version={version}")
+
+
+def test_an_export_directory_that_is_a_file(refused, finished, tmp_path):
+    (tmp_path / "models").write_text("precious")
+    assert "cannot export to models" in refused(1, export.main, f"--run_dir={finished}", "--export_dir=models")
+
+
+@pytest.mark.parametrize("episodes", ["0", "-3", "many"])
+def test_a_number_of_episodes_that_is_none(refused, finished, episodes):
+    assert "episodes" in refused(2, evaluate.main, f"--run_dir={finished}", f"--episodes={episodes}")
+
+
+def test_evaluate_prints_the_score_of_both_checkpoints(command, finished):
+    for which in ("best", "latest"):
+        status, out, err = command(evaluate.main, f"--run_dir={finished}", "--episodes=3", f"--checkpoint={which}")
+        assert (status, err) == (0, "")
+        scores = r"mean \S+, std \S+, min \S+, max \S+ over 3 episodes\n"
+        assert re.fullmatch(f"{TOY}, {which} checkpoint, step 40: {scores}", out)
+
+
+# As processes ---------------------------------------------------------------------------------------------------------
+
+def process(directory, *command):
+    """Runs a command in `directory`, away from the sources; checks the one line."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, *command], cwd=directory, env=environment, capture_output=True, text=True)
+    assert re.fullmatch(r"error: [^\n]+\n", done.stderr), done.stderr
+    assert done.stdout == "" and not list(directory.iterdir())
+    return done
+
+
+def test_train_as_a_process_fails_in_one_line(tmp_path):
+    done = process(tmp_path, ROOT / "train.py", "--env=Pendulam-v1")
+    assert done.returncode == 1 and "Pendulum-v1" in done.stderr
+
+
+def test_export_as_a_process_fails_in_one_line(tmp_path):
+    """TensorFlow is loaded by then, and has written nothing of its own."""
+    done = process(tmp_path, ROOT / "export.py", "--run_dir=missing", "--export_dir=models")
+    assert done.returncode == 2
+
+
+def test_evaluate_as_a_process_fails_in_one_line(tmp_path):
+    assert process(tmp_path, "-m", "ddpg_tf.evaluate", "--run_dir=missing").returncode == 2
+
+
+def test_help_and_mistakes_answer_without_loading_tensorflow():
+    code = ("import sys, train\n"
+            "for flag in ('--help', '--seed=x', '--env=Pendulam-v1'):\n"
+            "    try: train.main(['train.py', flag])\n"
+            "    except (SystemExit, train.cli.UserError): pass\n"
+            "sys.exit('tensorflow' in sys.modules)")
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_nobody_listening_to_help_is_no_traceback():
+    done = subprocess.run(f"{sys.executable} {ROOT / 'train.py'} --help | head -1", shell=True, capture_output=True,
+                          text=True)
+    assert done.stderr == "" and done.stdout.startswith("Trains")
+
+

@@ -1,0 +1,315 @@
+"""Gymnasium ids -> environments that training can trust."""
+
+import functools
+import re
+import subprocess
+import sys
+import warnings
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ddpg_tf import envs
+from ddpg_tf.cli import UserError
+from ddpg_tf.config import PRESETS
+from tests import toy_envs
+
+TOYS = "tests.toy_envs"
+PRESET_ENVS = sorted(path.stem for path in PRESETS.glob("*-v*.flags"))
+
+
+def toy(name):
+    return f"{TOYS}:Toy{name}-v0"
+
+
+def spaces_of(env_id):
+    return envs.read_spaces(envs.make_env(env_id), env_id)
+
+
+def refusal(env_id):
+    """The message with which `env_id` is refused."""
+    with pytest.raises(UserError) as caught:
+        spaces_of(env_id)
+    return str(caught.value)
+
+
+# Ids ------------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("misspelt, meant", [("Pendulam-v1", "Pendulum-v1"), ("HalfCheeta-v5", "HalfCheetah-v5"),
+                                             (toy("Countr"), "ToyCounter-v0"),
+                                             ("dm_control/cheetah-ran-v0", "dm_control/cheetah-run-v0")])
+def test_near_matches_of_a_misspelt_id_are_named(misspelt, meant):
+    with pytest.raises(UserError, match="did you mean") as caught:
+        envs.resolve_id(misspelt)
+    assert meant in str(caught.value) and misspelt in str(caught.value)
+
+
+@pytest.mark.parametrize("nonsense", ["xqzw", "", "-v1", "Pendulum-v999", "Pendulum-v1-v1", "a\nb", "tests.toy_envs:"])
+def test_an_id_like_nothing_else_is_refused(nonsense):
+    with pytest.raises(UserError, match="no environment"):
+        envs.resolve_id(nonsense)
+
+
+@pytest.mark.parametrize("retired, current", [
+    ("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"), ("BipedalWalker-v2", "BipedalWalker-v3"),
+    ("Pendulum-v0", "Pendulum-v1"), ("HalfCheetah-v2", "HalfCheetah-v5"), ("Hopper-v3", "Hopper-v5"),
+    (f"{TOYS}:ToyVersioned-v1", f"{TOYS}:ToyVersioned-v3")])
+def test_retired_ids_run_as_their_current_version_with_a_warning(retired, current):
+    with pytest.warns(UserWarning, match=f"retired: running {current.rpartition(':')[2]}"):
+        assert envs.resolve_id(retired) == current
+    with pytest.warns(UserWarning, match="retired"):
+        assert envs.make_env(retired).spec.id == current.rpartition(":")[2]
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v4", "HalfCheetah-v5", toy("Counter")])
+def test_current_ids_are_taken_as_they_are_without_a_warning(env_id):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert envs.resolve_id(env_id) == env_id
+
+
+def test_an_id_without_version_runs_as_the_newest():
+    assert envs.resolve_id("BipedalWalker") == "BipedalWalker-v3"
+    assert envs.resolve_id("HalfCheetah") == "HalfCheetah-v5"
+
+
+def test_a_module_that_is_not_there_is_named():
+    with pytest.raises(UserError, match=r"cannot import 'no_such_module'.*--env=no_such_module:Some-v0"):
+        envs.resolve_id("no_such_module:Some-v0")
+
+
+@pytest.mark.parametrize("module", [".", "..", "tests..toy_envs", "tests/toy_envs", "tests.toy_envs:tests.toy_envs"])
+def test_a_module_that_is_no_module_name_is_refused(module):
+    with pytest.raises(UserError, match="cannot import"):
+        envs.resolve_id(f"{module}:ToyCounter-v0")
+
+
+def test_the_module_before_the_colon_is_imported_first():
+    """In a process that has not seen the toys before."""
+    code = "from ddpg_tf import envs; print(envs.make_env('tests.toy_envs:ToyCounter-v0').spec.id)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "ToyCounter-v0", done.stderr
+
+
+def test_no_tensorflow_is_imported_to_make_step_and_describe_an_environment():
+    """Vector workers and the video process: TensorFlow would cost them seconds, and crashes beside a renderer."""
+    code = """
+import sys
+from ddpg_tf import envs
+env = envs.make_flat_env("InvertedPendulum-v5")
+envs.read_spaces(env, "x"), env.reset(seed=0), env.step(env.action_space.sample())
+print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "tensorflow_probability")])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.parametrize("env_id, kwargs", [
+    ("Pendulum-v1", {"no_such_argument": 1}), ("Pendulum-v1", {"id": "x"}), ("Pendulum-v1", {"max_episode_steps": 0}),
+    ("LunarLanderContinuous-v3", {"gravity": 5}), ("HalfCheetah-v5", {"xml_file": "no_such_file.xml"}),
+    (toy("Picky"), {"error": "ValueError"}), (toy("Picky"), {"error": "AssertionError"}),
+    (toy("Picky"), {"error": "OSError"})])
+def test_arguments_that_the_environment_rejects_are_one_message(env_id, kwargs):
+    with pytest.raises(UserError, match="cannot make"):
+        envs.make_env(env_id, kwargs)
+
+
+def test_an_environment_that_takes_no_render_mode_can_be_made():
+    envs.make_env(toy("CannotRender")).reset(seed=0)
+
+
+def test_environment_arguments_arrive():
+    assert envs.make_env("Pendulum-v1", {"g": 3.5, "max_episode_steps": 7}).unwrapped.g == 3.5
+    assert envs.make_env("Pendulum-v1", {"max_episode_steps": 7}).spec.max_episode_steps == 7
+
+
+# Spaces ---------------------------------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("env_id, says", [
+    ("CartPole-v1", "needs continuous actions"), (toy("DiscreteAction"), "needs continuous actions"),
+    (toy("IntegerAction"), "needs continuous actions"), (toy("UnboundedAction"), "unbounded actions"),
+    (toy("MatrixAction"), r"shape \(2, 2\)"), (toy("ImageObservation"), "image observations .* not there yet"),
+    (toy("DictWithImage"), "image observations"), (toy("DiscreteObservation"), "needs Box, or Dict/Tuple of Box"),
+    (toy("DictWithDiscrete"), "needs Box, or Dict/Tuple of Box")])
+def test_environments_that_ddpg_cannot_learn_are_refused(env_id, says):
+    message = refusal(env_id)
+    assert env_id in message
+    assert re.search(says, message), message
+
+
+@pytest.mark.parametrize("name", ["SlashAndUnderscore", "KeyAcrossLevels"])
+def test_observation_keys_that_would_share_a_name_are_refused(name):
+    message = refusal(toy(name))
+    assert "'a_b'" in message and "'a/b'" in message and "rename one" in message
+
+
+def test_an_observation_key_named_action_is_refused():
+    assert "'the action'" in refusal(toy("KeyAction"))
+
+
+def test_bounds_are_per_dimension():
+    spaces = spaces_of(toy("Counter"))
+    np.testing.assert_array_equal(spaces.low, [-1, 0, 2])
+    np.testing.assert_array_equal(spaces.high, [3, 10, 2.5])
+    assert spaces.low.dtype == spaces.high.dtype == np.float32
+    assert (spaces.action_size, spaces.observation_size) == (3, 2)
+    assert spaces.leaves == {"observation": (2,)}
+
+
+def assert_rounded_inwards(space, low, high):
+    assert low.dtype == high.dtype == np.float32
+    assert (low.astype(np.float64) >= space.low).all() and (high.astype(np.float64) <= space.high).all()
+    # And no further than to the next float32.
+    assert (np.nextafter(low, np.float32(-np.inf)).astype(np.float64) < space.low).all()
+    assert (np.nextafter(high, np.float32(np.inf)).astype(np.float64) > space.high).all()
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered")
+def test_float64_bounds_are_rounded_inwards():
+    space = toy_envs.Float64Bounds.action_space
+    spaces = spaces_of(toy("Float64Bounds"))
+    assert_rounded_inwards(space, spaces.low, spaces.high)
+    assert space.contains(spaces.low.astype(np.float64)) and space.contains(spaces.high.astype(np.float64))
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.floats(-1e30, 1e30), st.floats(1e-3, 1e3)), min_size=1, max_size=4))
+def test_any_float64_bounds_are_rounded_inwards(bounds):
+    low = np.array([a for a, _ in bounds])
+    high = low + np.array([width for _, width in bounds]) * np.maximum(1, np.abs(low))
+    space = gym.spaces.Box(low, high, dtype=np.float64)
+    assert_rounded_inwards(space, *envs._float32_bounds(space))
+
+
+def test_nested_observations_are_flattened_in_the_order_of_the_leaves():
+    """What the SavedModel puts together from its named inputs must be what training saw."""
+    env = envs.make_env(toy("Nested"))
+    spaces = envs.read_spaces(env, "x")
+    flat, _ = envs.make_flat_env(toy("Nested")).reset(seed=3)
+    observation, _ = env.reset(seed=3)
+    assert spaces.keys == {"arm_observation_0_a": "arm/observation_0/a", "arm_observation_0_z": "arm/observation_0/z",
+                           "arm_observation_1": "arm/observation_1", "joint_angle": "joint angle",
+                           "velocity": "velocity"}
+    assert spaces.leaves == {"arm_observation_0_a": (), "arm_observation_0_z": (2, 2), "arm_observation_1": (3,),
+                             "joint_angle": (1,), "velocity": (2,)}
+    arm = observation["arm"]
+    named = {"arm_observation_0_a": arm[0]["a"], "arm_observation_0_z": arm[0]["z"], "arm_observation_1": arm[1],
+             "joint_angle": observation["joint angle"], "velocity": observation["velocity"]}
+    np.testing.assert_array_equal(flat, np.concatenate([np.ravel(named[name]) for name in spaces.leaves]))
+    assert spaces.observation_size == flat.size == 11
+
+
+# Environments of the presets ------------------------------------------------------------------------------------------
+
+def rollout(env, seed, steps):
+    """Everything an episode shows under seeded random actions, as one list of arrays."""
+    rng = np.random.default_rng(seed)
+    seen, over = [env.reset(seed=seed)[0]], False
+    for _ in range(steps):
+        if over:
+            break
+        observation, reward, terminated, truncated, _ = env.step(
+            rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32))
+        over = terminated or truncated
+        seen.append(np.append(observation, [reward, terminated, truncated]))
+    return seen
+
+
+def assert_same_rollout(found, expected):
+    assert len(found) == len(expected)
+    for t, (a, b) in enumerate(zip(found, expected, strict=True)):
+        np.testing.assert_array_equal(a, b, err_msg=f"step {t}")
+
+
+def test_every_preset_environment_is_tested_here():
+    assert len(PRESET_ENVS) == 14 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
+
+
+@pytest.mark.parametrize("env_id", [*PRESET_ENVS, "dm_control/cheetah-run-v0"])
+def test_a_used_environment_is_as_good_as_a_fresh_one_after_a_reset(env_id):
+    """Otherwise a resumed run, whose environments are fresh, could not equal an uninterrupted one."""
+    used = envs.make_flat_env(env_id)
+    for seed in range(4):
+        rollout(used, 100 + seed, 15 + 20 * seed)
+        fresh = envs.make_flat_env(env_id)
+        assert_same_rollout(rollout(used, seed, 40), rollout(fresh, seed, 40))
+        fresh.close()
+    used.close()
+
+
+def test_the_worlds_of_bipedal_walker_remember_without_our_wrapper():
+    """So that the test above is known to be able to fail; once Gymnasium mends it, FreshWorld can go."""
+    differ = 0
+    used = gym.make("BipedalWalker-v3")
+    for seed in range(8):
+        rollout(used, 100 + seed, 60)
+        fresh = rollout(gym.make("BipedalWalker-v3"), seed, 40)
+        again = rollout(used, seed, 40)
+        differ += any(not np.array_equal(a, b) for a, b in zip(again, fresh, strict=True))
+    assert differ > 0
+
+
+@pytest.mark.parametrize("env_id", ["Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5",
+                                    "dm_control/cheetah-run-v0"])
+def test_a_reset_with_actions_re_enters_the_episode(env_id):
+    env, rng = envs.make_flat_env(env_id), np.random.default_rng(0)
+    actions = rng.uniform(env.action_space.low, env.action_space.high, (12, *env.action_space.shape)).astype(np.float32)
+    env.reset(seed=5)
+    seen = [env.step(action)[0].copy() for action in actions]
+    other = envs.make_flat_env(env_id)
+    rollout(other, 9, 10)
+    np.testing.assert_array_equal(other.reset(seed=5, options={"actions": actions[:8]})[0], seen[7])
+    for action, expected in zip(actions[8:], seen[8:], strict=True):
+        np.testing.assert_array_equal(other.step(action)[0], expected)
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_one_environment_of_a_vector_re_enters_its_episode_beside_the_other(vectorization):
+    vector = envs.make_vector_env(toy("Steered"), {}, 2, vectorization)
+    try:
+        assert vector.metadata["autoreset_mode"] == gym.vector.AutoresetMode.DISABLED
+        actions = np.random.default_rng(0).uniform(toy_envs.LOW, toy_envs.HIGH, (6, 2, 3)).astype(np.float32)
+        both = np.array([True, True])
+        # Seeds whose episodes are 7 steps long.
+        seeds = [seed for seed in range(100) if episode_length(seed) == 7][:2]
+        vector.reset(seed=seeds, options={"reset_mask": both})
+        seen = [vector.step(action)[0] for action in actions]
+        vector.reset(seed=seeds, options={"reset_mask": both})
+        vector.step(actions[0])
+        found, _ = vector.reset(seed=[0, seeds[1]], options={"reset_mask": ~both | [False, True],
+                                                             "actions": actions[:4, 1]})
+        np.testing.assert_array_equal(found, [seen[0][0], seen[3][1]])
+        found, *_ = vector.step(np.stack([actions[1, 0], actions[4, 1]]))
+        np.testing.assert_array_equal(found, [seen[1][0], seen[4][1]])
+    finally:
+        vector.close()
+
+
+@functools.cache
+def episode_length(seed):
+    env = envs.make_env(toy("Steered"))
+    env.reset(seed=seed)
+    return env.unwrapped.length
+
+
+def test_dm_control_tasks_work_through_shimmy():
+    env_id = "dm_control/cheetah-run-v0"
+    env = envs.make_flat_env(env_id)
+    spaces = spaces_of(env_id)
+    assert spaces.leaves == {"position": (8,), "velocity": (9,)} and spaces.action_size == 6
+    np.testing.assert_array_equal(spaces.low, -np.ones(6))
+    first, _ = env.reset(seed=0)
+    second, reward, terminated, _, _ = env.step(np.ones(6, np.float32))
+    assert first.shape == second.shape == (17,) and np.isfinite(second).all() and not np.array_equal(first, second)
+    assert 0 <= reward <= 1 and not terminated
+
+
+def test_gymnasium_mujoco_box2d_and_dm_control_live_in_one_process():
+    for env_id in ("HalfCheetah-v5", "LunarLanderContinuous-v3", "dm_control/cheetah-run-v0", "Pendulum-v1"):
+        env = envs.make_flat_env(env_id)
+        env.reset(seed=0)
+        observation, *_ = env.step(env.action_space.sample())
+        assert env.observation_space.contains(observation.astype(env.observation_space.dtype))

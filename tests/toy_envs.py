@@ -1,0 +1,223 @@
+"""Tiny environments for the tests, registered by importing this module: --env=tests.toy_envs:ToyCounter-v0.
+
+Imports no TensorFlow, so that vector workers can load it.
+"""
+
+import itertools
+import os
+import signal
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.spaces import Box, Dict, Discrete, Tuple
+
+LOW = np.array([-1, 0, 2], np.float32)  # bounds that differ in every way bounds can
+HIGH = np.array([3, 10, 2.5], np.float32)
+
+
+def unbounded(size: int, dtype=np.float64) -> Box:
+    return Box(-np.inf, np.inf, (size,), dtype)
+
+
+class Toy(gym.Env):
+    """Two observations, three asymmetric actions, never ends; the others change some of it."""
+
+    action_space = Box(LOW, HIGH)
+    observation_space = unbounded(2)
+    render_mode = None
+
+    def __init__(self, render_mode=None):
+        assert render_mode is None
+
+    def reset(self, *, seed=None, options=None):
+        super().reset(seed=seed)
+        self.t, self.start = 0, int(self.np_random.integers(2**20))
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        return self.observe(), 1.0, False, False, {}
+
+    def observe(self):
+        return np.array([self.t, self.start + self.t], np.float64)
+
+
+class Counter(Toy):
+    """Counts its steps; an episode is 1 to 7 steps, and terminates or is truncated. Rewards are 1, 2, 3, ..."""
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.length, self.terminates = int(self.np_random.integers(1, 8)), bool(self.np_random.integers(2))
+        return found
+
+    def step(self, action):
+        self.t += 1
+        over = self.t == self.length
+        return self.observe(), float(self.t), over and self.terminates, over and not self.terminates, {}
+
+
+class CannotRender(Toy):
+    """Takes no render_mode, as many people's own environments do not."""
+
+    def __init__(self):
+        super().__init__()
+
+
+class Echo(Toy):
+    """Observes the action it has executed; reset to zeros."""
+
+    observation_space = unbounded(3, np.float32)
+    executed = np.zeros(3, np.float32)
+
+    def reset(self, *, seed=None, options=None):
+        self.executed = np.zeros(3, np.float32)
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.executed = np.array(action)
+        return super().step(action)
+
+    def observe(self):
+        return self.executed.copy()
+
+
+class Steered(Counter):
+    """What it observes depends on the seed and on every action of the episode."""
+
+    def reset(self, *, seed=None, options=None):
+        self.position = 0.0
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        self.position = np.sin(self.position + float(np.sum(action)))
+        return super().step(action)
+
+    def observe(self):
+        return np.array([self.position, self.start + self.t])
+
+
+class SameBuffer(Toy):
+    """Returns one and the same array every time, changed in place."""
+
+    observation_space = unbounded(2, np.float32)
+    buffer = None
+
+    def observe(self):
+        if self.buffer is None:
+            self.buffer = np.zeros(2, np.float32)
+        self.buffer[:] = super().observe()
+        return self.buffer
+
+
+class ScalesInPlace(Toy):
+    """Writes into the action it is given, as careless environments do."""
+
+    def step(self, action):
+        action *= 0.5
+        return super().step(action)
+
+
+class Forgetful(Counter):
+    """Does not repeat itself where the seed says so: half of the episodes start elsewhere each time."""
+
+    visits = itertools.count(2**21)
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.length = 50
+        if self.np_random.integers(2):
+            self.start = next(self.visits)
+            return self.observe(), {}
+        return found
+
+
+class Interrupted(Counter):
+    """Ctrl-C at step `at` of the process, while the environment steps."""
+
+    def __init__(self, at: int = 10, render_mode=None):
+        super().__init__(render_mode)
+        self.left = at
+
+    def step(self, action):
+        self.left -= 1
+        if self.left == 0:
+            os.kill(os.getpid(), signal.SIGINT)
+        return super().step(action)
+
+
+class Nested(Toy):
+    """Dict in Tuple in Dict, out of alphabetical order, with every kind of leaf that flattens to numbers."""
+
+    observation_space = Dict({
+        "velocity": unbounded(2), "joint angle": unbounded(1, np.float32),
+        "arm": Tuple([Dict({"z": Box(-1, 1, (2, 2)), "a": Box(0, 9, (), np.int64)}), unbounded(3)])})
+
+    def observe(self):
+        self.observation_space.seed(self.start + self.t)
+        return self.observation_space.sample()
+
+
+class SlashAndUnderscore(Toy):
+    observation_space = Dict({"a/b": unbounded(1), "a_b": unbounded(1)})
+
+
+class KeyAcrossLevels(Toy):
+    observation_space = Dict({"a": Dict({"b": unbounded(1)}), "a_b": unbounded(1)})
+
+
+class KeyAction(Toy):
+    observation_space = Dict({"action": unbounded(1)})
+
+
+class DiscreteAction(Toy):
+    action_space = Discrete(3)
+
+
+class IntegerAction(Toy):
+    action_space = Box(0, 5, (2,), np.int64)
+
+
+class UnboundedAction(Toy):
+    action_space = Box(np.array([-1, -np.inf]), np.array([1, 1]), dtype=np.float64)
+
+
+class MatrixAction(Toy):
+    action_space = Box(-1, 1, (2, 2))
+
+
+class ImageObservation(Toy):
+    observation_space = Box(0, 255, (8, 8, 3), np.uint8)
+
+
+class DictWithImage(Toy):
+    observation_space = Dict({"camera": Box(0, 255, (8, 8, 3), np.uint8), "speed": unbounded(1)})
+
+
+class DiscreteObservation(Toy):
+    observation_space = Discrete(5)
+
+
+class DictWithDiscrete(Toy):
+    observation_space = Dict({"gear": Discrete(5), "speed": unbounded(1)})
+
+
+class Float64Bounds(Toy):
+    """Bounds that float32 does not have."""
+
+    action_space = Box(np.array([-0.1, 1 / 3, -1e300]), np.array([0.1, 2 / 3, 1e300]), dtype=np.float64)
+
+
+class Picky(Toy):
+    """Rejects its arguments with whatever `error` names: environments raise all kinds of things."""
+
+    def __init__(self, error: str, render_mode=None):
+        raise {"ValueError": ValueError, "AssertionError": AssertionError, "OSError": OSError}[error]("size too small")
+
+
+for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
+            SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
+            MatrixAction, ImageObservation, DictWithImage, DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky):
+    name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
+    gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")
+# A package that keeps two versions: v1 is retired, v3 runs.
+gym.register("ToyVersioned-v3", entry_point=f"{__name__}:Toy")
