@@ -161,8 +161,8 @@ def read_spaces(env: gym.Env, env_id: str) -> Spaces:
             raise UserError(f"{env_id} has image observations {leaf.shape}: learning from pixels is not there yet")
         name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)) or "observation"
         if name.startswith("_"):
-            raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, where "
-                            "names do not start with _: rename it")
+            raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, "
+                            "where names do not start with _: rename it")
         if name in leaves or name == "action":
             raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} is {name!r} in a SavedModel, and so is "
                             f"{keys.get(name, 'the action')!r}: rename one")
