@@ -99,8 +99,8 @@ class PolicyClient:
 
         Args:
           observation: array-like of the observation's shape `[...]`, or a batch `[N, ...]`. For a policy with
-            several inputs (Dict observations) a mapping from key to such an array; characters of a key outside
-            [A-Za-z0-9_] count as "_".
+            several inputs a Dict or Tuple observation as Gymnasium gives it, a mapping (or tuple) of such arrays,
+            nested or not; characters of a key outside [A-Za-z0-9_] count as "_".
         Returns:
           float32 `[A]`, or `[N, A]` for a batch, in the environment's units.
         Raises:
@@ -188,8 +188,8 @@ def _shape(tensor_shape: Mapping[str, Any]) -> list[int | None] | None:
 
 def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """The request's `inputs`, and whether the observation is a batch."""
-    if isinstance(observation, Mapping):
-        parts = {re.sub(r"[^A-Za-z0-9_]", "_", str(key)): value for key, value in observation.items()}
+    if isinstance(observation, Mapping) or (isinstance(observation, tuple) and len(inputs) > 1):
+        parts = dict(_leaves(observation, ()))
     elif len(inputs) == 1:
         parts = {next(iter(inputs)): observation}
     else:
@@ -211,6 +211,18 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
     if len(batches) > 1:
         raise BadRequest("some parts of the observation are batches, some are not")
     return columns, batches.pop()
+
+
+def _leaves(observation: Any, path: tuple[str, ...]):
+    """(input name, array) of each leaf of a Dict or Tuple observation, named as export.py names them."""
+    if isinstance(observation, Mapping):
+        for key, part in observation.items():
+            yield from _leaves(part, (*path, str(key)))
+    elif isinstance(observation, tuple):
+        for index, part in enumerate(observation):
+            yield from _leaves(part, (*path, f"observation_{index}"))
+    else:
+        yield re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)), observation
 
 
 def _reason(error: requests.ConnectionError) -> str:

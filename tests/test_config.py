@@ -242,9 +242,9 @@ def test_a_retired_id_gets_the_preset_of_its_current_version():
 
 def test_resuming_takes_the_runs_own_flags_for_the_preset(tmp_path):
     (tmp_path / "flags.txt").write_text(Config(env="Pendulum-v1", tau=0.5).to_flags())
-    found, resume, preset = parse("--resume", f"--run_dir={tmp_path}", "--gamma=0.9")
+    found, resume, preset = parse("--resume", f"--run_dir={tmp_path}", "--total_steps=9")
     assert resume and preset is None
-    assert found == Config(env="Pendulum-v1", tau=0.5, gamma=0.9, run_dir=str(tmp_path))
+    assert found == Config(env="Pendulum-v1", tau=0.5, total_steps=9, run_dir=str(tmp_path))
 
 
 # Wrong values ---------------------------------------------------------------------------------------------------------

@@ -12,7 +12,9 @@ from conftest import ROOT, command
 
 from ddpg_tf import loop, run_dir, saved_model, train, verify
 from ddpg_tf.cli import UserError
+from ddpg_tf.envs import make_env
 from ddpg_tf.evaluate import Episode
+from serve import client
 
 LOAD_WITHOUT_THE_PROJECT = """
 import json, sys
@@ -168,6 +170,10 @@ def test_dict_observations_become_named_inputs(tmp_path, tiny):
     signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
     assert {name: tuple(spec.shape[1:]) for name, spec in signature.items()} == policy.spaces.leaves
     assert len(policy.spaces.leaves) > 1
+    observation = make_env("tests.toy_envs:ToyNested-v0").observation_space.sample()
+    columns, batch = client._columns(observation, {
+        name: {"dtype": "DT_FLOAT", "shape": list(spec.shape)} for name, spec in signature.items()})
+    assert columns.keys() == signature.keys() and not batch  # rollout may send what Gymnasium gives
     card = json.loads((path / "assets.extra" / "policy.json").read_text())
     assert {name: leaf["key"] for name, leaf in card["observation"].items()} == policy.spaces.keys
 
