@@ -4,6 +4,7 @@
 """
 
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,12 +29,13 @@ def main(argv):
             raise UsageError(f"--{name} is missing. See --help.")
     if values.checkpoint not in ("best", "latest"):
         raise UsageError(f"checkpoint must be best or latest, not {values.checkpoint!r}")
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently from the verifying process
     from ddpg_tf import run_dir, saved_model
 
     policy = run_dir.load_policy(Path(values.run_dir), values.checkpoint)
     path = saved_model.publish(policy, Path(values.export_dir), values.version)
-    score = "" if policy.score is None else f", evaluation {policy.score:.1f}"
-    print(f"{path}: {policy.config.env}, {values.checkpoint} checkpoint, step {policy.step}{score}")
+    weights = "latest weights" if policy.score is None else f"best weights, evaluation {policy.score:.1f}"
+    print(f"{path}: {policy.config.env}, step {policy.step}, {weights}")
     _explain(path, policy.spaces)
 
 
@@ -44,6 +46,7 @@ def _explain(path: Path, spaces):
     zeros = {leaf: np.zeros(shape).tolist() for leaf, shape in spaces.leaves.items()}
     row = zeros["observation"] if list(zeros) == ["observation"] else zeros
     print(f"""serving_default: {inputs} -> action float32 {[None, spaces.action_size]}
+action_value:    {inputs}, action float32 {[None, spaces.action_size]} -> q float32 [None]
 serve it: python -m serve.local --model_name={name} --model_base_path={path.parent}
 ask it:   curl -d '{json.dumps({"instances": [row]})}' http://localhost:8501/v1/models/{name}:predict""")
 

@@ -1,6 +1,6 @@
 """Learning curves and scores over seeds, from finished run directories.
 
-    python -m benchmarks.curves RUN_DIR... --out=benchmarks/results/NAME [--episodes=100]
+    python -m benchmarks.curves RUN_DIR... [--out=benchmarks/results/NAME] [--episodes=100]
 
 The runs must differ in their seed only. Statistics as Agarwal et al. 2021 (rliable) advise: interquartile mean and
 95 % percentile bootstrap over runs, stratified by task (a report has one task); SciPy computes them. Writes
@@ -22,6 +22,7 @@ from ddpg_tf.config import Config
 from ddpg_tf.logger import read_evaluations
 
 RESAMPLES = 5000
+MARK = "<!-- written by benchmarks.curves -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,15 +40,16 @@ class Run:
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("out", None, "directory for the results", flag_values=values)
+    flags.DEFINE_string("out", None, "directory for the results; default benchmarks/results/<env>", flag_values=values)
     flags.DEFINE_integer("episodes", 100, "episodes on which the last weights of each run are scored again; 0: none",
                          lower_bound=0, flag_values=values)
     paths = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
-    if not paths or not values.out:
-        raise UsageError("name the run directories and --out. See --help.")
+    if not paths:
+        raise UsageError("name the run directories. See --help.")
     runs = sorted((_read(path, values.episodes) for path in paths), key=lambda run: run.config.seed)
     _require_same_flags(runs)
-    out = Path(values.out)
+    out = Path(values.out or Path("benchmarks/results") / runs[0].config.env.replace("/", "-").replace(":", "-"))
+    _require_own(out)
     out.mkdir(parents=True, exist_ok=True)
     steps, scores = _align(runs)
     curve = interval(scores)
@@ -84,7 +86,7 @@ def report(runs: list[Run], out: Path, episodes: int) -> str:
     config, versions = runs[0].config, runs[0].versions
     packages = ", ".join(f"{name} {versions[name]}" for name in ("gymnasium", "mujoco", "tensorflow", "keras")
                          if name in versions)
-    lines = [f"# {out.name}", "", f"{config.env}, {config.total_steps:,} steps, {len(runs)} seeds; measured with "
+    lines = [MARK, f"# {out.name}", "", f"{config.env}, {config.total_steps:,} steps, {len(runs)} seeds; measured with "
              f"{packages}.", "",
              "| seed | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
     for row, run in enumerate(runs):
@@ -98,6 +100,13 @@ def report(runs: list[Run], out: Path, episodes: int) -> str:
               f"{run.config.seed}" for run in runs]
     lines += [f"python -m benchmarks.curves runs/{out.name}-* --out={out}", "```", ""]
     return "\n".join(lines)
+
+
+def _require_own(out: Path):
+    """Refuses to write over what this command has not written."""
+    readme = out / "README.md"
+    if (out / "checkpoints").exists() or (readme.exists() and not readme.read_text().startswith(MARK)):
+        raise UsageError(f"{out} holds something else: choose another --out")
 
 
 def _read(path: Path, episodes: int) -> Run:

@@ -75,4 +75,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
     except BrokenPipeError:  # the reader of our output (head, less) left
         sys.stderr.close()
         status = 1
+    except OSError as error:  # the disk is full, a directory is not ours, ...
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
     sys.exit(status or 0)

@@ -3,6 +3,7 @@
 Nothing else in the project reads a flag. Imports neither TensorFlow nor Gymnasium.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -107,11 +108,9 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = _coerce(field, getattr(self, field.name))
+            value = _canonical(field.name, _coerce(field, getattr(self, field.name)), self.num_envs)
             object.__setattr__(self, field.name, value)
             _check(field, value)
-        if self.update_every == 0:
-            object.__setattr__(self, "update_every", self.num_envs)
         self._check_combinations()
 
     def _check_combinations(self):
@@ -139,7 +138,6 @@ class Config:
             raise UsageError(f"env_kwargs is not JSON: {error}") from None
         require(isinstance(kwargs, dict), f"env_kwargs must be a JSON object, not {self.env_kwargs}")
         require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
-        object.__setattr__(self, "env_kwargs", json.dumps(kwargs))  # one line, as a flagfile needs
 
     @property
     def updates_per_block(self) -> int:
@@ -188,6 +186,16 @@ def _coerce(field: dataclasses.Field, value: Any) -> Any:
     raise UsageError(f"{field.name} must be {'integers' if kind == tuple[int, ...] else kind.__name__}, not {value!r}")
 
 
+def _canonical(name: str, value: Any, num_envs: int) -> Any:
+    """One spelling of each setting, fit for a flagfile: the default of update_every, JSON on one line."""
+    if name == "update_every":
+        return value or num_envs
+    if name == "env_kwargs":
+        with contextlib.suppress(json.JSONDecodeError):
+            return json.dumps(json.loads(value))
+    return value
+
+
 def _whole(value: Any) -> int:
     if isinstance(value, bool | str) or int(value) != value:
         raise ValueError
@@ -221,7 +229,8 @@ def define_flags(values: flags.FlagValues) -> dict[str, str]:
         note = f"; one of {', '.join(limits['choices'])}" if limits["choices"] else ""
         define(name, default, field.metadata["help"] + note, flag_values=values)
     flags.DEFINE_boolean("resume", False, "continue the run in --run_dir from its newest checkpoint; only total_steps, "
-                         "the intervals of evaluation, log, checkpoint and video, and export_dir may change",
+                         "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir and "
+                         "keep_versions may change",
                          flag_values=values)
     flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where "
                         "there is one), none, a name in ddpg_tf/presets, or a path", flag_values=values)
@@ -245,7 +254,7 @@ def require_resumable(saved: Config, given: Mapping[str, Any]):
       UsageError: a field that may not change does.
     """
     for name, field in FIELDS.items():
-        value, own = _coerce(field, given[name]), getattr(saved, name)
+        value, own = _canonical(name, _coerce(field, given[name]), given["num_envs"]), getattr(saved, name)
         if value != own and not field.metadata["live"]:
             raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")
 

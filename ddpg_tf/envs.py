@@ -157,7 +157,7 @@ def read_spaces(env: gym.Env, env_id: str) -> Spaces:
     for path, leaf in _observation_leaves(env.observation_space, ()):
         if not isinstance(leaf, Box):
             raise UserError(f"{env_id} has an observation of {leaf}: ddpg_tf needs Box, or Dict/Tuple of Box")
-        if leaf.dtype == np.uint8 and len(leaf.shape) == 3:
+        if leaf.dtype == np.uint8 and len(leaf.shape) > 1:
             raise UserError(f"{env_id} has image observations {leaf.shape}: learning from pixels is not there yet")
         name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)) or "observation"
         if name.startswith("_"):

@@ -91,7 +91,8 @@ def main(argv: Sequence[str]):
     episodes = evaluator.run(policy.agent.act)
     evaluator.close()
     returns = np.array([episode.episode_return for episode in episodes])
-    print(f"{policy.config.env}, {values.checkpoint} checkpoint, step {policy.step}: mean {returns.mean():.2f}, "
+    weights = "latest" if policy.score is None else "best"
+    print(f"{policy.config.env}, {weights} weights, step {policy.step}: mean {returns.mean():.2f}, "
           f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes")
     if values.video and video.record(Path(values.video), policy.config.env, policy.config.env_kwargs, FIRST_SEED,
                                      episodes[0].actions):

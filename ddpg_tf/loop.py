@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import signal
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -55,7 +56,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
     Args:
       config: hyperparameters; `run_dir` may be empty for a new directory below runs/.
       resume: continue the run in config.run_dir from its newest checkpoint; `config` may differ from the run's own
-        in total_steps, the intervals of evaluation, log, checkpoint and video, and export_dir.
+        in total_steps, eval_episodes, the intervals of evaluation, log, checkpoint and video, and where to export.
     Raises:
       UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
       Interrupted: SIGINT or SIGTERM (when called from the main thread).
@@ -64,17 +65,23 @@ def train(config: Config, *, resume: bool = False) -> Result:
         require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
     spaces = run_dir.read_spaces(config)
+    if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
+        raise UsageError(f"export_dir {config.export_dir} is not a directory")
     if not resume:
         replay.require_disk(path, replay.ring_bytes(config, spaces.observation_size, spaces.action_size))
         run_dir.create(path, config)
+        if config.learning_starts >= config.total_steps:
+            warnings.warn(f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
+                          f"batch_size) and total_steps is {config.total_steps}", stacklevel=2)
     lock = run_dir.lock(path)
     try:
         found = checkpoint.load(path / "checkpoints") if resume else None
         if found and config.total_steps < found[1]["step"]:
             raise UsageError(f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} "
                              "has made")
-        with _Run(config, path, spaces, found) as run, _signals() as interrupted:
+        with _signals() as interrupted, _Run(config, path, spaces, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
+            run_dir.write_versions(path)
             return run.until_done(interrupted)
     finally:
         os.close(lock)
@@ -85,9 +92,11 @@ class _Run:
 
     def __init__(self, config: Config, path: Path, spaces, found):
         self._config, self._path = config, path
-        arrays, meta = found or ({}, {"step": 0, "best_step": None, "best_score": None, "last_score": None})
+        start = {"step": 0, "best_step": None, "best_score": None, "last_step": None, "last_score": None}
+        arrays, meta = found or ({}, start)
         self._step = meta["step"]
-        self._best_step, self._best_score, self._last_score = meta["best_step"], meta["best_score"], meta["last_score"]
+        self._best_step, self._best_score = meta["best_step"], meta["best_score"]
+        self._last_step, self._last_score = meta["last_step"], meta["last_score"]
         self._best = checkpoint.select(arrays, "best")
         self._agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         if found:
@@ -139,6 +148,9 @@ class _Run:
                 self._checkpoint()
             if interrupted and not last:
                 raise Interrupted(interrupted[0], self._path)
+        if self._last_step != self._step:  # resumed where it had been interrupted, with total_steps to match
+            self._evaluate()
+            self._checkpoint()
         return Result(self._path, self._step, self._step - first, self._last_score, self._best_score, self._best_step)
 
     def _collect(self):
@@ -164,6 +176,7 @@ class _Run:
     def _evaluate(self):
         config = self._config
         episodes = self._evaluator.run(self._agent.act)
+        self._last_step = self._step
         score = self._last_score = float(np.mean([episode.episode_return for episode in episodes]))
         self._logger.evaluation(self._step, [(episode.episode_return, episode.length) for episode in episodes])
         if self._best_score is None or score > self._best_score:
@@ -179,8 +192,8 @@ class _Run:
         parts = {"agent": self._agent.state(), "collector": self._collector.state(), "best": self._best}
         arrays = {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
         checkpoint.save(self._path / "checkpoints", self._step, arrays, {
-            "best_step": self._best_step, "best_score": self._best_score, "last_score": self._last_score,
-            "seconds": self._logger.seconds, "logger": self._logger.state()})
+            "best_step": self._best_step, "best_score": self._best_score, "last_step": self._last_step,
+            "last_score": self._last_score, "seconds": self._logger.seconds, "logger": self._logger.state()})
 
 
 def _due(before: int, now: int, every: int) -> bool:

@@ -1,5 +1,7 @@
 """Live publishing: each better policy becomes a SavedModel version in a process of its own, while training goes on."""
 
+import fcntl
+import os
 import threading
 import warnings
 from pathlib import Path
@@ -66,11 +68,17 @@ def _main(argv):
         state = dict(file)
     step, score = int(state.pop("step")), float(state.pop("score"))
     name = run_dir.identity(run)
-    if step in saved_model.published(export_dir, name).values():
-        return  # by this run before it was interrupted
-    policy = run_dir.restore_policy(run_dir.read_config(run), state, step, score, name)
-    saved_model.publish(policy, export_dir)
-    saved_model.prune(export_dir, name, keep)
+    export_dir.mkdir(parents=True, exist_ok=True)
+    turn = os.open(export_dir, os.O_RDONLY)
+    try:
+        fcntl.flock(turn, fcntl.LOCK_EX)  # a killed training's last publication may still be under way
+        if step <= max(saved_model.published(export_dir, name).values(), default=-1):
+            return  # published before the training was killed; each later step is better
+        policy = run_dir.restore_policy(run_dir.read_config(run), state, step, score, name)
+        saved_model.publish(policy, export_dir, live=True)
+        saved_model.prune(export_dir, name, keep)
+    finally:
+        os.close(turn)
 
 
 if __name__ == "__main__":

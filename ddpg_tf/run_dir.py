@@ -39,13 +39,18 @@ def create(path: Path, run_config: Config):
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
     write_flags(path, run_config)
-    versions = {"run": uuid.uuid4().hex, **package_versions()}
-    text = json.dumps(versions, indent=1)
-    checkpoint.write_atomically(path / "versions.json", lambda file: file.write(text.encode()))
+    write_versions(path)
 
 
 def write_flags(path: Path, run_config: Config):
     checkpoint.write_atomically(path / "flags.txt", lambda file: file.write(run_config.to_flags().encode()))
+
+
+def write_versions(path: Path):
+    """versions.json, with the run's random name; one that is there stays."""
+    if not (path / "versions.json").exists():
+        text = json.dumps({"run": uuid.uuid4().hex, **package_versions()}, indent=1)
+        checkpoint.write_atomically(path / "versions.json", lambda file: file.write(text.encode()))
 
 
 def read_config(path: Path) -> Config:
@@ -73,10 +78,7 @@ def lock(path: Path) -> int:
 
 def identity(path: Path) -> str:
     """The run's own random name, by which published versions know it."""
-    try:
-        return json.loads((path / "versions.json").read_text())["run"]
-    except (OSError, ValueError, KeyError):
-        return ""  # killed between flags.txt and versions.json
+    return json.loads((path / "versions.json").read_text())["run"]
 
 
 def package_versions() -> dict[str, str]:
@@ -94,7 +96,8 @@ class Policy:
     Attributes:
       agent: DDPG with the chosen actor and critic.
       step: environment step of the weights.
-      score: mean return of the evaluation at that step; None for the latest weights, which may have had none.
+      score: mean return of the evaluation at that step; None for the latest weights, which may have had none. Before
+        the first evaluation the best weights are the latest.
     """
 
     config: Config

@@ -16,11 +16,12 @@ from ddpg_tf.run_dir import Policy
 _PARTIAL = "partial-"  # a name that no integer parser takes: TF Serving does not see it
 
 
-def publish(policy: Policy, export_dir: Path, version: int | None = None) -> Path:
+def publish(policy: Policy, export_dir: Path, version: int | None = None, *, live: bool = False) -> Path:
     """Writes `policy` beside the versions in `export_dir`, verifies it there, and renames it to its version.
 
     Args:
       version: the directory's name; default one above every existing one.
+      live: published by training, which may delete it again (`prune`).
     Returns:
       The version's directory.
     Raises:
@@ -37,7 +38,7 @@ def publish(policy: Policy, export_dir: Path, version: int | None = None) -> Pat
         partial = export_dir / f"{_PARTIAL}{os.getpid()}"
         probes = _probes(policy)
         try:
-            _write(policy, partial, probes)
+            _write(policy, partial, probes, live)
             _verify(partial, probes)
             return _rename(partial, export_dir, version)
         finally:
@@ -52,27 +53,27 @@ def versions(export_dir: Path) -> list[int]:
 
 
 def published(export_dir: Path, run: str) -> dict[int, int]:
-    """{version: training step} of what the run named `run` has published in `export_dir`."""
+    """{version: training step} of what training in the run named `run` has published in `export_dir`."""
     found = {}
     for version in versions(export_dir):
         try:
             card = json.loads((export_dir / str(version) / "assets.extra" / "policy.json").read_text())
         except (OSError, ValueError):
             continue
-        if run and card.get("run") == run:
+        if card.get("run") == run and card.get("live"):
             found[version] = card["step"]
     return found
 
 
 def prune(export_dir: Path, run: str, keep: int):
-    """Deletes all but the newest `keep` versions of the run named `run`."""
+    """Deletes all but the newest `keep` versions that training in the run named `run` has published."""
     for version in sorted(published(export_dir, run))[:-keep]:
         trash = export_dir / f"{_PARTIAL}{os.getpid()}-{version}"
         (export_dir / str(version)).rename(trash)  # a version is there whole, or not at all
         shutil.rmtree(trash)
 
 
-def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
+def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool):
     """The SavedModel contract: serving_default (observation -> action), action_value (observation, action -> q)."""
     actor, critic, leaves = policy.agent.actor, policy.agent.critic, policy.spaces.leaves
 
@@ -93,7 +94,7 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
     extra = path / "assets.extra"
     extra.mkdir()
     _write_warmup(policy, extra / "tf_serving_warmup_requests", probes)
-    (extra / "policy.json").write_text(json.dumps(_card(policy), indent=1))
+    (extra / "policy.json").write_text(json.dumps(_card(policy) | {"live": live}, indent=1))
 
 
 def _card(policy: Policy) -> dict:

@@ -12,7 +12,6 @@ import sys
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the learner may hold the accelerator
 
 import numpy as np
-from tensorflow.core.protobuf.saved_model_pb2 import SavedModel
 
 from ddpg_tf._tf import tf
 
@@ -56,6 +55,8 @@ def _compare(loader: str, signature: str, found: np.ndarray, expected: np.ndarra
 
 def _refuse_jit(path: str):
     """TF Serving answers every request to a jit-compiled function with 'XLA compilation disabled'."""
+    from tensorflow.core.protobuf.saved_model_pb2 import SavedModel  # once TensorFlow is there, quietly
+
     with open(os.path.join(path, "saved_model.pb"), "rb") as file:
         model = SavedModel.FromString(file.read())
     for graph in model.meta_graphs:

@@ -294,7 +294,7 @@ def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finis
     flags = ["--env=tests.toy_envs:ToyInterrupted-v0", '--env_kwargs={"at": 25}', f"--run_dir={path}", *QUICK]
     status, out, err = command(train.main, *flags)
     assert (status, out) == (130, "")
-    assert err == f"interrupted; continue with: python train.py --resume --run_dir={path}\n"
+    assert err.splitlines()[-1] == f"interrupted; continue with: python train.py --resume --run_dir={path}"
     assert [file.stem for file in (path / "checkpoints").iterdir()] == ["000000000025"]
     status, out, _ = command(train.main, "--resume", f"--run_dir={path}")
     assert status == 0 and "40 steps" in out
@@ -383,7 +383,7 @@ def test_evaluate_prints_the_score_of_both_checkpoints(command, finished):
         status, out, err = command(evaluate.main, f"--run_dir={finished}", "--episodes=3", f"--checkpoint={which}")
         assert (status, err) == (0, "")
         scores = r"mean \S+, std \S+, min \S+, max \S+ over 3 episodes\n"
-        assert re.fullmatch(f"{TOY}, {which} checkpoint, step 40: {scores}", out)
+        assert re.fullmatch(f"{TOY}, {which} weights, step 40: {scores}", out)
 
 
 # As processes ---------------------------------------------------------------------------------------------------------

@@ -45,6 +45,7 @@ def test_report_over_seeds(finished, tmp_path, capsys):
     assert capsys.readouterr().out.strip() == text.strip()
     assert "| 0 | 100.0 | 100.0 | 100.0 |" in text and "| 2 | 102.0 | 102.0 | 102.0 |" in text
     assert "| interquartile mean [95 % interval] | 101.0 [100.0, 102.0]" in text
+    curves.main(["curves", *map(str, runs), f"--out={out}", "--episodes=0"])  # over its own results, it may
     assert "Pendulum-v1" in text and "gymnasium 1.4.0" in text and "mujoco 3.11.0" in text
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")
     assert (out / "seed-1.csv").read_bytes() == (tmp_path / "run-1" / "evaluations.csv").read_bytes()
@@ -63,3 +64,11 @@ def test_an_unfinished_run_is_refused(finished, tmp_path):
     (run / "evaluations.csv").write_text("\n".join(text.splitlines()[:-2]) + "\n")
     with pytest.raises(UsageError, match="not finished"):
         curves.main(["curves", str(run), f"--out={tmp_path / 'out'}", "--episodes=0"])
+
+
+def test_nothing_else_is_written_over(finished, tmp_path):
+    run = finished(0, [1.0])
+    (tmp_path / "README.md").write_text("# mine")
+    with pytest.raises(UsageError, match="something else"):
+        curves.main(["curves", str(run), f"--out={tmp_path}", "--episodes=0"])
+    assert (tmp_path / "README.md").read_text() == "# mine"

@@ -128,13 +128,16 @@ def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
     monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
-    assert saved_model.publish(policy, tmp_path).name == "8"
-    assert saved_model.publish(policy, tmp_path, version=20).name == "20"
+    assert saved_model.publish(policy, tmp_path, live=True).name == "8"
+    assert saved_model.publish(policy, tmp_path, version=20, live=True).name == "20"
     with pytest.raises(UserError, match="not above"):
         saved_model.publish(policy, tmp_path, version=20)
     assert saved_model.versions(tmp_path) == [7, 8, 20]
     saved_model.prune(tmp_path, policy.run, keep=1)
     assert saved_model.versions(tmp_path) == [7, 20]  # 7 is not this run's
+    assert saved_model.publish(policy, tmp_path).name == "21"  # by hand, which training does not count
+    saved_model.prune(tmp_path, policy.run, keep=1)
+    assert saved_model.versions(tmp_path) == [7, 20, 21]
 
 
 def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):

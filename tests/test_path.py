@@ -66,7 +66,7 @@ def test_readme_shows_the_flags_as_they_are():
 
 def test_readme_python_example_runs(tmp_path):
     readme = (ROOT / "README.md").read_text()
-    code = "import numpy as np\n" + re.search(r"```python\n(from ddpg_tf.*?)```", readme, re.S)[1]
+    code = re.search(r"```python\n(import numpy.*?)```", readme, re.S)[1]
     code = code.replace("2_000", "700")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
                           env={**os.environ, "PYTHONPATH": str(ROOT)})

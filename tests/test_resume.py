@@ -1,5 +1,6 @@
 """A run that is killed and resumed ends as one that never was: checkpoints, signals, determinism."""
 
+import contextlib
 import dataclasses
 import signal
 import subprocess
@@ -13,6 +14,8 @@ from conftest import ROOT, command, timeless
 
 from ddpg_tf import checkpoint, loop, run_dir, train
 from ddpg_tf.cli import UserError
+from ddpg_tf.config import parse_command_line
+from ddpg_tf.logger import read_evaluations
 
 
 def assert_same_run(one, other):
@@ -166,6 +169,38 @@ def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number,
     if number == signal.SIGTERM and checkpoint.load(path / "checkpoints")[1]["step"] < 1200:
         train(config, resume=True)
         assert (path / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
+
+
+def test_resuming_with_total_steps_at_the_interruption_evaluates_there(tmp_path, tiny, monkeypatch):
+    received = []
+
+    def interrupted_at_300(self):
+        collect(self)
+        if self._step == 300:
+            received.append(signal.SIGINT)
+
+    collect = loop._Run._collect
+    with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
+        patch.setattr(loop, "_signals", lambda: contextlib.nullcontext(received))
+        patch.setattr(loop._Run, "_collect", interrupted_at_300)
+        train(tiny(tmp_path / "run", eval_every=0))
+    result = train(tiny(tmp_path / "run", eval_every=0, total_steps=300), resume=True)
+    assert list(read_evaluations(tmp_path / "run" / "evaluations.csv")) == [300] and result.last_return < 0
+    again = train(tiny(tmp_path / "run", eval_every=0, total_steps=300), resume=True)
+    assert list(read_evaluations(tmp_path / "run" / "evaluations.csv")) == [300] and again == result
+
+
+def test_the_same_flags_with_resume_are_the_same_run(tmp_path, tiny):
+    """Spelt as the user spelt them: 0 for the default of update_every, JSON without spaces."""
+    path = tmp_path / "run"
+    flags = ["--env=Pendulum-v1", "--preset=none", '--env_kwargs={"g":5}', "--update_every=0", f"--run_dir={path}"]
+    run_dir.create(path, parse_command_line(["train.py", *flags], "").config)
+    assert parse_command_line(["train.py", *flags, "--resume"], "").config == run_dir.read_config(path)
+
+
+def test_a_run_too_short_to_learn_is_warned_of(tmp_path, tiny):
+    with pytest.warns(UserWarning, match="nothing will be learnt"):
+        train(tiny(tmp_path / "run", total_steps=100, warmup_steps=100))
 
 
 def test_a_finished_run_says_so_and_exits_0(trained):
