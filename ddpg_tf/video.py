@@ -43,6 +43,7 @@ def _main(env_id: str, env_kwargs: str, seed: str, actions: str, out: str):
 
     env = envs.make_env(env_id, json.loads(env_kwargs), render_mode="rgb_array")
     env.reset(seed=int(seed))
+    _follow(env)
     frames = [env.render()]
     for action in np.load(actions):
         env.step(action)
@@ -53,6 +54,17 @@ def _main(env_id: str, env_kwargs: str, seed: str, actions: str, out: str):
     imageio.mimwrite(partial, [frame[:height, :width] for frame in frames], fps=fps)
     os.replace(partial, out)
     env.close()
+
+
+def _follow(env):
+    """Uses the model's tracking camera: since 1.4, Gymnasium's own stays where most MuJoCo robots have left."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None:
+        import mujoco
+
+        camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        if camera != -1:
+            renderer.camera_id = camera
 
 
 if __name__ == "__main__":
