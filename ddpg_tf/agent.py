@@ -169,8 +169,12 @@ class DDPG:
 
     def policy_state(self) -> dict[str, np.ndarray]:
         """The part of `state` that acting and the exported signatures need: actor and critic."""
-        return {name: variable.numpy() for name, variable in self.variables().items()
-                if name.startswith(("actor/", "critic/"))}
+        return self.policy_part({name: variable.numpy() for name, variable in self.variables().items()})
+
+    @staticmethod
+    def policy_part(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """What `policy_state` would have returned when `state` was taken."""
+        return {name: array for name, array in state.items() if name.startswith(("actor/", "critic/"))}
 
     def load_policy_state(self, state: Mapping[str, np.ndarray]):
         """Restores what `policy_state` returned; raises as `load_state` does."""

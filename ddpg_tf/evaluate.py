@@ -82,8 +82,6 @@ def main(argv: Sequence[str]):
         raise UsageError("--run_dir is missing: the directory of the run to evaluate")
     if values.episodes < 1:
         raise UsageError(f"episodes must be at least 1, not {values.episodes}")
-    if values.checkpoint not in ("best", "latest"):
-        raise UsageError(f"checkpoint must be best or latest, not {values.checkpoint!r}")
     from ddpg_tf import run_dir
 
     policy = run_dir.load_policy(Path(values.run_dir), values.checkpoint)

@@ -79,9 +79,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
         if found and config.total_steps < found[1]["step"]:
             raise UsageError(f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} "
                              "has made")
+        run_dir.write_versions(path)  # a run killed at once may not have any
         with _signals() as interrupted, _Run(config, path, spaces, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
-            run_dir.write_versions(path)
             return run.until_done(interrupted)
     finally:
         os.close(lock)

@@ -39,7 +39,6 @@ def create(path: Path, run_config: Config):
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
     write_flags(path, run_config)
-    write_versions(path)
 
 
 def write_flags(path: Path, run_config: Config):
@@ -112,8 +111,10 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     """The `best` or `latest` policy of the run in `path`.
 
     Raises:
-      UserError: no run, no checkpoint, or one that does not fit its flags.
+      UserError: no run, no checkpoint, or one that does not fit its flags; `which` is neither.
     """
+    if which not in ("best", "latest"):
+        raise UsageError(f"checkpoint must be best or latest, not {which!r}")
     run_config = read_config(path)
     found = checkpoint.load(path / "checkpoints")
     if found is None:
@@ -122,9 +123,8 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     if which == "best" and meta["best_step"] is not None:
         return restore_policy(run_config, checkpoint.select(arrays, "best"), meta["best_step"], meta["best_score"],
                               identity(path))
-    agent = {name: array for name, array in checkpoint.select(arrays, "agent").items()
-             if name.startswith(("actor/", "critic/"))}
-    return restore_policy(run_config, agent, meta["step"], None, identity(path))
+    latest = ddpg_tf.DDPG.policy_part(checkpoint.select(arrays, "agent"))
+    return restore_policy(run_config, latest, meta["step"], None, identity(path))
 
 
 def restore_policy(run_config: Config, state: dict[str, np.ndarray], step: int, score: float | None,
