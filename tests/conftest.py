@@ -8,6 +8,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 import csv
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,21 @@ def trained(tmp_path_factory):
 
     path = tmp_path_factory.mktemp("trained") / "run"
     train(Config(**TINY, run_dir=str(path), normalize_observations=True))
+    return path
+
+
+@pytest.fixture(scope="session")
+def directory(tmp_path_factory):
+    """The models of TF Serving's recordings: <directory>/<model>/<version>/ and models.config."""
+    from serving import make_models
+
+    from ddpg_tf._tf import tf
+
+    tf.get_logger().setLevel("ERROR")  # the graph-mode loader warns that it is old
+    path = tmp_path_factory.mktemp("models")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "When providing `inputs` as a dict")
+        make_models.main(str(path))
     return path
 
 

@@ -1,13 +1,9 @@
 """The embedded server: TF Serving's recorded answers, then what recordings do not show."""
 
 import asyncio
-import contextlib
 import gzip
-import http.client
-import importlib.util
 import json
 import os
-import pathlib
 import re
 import shutil
 import threading
@@ -18,84 +14,32 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from serving import DATA, GOOD, PREDICT, ask, model, start
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ddpg_tf._tf import tf
 from serve.local import rapidjson
-from serve.local.__main__ import bind
 from serve.local.batching import Coalescer
+from serve.local.config import Batching, read_models
 from serve.local.encode import decimals
 from serve.local.errors import ServingError, invalid
 from serve.local.models import Models, Version
-from serve.local.server import serve
 from serve.local.session import SavedModel
 
-DATA = pathlib.Path(__file__).parent / "data"
 RECORDINGS = {r["name"]: r for r in map(json.loads, (DATA / "recordings.jsonl").read_text("utf-8").splitlines())}
-CONFIG_FILE = "needs the version policy and labels of --model_config_file"
-NOT_YET = {
-    "cfg_status_all": CONFIG_FILE,
-    "cfg_label_canary": CONFIG_FILE,
-    "cfg_label_status": CONFIG_FILE,
-    "cfg_label_status_bogus": CONFIG_FILE,
-    "cfg_label_metadata": CONFIG_FILE,
-}
-
-spec = importlib.util.spec_from_file_location("make_models", DATA / "make_models.py")
-make_models = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(make_models)
-
-
 pytestmark = pytest.mark.filterwarnings("ignore:When providing `inputs` as a dict:UserWarning")  # make_models' own
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quiet():
-    level = tf.get_logger().level
-    tf.get_logger().setLevel("ERROR")  # the loader warns that it is old
-    yield
-    tf.get_logger().setLevel(level)
+@pytest.fixture(scope="module")
+def urls(directory):
+    """A server as the recordings' own, by their names: of the newest versions, and of models.config."""
+    newest = [model(path.name, path) for path in directory.iterdir() if path.is_dir()]
+    return {"actor": start(newest), "config": start(read_models(directory / "models.config"), free_labels=True)}
 
 
 @pytest.fixture(scope="module")
-def directory(tmp_path_factory):
-    """The models of the recordings: <directory>/<model>/<version>/."""
-    path = tmp_path_factory.mktemp("models")
-    make_models.main(str(path))
-    return path
-
-
-@pytest.fixture(scope="module")
-def url(directory):
-    """A server of all models, in a thread."""
-    names = [name for name in os.listdir(directory) if (directory / name).is_dir()]
-    sock = bind("127.0.0.1", 0)
-    up = threading.Event()
-    models = Models({name: str(directory / name) for name in names}, lambda line: None)
-
-    def log(line):
-        if line.startswith("serving"):
-            up.set()
-
-    threading.Thread(target=lambda: asyncio.run(serve(models, sock, 1, log)), daemon=True).start()
-    assert up.wait(60)
-    return f"http://127.0.0.1:{sock.getsockname()[1]}"
-
-
-class Answer:
-    def __init__(self, response):
-        self.status = response.status
-        self.content_type = response.headers["content-type"]
-        self.text = response.read().decode()
-
-
-def ask(url, path, body=None, method=None, headers=None):
-    """One request, its path sent as it is."""
-    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
-    with contextlib.closing(connection):
-        data = body.encode() if isinstance(body, str) else body
-        connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
-        return Answer(connection.getresponse())
+def url(urls):
+    return urls["actor"]
 
 
 def contract(text):
@@ -112,10 +56,9 @@ def expect(value):
 
 
 @pytest.mark.parametrize("name", RECORDINGS)
-def test_recording(name, url, request):
-    if name in NOT_YET:
-        request.applymarker(pytest.mark.xfail(reason=NOT_YET[name], strict=True))
+def test_recording(name, urls):
     recording = RECORDINGS[name]
+    url = urls[recording["server"]]
     answer = ask(url, recording["path"], recording["body"], recording["method"], recording["headers"])
     assert answer.status == recording["status"], answer.text
     assert answer.content_type == recording["content_type"]
@@ -127,10 +70,6 @@ def test_recordings_byte_for_byte(url):
     for name in ("predict_row_named", "predict_columnar_named", "types_f32_format", "multi_row", "types_empty_out"):
         recording = RECORDINGS[name]
         assert ask(url, recording["path"], recording["body"]).text == recording["response"]
-
-
-PREDICT = "/v1/models/actor:predict"
-GOOD = '{"instances": [[1, 2, 3]]}'
 
 
 @pytest.mark.parametrize(
@@ -239,7 +178,8 @@ class Fleet:
 
     def __init__(self, base, source):
         self.base, self._source, self.lines = base, source, []
-        self.models = Models({"actor": str(base)}, self.lines.append)
+        self.models = Models(self.lines.append)
+        self.models.configure([model("actor", base)])
 
     def publish(self, number, gain=1):
         shutil.copytree(self._source / str(gain), self.base / str(number))
@@ -405,19 +345,19 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
             self.closed = True
 
     async def story():
-        model = Fake()
+        loaded = Fake()
         version = Version(1)
-        version.model, version.state = model, AVAILABLE
+        version.model, version.state = loaded, AVAILABLE
         with ThreadPoolExecutor(1) as executor:
-            request = asyncio.create_task(version.run(model, [rows(1)], executor))
+            request = asyncio.create_task(version.run(loaded, [rows(1)], executor, Batching()))
             await asyncio.sleep(0.01)
             retiring = asyncio.create_task(version.retire())
             await asyncio.sleep(0.01)
-            assert version.state == UNLOADING and not model.closed
-            model.gate.set()
+            assert version.state == UNLOADING and not loaded.closed
+            loaded.gate.set()
             assert not (await request)[0]
             await retiring
-        assert version.state == END and model.closed
+        assert version.state == END and loaded.closed
 
     asyncio.run(story())
 
@@ -430,11 +370,11 @@ def test_run_that_takes_too_long_is_cut(tmp_path):
 
     module = Slow()
     tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
-    model = SavedModel(str(tmp_path), timeout_ms=100)
+    loaded = SavedModel(str(tmp_path), timeout_ms=100)
     with pytest.raises(ServingError) as caught:
-        model.signature("").run([np.ones(1, np.float32)])
+        loaded.signature("").run([np.ones(1, np.float32)])
     assert caught.value.http_status == 504 and caught.value.message.startswith("Timed out")
-    model.close()
+    loaded.close()
 
 
 # --- Putting requests together --------------------------------------------------------------------------------------
@@ -453,10 +393,10 @@ class FakeSignature:
         return [feeds[0].sum(0, keepdims=True)] if self.outputs_one_row else [2 * feeds[0]]
 
 
-def answers(signature, requests):
+def answers(signature, requests, limits=Batching()):  # noqa: B008
     async def story():
         with ThreadPoolExecutor(1) as executor:
-            queue = Coalescer(signature, executor)
+            queue = Coalescer(signature, executor, limits)
             return await asyncio.gather(*(queue.run([feed]) for feed in requests), return_exceptions=True)
 
     return asyncio.run(story())

@@ -1,88 +1,147 @@
 """Requests that wait while TensorFlow computes are answered together by its next call.
 
-One request alone is never delayed. Results are those of separate calls up to the rounding of matrix products,
-as with TF Serving's own batching.
+One request alone is never delayed, unless a batch timeout asks for it. Results are those of separate calls up to
+the rounding of matrix products. Limits and error texts are those of TF Serving's batching (its batching guide).
 """
 
 import asyncio
 import collections
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 
 import numpy as np
 
+from serve.local.config import Batching
+from serve.local.errors import ServingError, invalid
 from serve.local.session import Signature
 
-_MAX_ROWS = 1000  # TF Serving's default max_batch_size
-
 Arrays = list[np.ndarray]
+
+
+class _Batch:
+    """Requests that one call will answer."""
+
+    def __init__(self):
+        self.requests: list[tuple[Arrays, asyncio.Future]] = []
+        self.rows: int | None = 0  # None: one request that cannot be joined
+        self.since = time.monotonic()
+
+    def has_room(self, feeds: Arrays, rows: int | None, limit: int) -> bool:
+        return (self.rows is not None and rows is not None and self.rows + rows <= limit
+                and _alike(self.requests[0][0], feeds))
+
+    def add(self, feeds: Arrays, rows: int | None, future: asyncio.Future) -> None:
+        self.requests.append((feeds, future))
+        self.rows = None if rows is None else self.rows + rows
 
 
 class Coalescer:
     """The queue of one signature of one model version; its methods belong to the event loop's thread."""
 
-    def __init__(self, signature: Signature, executor: Executor):
+    def __init__(self, signature: Signature, executor: Executor, limits: Batching):
         self._signature = signature
         self._executor = executor
-        self._waiting: collections.deque[tuple[Arrays, asyncio.Future]] = collections.deque()
-        self._worker: asyncio.Task | None = None
+        self._limits = limits
+        self._queue: collections.deque[_Batch] = collections.deque()
+        self._workers: set[asyncio.Task] = set()
+        self._calls = 0  # that run now
 
     async def run(self, feeds: Arrays) -> Arrays:
-        """What `Signature.run` would return, or raise, for these feeds."""
+        """What `Signature.run` would return, or raise, for these feeds.
+
+        Raises:
+          ServingError: UNAVAILABLE, the queue is full; INVALID_ARGUMENT, batching is on and cannot take them.
+        """
+        rows = _rows(feeds)
+        if self._limits.strict:
+            self._check(feeds, rows)
+        rows = rows if self._signature.batched else None
+        if not (self._queue and self._queue[-1].has_room(feeds, rows, self._limits.max_batch_size)):
+            # An idle worker is about to take one off the queue.
+            enqueued, limit = len(self._queue) - (self._limits.threads - self._calls), self._limits.max_enqueued_batches
+            if enqueued >= limit:
+                raise ServingError(
+                    "UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full; currently "
+                    f"{enqueued} batches enqueued and max_enqueued_batches is {limit}")
+            self._queue.append(_Batch())
         future = asyncio.get_running_loop().create_future()
-        self._waiting.append((feeds, future))
-        if self._worker is None:
-            self._worker = asyncio.create_task(self._work())
+        self._queue[-1].add(feeds, rows, future)
+        if len(self._workers) < self._limits.threads:
+            self._workers.add(asyncio.create_task(self._work()))
         return await future
 
+    def _check(self, feeds: Arrays, rows: int | None) -> None:
+        if any(not array.ndim for array in feeds):
+            raise invalid("Batching Run() input tensors must have at least one dimension")
+        if rows is None:
+            raise invalid("Batching Run() input tensors must have equal 0th-dimension size")
+        if rows > self._limits.max_batch_size:
+            raise invalid(f"Task size {rows} is larger than maximum input batch size {self._limits.max_batch_size}")
+
     async def _work(self) -> None:
-        loop = asyncio.get_running_loop()
-        while self._waiting:
-            batch = self._take()
-            requests = [feeds for feeds, _ in batch]
-            results = await loop.run_in_executor(self._executor, answer_together, self._signature, requests)
-            for (_, future), result in zip(batch, results, strict=True):
+        """Answers batch after batch until none waits."""
+        while self._queue:
+            batch = self._queue[0]
+            wait = batch.since + self._limits.timeout - time.monotonic() if self._limits.timeout else 0
+            if wait > 0 and batch.rows is not None and batch.rows < self._limits.max_batch_size:
+                await asyncio.sleep(min(wait, 0.001))  # it may fill up meanwhile, or another worker take it
+                continue
+            self._queue.popleft()
+            feeds = [feeds for feeds, _ in batch.requests]
+            self._calls += 1
+            results = await asyncio.get_running_loop().run_in_executor(
+                self._executor, answer_together, self._signature, feeds, self._limits)
+            self._calls -= 1
+            for (_, future), result in zip(batch.requests, results, strict=True):
                 if future.cancelled():
                     continue
                 if isinstance(result, Exception):
                     future.set_exception(result)
                 else:
                     future.set_result(result)
-        self._worker = None
-
-    def _take(self) -> list[tuple[Arrays, asyncio.Future]]:
-        """The first request waiting, and those behind it that can join it."""
-        batch = [self._waiting.popleft()]
-        feeds = batch[0][0]
-        rows = _rows(feeds) if self._signature.batched else None
-        if rows is None:
-            return batch
-        while self._waiting:
-            more = _rows(self._waiting[0][0])
-            if more is None or rows + more > _MAX_ROWS or not _alike(feeds, self._waiting[0][0]):
-                break
-            rows += more
-            batch.append(self._waiting.popleft())
-        return batch
+        self._workers.discard(asyncio.current_task())  # at once: who comes next starts another
 
 
-def answer_together(signature: Signature, requests: Sequence[Arrays]) -> list[Arrays | Exception]:
-    """One result or error per request, from one call where the model allows it."""
-    if len(requests) > 1:
-        sizes = [len(feeds[0]) for feeds in requests]
-        merged = _attempt(signature, [np.concatenate(parts) for parts in zip(*requests, strict=True)])
-        if not isinstance(merged, Exception) and all(output.ndim and len(output) == sum(sizes) for output in merged):
+def answer_together(signature: Signature, requests: Sequence[Arrays], limits: Batching) -> list[Arrays | Exception]:
+    """One result or error per request, from as few calls as the model and the limits allow."""
+    sizes = [_rows(feeds) for feeds in requests]
+    resized = limits.allowed_sizes or limits.max_execution_size
+    if signature.batched and None not in sizes and (len(requests) > 1 or resized):
+        merged = [np.concatenate(parts) for parts in zip(*requests, strict=True)]
+        results = _attempt(lambda: _in_pieces(signature, merged, limits) if resized else signature.run(merged))
+        if isinstance(results, ServingError) and results.http_status != 400:
+            return [results] * len(requests)
+        if not isinstance(results, Exception) and all(out.ndim and len(out) == sum(sizes) for out in results):
             ends = np.cumsum(sizes)[:-1]
-            return [list(parts) for parts in zip(*(np.split(output, ends) for output in merged), strict=True)]
+            return [list(parts) for parts in zip(*(np.split(output, ends) for output in results), strict=True)]
         # One of them is at fault, or the outputs are not one row per input row: each for itself.
-    return [_attempt(signature, feeds) for feeds in requests]
+    return [_attempt(lambda feeds=feeds: signature.run(feeds)) for feeds in requests]
 
 
-def _attempt(signature: Signature, feeds: Arrays) -> Arrays | Exception:
+def _attempt(run: Callable[[], Arrays]) -> Arrays | Exception:
     try:
-        return signature.run(feeds)
+        return run()
     except Exception as error:
         return error
+
+
+def _in_pieces(signature: Signature, feeds: Arrays, limits: Batching) -> Arrays:
+    """Runs as many times as max_execution_size asks for."""
+    rows = len(feeds[0])
+    step = limits.max_execution_size or max(rows, 1)
+    pieces = [_padded_run(signature, [array[start : start + step] for array in feeds], limits.allowed_sizes)
+              for start in range(0, max(rows, 1), step)]
+    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
+
+
+def _padded_run(signature: Signature, feeds: Arrays, allowed_sizes: Sequence[int]) -> Arrays:
+    """Runs with as many rows as the smallest allowed size that holds them; the padding repeats the first row."""
+    rows = len(feeds[0])
+    size = next((size for size in allowed_sizes if size >= rows), rows) if rows else 0
+    padded = [np.concatenate([array, np.repeat(array[:1], size - rows, axis=0)]) for array in feeds]
+    outputs = signature.run(padded)
+    return [output[:rows] if output.ndim and len(output) == size else output for output in outputs]
 
 
 def _rows(feeds: Arrays) -> int | None:

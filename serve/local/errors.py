@@ -11,6 +11,9 @@ _HTTP_STATUS = {
     "UNIMPLEMENTED": 501,
     "UNAVAILABLE": 503,
     "DEADLINE_EXCEEDED": 504,
+    # Not canonical codes: what this server refuses and TF Serving does not.
+    "REQUEST_TIMEOUT": 408,
+    "CONTENT_TOO_LARGE": 413,
 }
 
 
@@ -18,7 +21,7 @@ class ServingError(Exception):
     """A request or a model that is refused.
 
     Args:
-      code: the name of one of `tensorflow.error.Code`.
+      code: the name of one of `tensorflow.error.Code`, or of two HTTP errors.
       message: the text of the answer's `error`.
     """
 

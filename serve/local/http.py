@@ -4,8 +4,10 @@ Source: TF Serving REST API. URLs are matched whole and undecoded, query string 
 does not match is a malformed request (400), what lies outside /v1/ is not found.
 """
 
+import asyncio
 import logging
 import re
+import time
 import zlib
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -19,6 +21,7 @@ from serve.local.decode import decode_request
 from serve.local.documents import metadata_document, status_document
 from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
+from serve.local.metrics import Metrics
 from serve.local.models import Models
 from serve.local.rapidjson import describe, parse, quote
 
@@ -29,7 +32,14 @@ _ROUTES = {
 }
 _BAD_TARGET = re.compile(r"%(?![0-9a-fA-F]{2})|[^!-~]|[|\"<>\\^`{}]")
 _MAX_VERSION = 2**63 - 1
-_MAX_INFLATED = 100 * 2**20
+_MAX_BODY = 32 * 2**20  # bytes, inflated or not; TF Serving has no limit
+_BODY_SECONDS = 30  # for a body to arrive
+_MAX_ACTIVE = 1000  # requests read or answered at a time
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 
 
 class _Which(NamedTuple):
@@ -41,26 +51,49 @@ class _Which(NamedTuple):
 
 
 class Api:
-    """Answers the requests of one server."""
+    """Answers the requests of one server.
 
-    def __init__(self, models: Models):
+    Args:
+      models: what it serves.
+      metrics_path: the path at which Prometheus finds text; None: nowhere.
+      cors: whether answers allow other origins' scripts to read them (--rest_api_enable_cors_support).
+    """
+
+    def __init__(self, models: Models, metrics_path: str | None = None, cors: bool = False):
         self._models = models
+        self._metrics = Metrics()
+        self._metrics_path = metrics_path
+        self._headers = _CORS if cors else {}
+        self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         request = Request(scope, receive)
+        self._active += 1
         try:
+            if self._active > _MAX_ACTIVE:
+                raise ServingError("UNAVAILABLE", f"the server is busy with {_MAX_ACTIVE} requests")
             response = await self._answer(request)
         except ServingError as error:
             response = _json(f'{{\n    "error": {quote(error.message)}\n}}', error.http_status)
+            if error.http_status == 408:
+                response.headers["Connection"] = "close"  # the rest of the body would be taken for a request
         except ClientDisconnect:
             return
         except Exception as error:
             logging.exception("%s %s", request.method, scope["path"])
             response = _json(f'{{\n    "error": {quote(f"{type(error).__name__}: {error}")}\n}}', 500)
+        finally:
+            self._active -= 1
+        if response.media_type == "application/json":
+            response.headers.update(self._headers)
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
         method, target = request.method, _target(request.scope)
+        if self._metrics_path and target.split("?")[0] == self._metrics_path:
+            if target != self._metrics_path:
+                raise invalid(f"Unexpected path: {target}. Should be {self._metrics_path}")
+            return Response(self._metrics.text(), media_type="text/plain")
         if method == "OPTIONS":
             return Response(status_code=200 if request.headers.get("origin", "").startswith("http") else 400)
         if method not in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"):
@@ -69,23 +102,24 @@ class Api:
             return _html(400, "Bad Request")
         if not target.lower().startswith("/v1/"):
             return _html(404, "Not Found")
-        match = _ROUTES[method].fullmatch(target) if method in _ROUTES else None
-        name, number, label, action = match.groups() if match else (None,) * 4
-        # Matched ignoring case, but only these are verbs; "/METADATA" is the status.
-        if not match or (method == "POST" and action not in ("predict", "classify", "regress")):
-            raise invalid(f"Malformed request: {method} {target}")
-        if name is None:
-            raise invalid("Missing model name in request.")
-        digits = number and (number.lstrip("0") or "0")
-        if digits and (len(digits) > len(str(_MAX_VERSION)) or int(digits) > _MAX_VERSION):
+        which, action = _route(method, target)
+        if which is None:
             return _json("", 400)
-        which = _Which(_decoded(name), digits and int(digits), label and _decoded(label))
-        if method == "GET":
-            return self._metadata(which) if action == "metadata" else self._status(which)
-        document, signature_name = _document(await _body(request))
-        if action == "predict":
-            return await self._predict(which, document, signature_name)
-        return self._refuse_examples(which, document, signature_name, action)
+        started, status = time.perf_counter(), "OK"
+        try:
+            if method == "GET":
+                return self._metadata(which) if action == "metadata" else self._status(which)
+            document, signature_name = _document(await _body(request))
+            if action == "predict":
+                return await self._predict(which, document, signature_name)
+            return self._refuse_examples(which, document, signature_name, action)
+        except ServingError as error:
+            status = error.code
+            raise
+        finally:
+            if self._models.knows(which.name):  # whatever else is asked for takes no memory
+                api = action if method == "POST" else ""
+                self._metrics.record(which.name, api, status, time.perf_counter() - started)
 
     def _status(self, which: _Which) -> Response:  # ignores labels
         return _json(status_document(self._models.history(which.name, which.number)))
@@ -128,14 +162,59 @@ def _decoded(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
+def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
+    """What a URL asks for, and of which model; None in place of a version number beyond any.
+
+    Raises:
+      ServingError: INVALID_ARGUMENT.
+    """
+    match = _ROUTES[method].fullmatch(target) if method in _ROUTES else None
+    name, number, label, action = match.groups() if match else (None,) * 4
+    # Matched ignoring case, but only these are verbs; "/METADATA" is the status.
+    if not match or (method == "POST" and action not in ("predict", "classify", "regress")):
+        raise invalid(f"Malformed request: {method} {target}")
+    if name is None:
+        raise invalid("Missing model name in request.")
+    digits = number and (number.lstrip("0") or "0")
+    if digits and (len(digits) > len(str(_MAX_VERSION)) or int(digits) > _MAX_VERSION):
+        return None, action
+    return _Which(_decoded(name), digits and int(digits), label and _decoded(label)), action
+
+
 async def _body(request: Request) -> bytes:
-    body = await request.body()
+    """The request's body, inflated if need be.
+
+    Raises:
+      ServingError: it is too large, or takes too long to come.
+      ClientDisconnect: it never will.
+    """
+    if int(request.headers.get("content-length", 0)) > _MAX_BODY:
+        raise _too_large()
+    chunks, size = [], 0
+    try:
+        async with asyncio.timeout(_BODY_SECONDS):
+            async for chunk in request.stream():
+                chunks.append(chunk)
+                size += len(chunk)
+                if size > _MAX_BODY:
+                    raise _too_large()
+    except TimeoutError:
+        raise ServingError("REQUEST_TIMEOUT", f"the request took more than {_BODY_SECONDS} s to arrive") from None
+    body = b"".join(chunks)
     if request.headers.get("content-encoding", "").lower() != "gzip":
         return body
     try:
-        return zlib.decompressobj(16 + zlib.MAX_WBITS).decompress(body, _MAX_INFLATED)
+        inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
+        body = inflater.decompress(body, _MAX_BODY)
     except zlib.error:
         return b""  # as TF Serving: undecodable is empty
+    if inflater.unconsumed_tail:
+        raise _too_large()
+    return body
+
+
+def _too_large() -> ServingError:
+    return ServingError("CONTENT_TOO_LARGE", f"the request's body exceeds {_MAX_BODY // 2**20} MB")
 
 
 def _document(body: bytes) -> tuple[dict[str, Any], str]:

@@ -1,7 +1,7 @@
 """Which versions of which models there are, and keeping up with the directories they come from.
 
-A model's base path holds one directory per version, named by an integer; the highest is served. A new version
-is loaded and warmed up before the one before it leaves; one that cannot be loaded never disturbs the others.
+A model's base path holds one directory per version, named by an integer; by default the highest is served. A new
+version is loaded and warmed up before the one before it leaves; one that cannot be loaded never disturbs the others.
 Source: TF Serving's documentation of its file-system source; the figures are its flags' defaults.
 """
 
@@ -10,14 +10,16 @@ import contextlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
+from ddpg_tf.cli import UserError
 from serve.local.batching import Arrays, Coalescer
+from serve.local.config import Batching, ModelConfig
 from serve.local.errors import ServingError, invalid, not_found
-from serve.local.session import SavedModel, Signature
+from serve.local.session import RUN_TIMEOUT_MS, SavedModel, Signature
 
 State = ModelVersionStatus.State
 _VERSION_NAME = re.compile(r"\s*\+?[0-9]+\s*")
@@ -41,10 +43,10 @@ class Version:
         self._idle = asyncio.Event()
         self._idle.set()
 
-    async def run(self, signature: Signature, feeds: Arrays, executor: ThreadPoolExecutor) -> Arrays:
+    async def run(self, signature: Signature, feeds: Arrays, executor: ThreadPoolExecutor, limits: Batching) -> Arrays:
         """Answers one request; the version stays loaded until it is answered."""
         if signature not in self._coalescers:
-            self._coalescers[signature] = Coalescer(signature, executor)
+            self._coalescers[signature] = Coalescer(signature, executor, limits)
         with self._in_use():
             return await self._coalescers[signature].run(feeds)
 
@@ -71,38 +73,48 @@ class Version:
 
 
 class Model:
-    """The versions under one base path. Its methods belong to the event loop's thread."""
+    """The versions of one model. Its methods belong to the event loop's thread.
 
-    def __init__(self, name: str, base_path: str, log: Callable[[str], None]):
-        self.name = name
-        self.base_path = base_path
+    Attributes:
+      config: None once the configuration no longer has the model; its versions then leave.
+    """
+
+    def __init__(self, config: ModelConfig, load: Callable[[str], SavedModel], log: Callable[[str], None]):
+        self.name = config.name
+        self.config: ModelConfig | None = config
         self.versions: dict[int, Version] = {}
+        self._load_from = load
         self._log = log
+
+    def available(self, number: int) -> bool:
+        return number in self.versions and self.versions[number].state == State.AVAILABLE
 
     @property
     def latest(self) -> Version | None:
         """The highest version that answers requests."""
-        available = [number for number, version in self.versions.items() if version.state == State.AVAILABLE]
+        available = [number for number in self.versions if self.available(number)]
         return self.versions[max(available)] if available else None
 
     async def poll(self, executor: ThreadPoolExecutor) -> None:
-        """Looks at the base path once: loads the highest version if it is new, then unloads the others."""
-        loop = asyncio.get_running_loop()
-        try:
-            directories = await loop.run_in_executor(executor, _version_directories, self.base_path)
-        except OSError:
-            return  # the base path is not there, or not now: what is loaded stays
-        wanted = max(directories, default=None)
-        if wanted is not None:
-            version = self.versions.setdefault(wanted, Version(wanted))
-            if version.state == State.END and not version.error:  # those above it were removed: serve it again
-                version = self.versions[wanted] = Version(wanted)
+        """Looks at the base path once: loads the wanted versions that are new, then unloads the others."""
+        directories, wanted = {}, []
+        if self.config:
+            loop = asyncio.get_running_loop()
+            try:
+                directories = await loop.run_in_executor(executor, _version_directories, self.config.base_path)
+            except OSError:
+                return  # the base path is not there, or not now: what is loaded stays
+            wanted = self.config.wanted(directories)
+        for number in wanted:
+            version = self.versions.setdefault(number, Version(number))
+            if version.state == State.END and not version.error:  # it was served before, and is wanted again
+                version = self.versions[number] = Version(number)
             if version.state in (State.START, State.LOADING) and time.monotonic() >= version.retry_at:
-                await self._load(version, directories[wanted], executor)
-            if version.state != State.AVAILABLE:
-                return  # what was served before still is
+                await self._load(version, directories[number], executor)
+        if wanted and not any(map(self.available, wanted)):
+            return  # what was served before still is
         for number, version in self.versions.items():
-            if number != wanted and version.state != State.END:
+            if number not in wanted and version.state != State.END:
                 await version.retire()
 
     async def _load(self, version: Version, directory: str, executor: ThreadPoolExecutor) -> None:
@@ -110,7 +122,7 @@ class Model:
         version.attempts += 1
         try:
             loop = asyncio.get_running_loop()
-            version.model = await loop.run_in_executor(executor, SavedModel, directory)
+            version.model = await loop.run_in_executor(executor, self._load_from, directory)
         except ServingError as error:
             self._log(f"cannot load version {version.number} of {self.name}: {error.message}")
             version.error = error
@@ -127,51 +139,99 @@ class Models:
     """All models of a server.
 
     Args:
-      base_paths: each model's name and base path.
       log: takes a line about a version that was loaded or could not be.
+      batching: how requests are put together.
+      timeout_ms: of one TensorFlow call.
+      free_labels: whether a new label may name a version that is not available
+        (--allow_version_labels_for_unavailable_models).
     """
 
-    def __init__(self, base_paths: Mapping[str, str], log: Callable[[str], None]):
-        self._models = {name: Model(name, path, log) for name, path in base_paths.items()}
+    def __init__(
+        self, log: Callable[[str], None], batching: Batching | None = None, timeout_ms: int = RUN_TIMEOUT_MS,
+        free_labels: bool = False,
+    ):
+        self._models: dict[str, Model] = {}
+        self._labels: dict[tuple[str, str], int] = {}
+        self._log = log
+        self._batching = batching or Batching()
+        self._timeout_ms = timeout_ms
+        self._free_labels = free_labels
         # Loading has a thread of its own, so that a slow disk does not take one from the requests.
         self._loader = ThreadPoolExecutor(1, "load")
-        self._runner = ThreadPoolExecutor(os.cpu_count(), "run")
+        self._runner = ThreadPoolExecutor(max(self._batching.threads, os.cpu_count() or 1), "run")
+        self._polling = asyncio.Lock()
+
+    def configure(self, configs: Sequence[ModelConfig]) -> None:
+        """From the next poll on, serves these models and no others; their labels hold at once.
+
+        Raises:
+          UserError: a label names a version that is not available. All labels then stay as they were.
+        """
+        for config in configs:
+            if config.name in self._models:
+                self._models[config.name].config = config
+            else:
+                self._models[config.name] = Model(
+                    config, lambda directory: SavedModel(directory, self._timeout_ms), self._log)
+        for model in self._models.values():
+            if model.name not in {config.name for config in configs}:
+                model.config = None
+        labels = {(config.name, label): number for config in configs for label, number in config.labels.items()}
+        for (name, label), number in labels.items():
+            moved = self._labels.get((name, label), number) != number
+            if not self._models[name].available(number) and (moved or not self._free_labels):
+                raise UserError(f"Request to assign label to version {number} of model {name}, which is not currently "
+                                f"available for inference (label {label}; a new label may be, with "
+                                "--allow_version_labels_for_unavailable_models)")
+        self._labels = labels
+
+    @property
+    def _configured(self) -> list[Model]:
+        return [model for model in self._models.values() if model.config]
+
+    def knows(self, name: str) -> bool:
+        """Whether a model of that name is or was configured."""
+        return name in self._models
 
     @property
     def ready(self) -> bool:
         """Whether every model has a version that answers requests."""
-        return all(model.latest for model in self._models.values())
+        return all(model.latest for model in self._configured)
 
     @property
     def names(self) -> list[str]:
-        return list(self._models)
+        return [model.name for model in self._configured]
 
     @property
     def missing(self) -> str:
         """Which models have no version that answers requests, and where one is looked for."""
-        return ", ".join(f"{model.name} in {model.base_path}" for model in self._models.values() if not model.latest)
+        return ", ".join(f"{m.name} in {m.config.base_path}" for m in self._configured if not m.latest)
 
     @property
     def failure(self) -> str | None:
         """Why a model has no version that answers, if one was tried and could not be loaded."""
-        for model in self._models.values():
+        for model in self._configured:
             for version in model.versions.values():
                 if version.error and not model.latest:
                     return f"cannot load version {version.number} of {model.name}: {version.error.message}"
         return None
 
     async def poll(self) -> None:
-        for model in self._models.values():
-            await model.poll(self._loader)
+        """Looks once at every base path."""
+        async with self._polling:
+            for model in list(self._models.values()):
+                await model.poll(self._loader)
 
     def find(self, name: str, number: int | None, label: str | None) -> Version:
         """The version that a request means: by number, by label, else the latest.
 
         Raises:
-          ServingError: there is none; INVALID_ARGUMENT for a label (no model has any).
+          ServingError: NOT_FOUND; INVALID_ARGUMENT for a label that there is not.
         """
         if label is not None:
-            raise invalid(f"Unrecognized servable version label: {label}")
+            number = self._labels.get((name, label))
+            if number is None:
+                raise invalid(f"Unrecognized servable version label: {label}")
         model = self._models.get(name)
         if number is None:
             version = model and model.latest
@@ -199,7 +259,7 @@ class Models:
         return list(versions.values())
 
     async def run(self, version: Version, signature: Signature, feeds: Arrays) -> Arrays:
-        return await version.run(signature, feeds, self._runner)
+        return await version.run(signature, feeds, self._runner, self._batching)
 
 
 def _version_directories(base_path: str) -> dict[int, str]:

@@ -5,7 +5,7 @@ import contextlib
 import signal
 import socket
 import threading
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import uvicorn
 
@@ -13,20 +13,24 @@ from ddpg_tf.cli import UserError
 from serve.local.http import Api
 from serve.local.models import Models
 
+Log = Callable[[str], None]
 _DRAIN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
 
 
-async def serve(models: Models, sock: socket.socket, poll_seconds: int, log: Callable[[str], None]) -> None:
+async def serve(api: Api, models: Models, sock: socket.socket, log: Log, poll_seconds: int = 1,
+                reconfigure: Callable[[], None] | None = None, reconfigure_seconds: int = 0) -> None:
     """Serves until SIGINT or SIGTERM, then answers the requests it has and returns.
 
     Like TF Serving it listens only when every model has a version loaded.
 
     Args:
-      models: what to serve.
+      api: the application.
+      models: what it serves, configured.
       sock: bound, not listening yet.
-      poll_seconds: between looks at the models' directories; 0 looks once.
       log: takes a line of text.
+      poll_seconds: between looks at the models' directories; 0 looks once.
+      reconfigure: called every `reconfigure_seconds` (0: never), to read a configuration that may have changed.
     Raises:
       UserError: a model cannot be loaded at the start, or (looking once) is not there.
     """
@@ -37,19 +41,26 @@ async def serve(models: Models, sock: socket.socket, poll_seconds: int, log: Cal
     await _wait_until_ready(models, poll_seconds, stop, log)
     if stop.is_set():
         return
-    polling = asyncio.create_task(_keep_polling(models, poll_seconds, log))
+
+    async def read_configuration() -> None:
+        reconfigure()
+        await models.poll()
+
+    chores = [asyncio.create_task(_every(poll_seconds, models.poll, "look for new versions", log)),
+              asyncio.create_task(_every(reconfigure_seconds, read_configuration, "use the configuration", log))]
     host, port = sock.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    server = _Server(Api(models), lambda: log(f"serving {', '.join(models.names)} on {url}"))
+    server = _Server(api, lambda: log(f"serving {', '.join(models.names)} on {url}"))
     try:
         await server.serve(sockets=[sock])
     except OSError as error:  # another process that was bound to the port listened first
         raise UserError(f"cannot listen on {host} port {port}: {error.strerror}") from None
     finally:
-        polling.cancel()
+        for chore in chores:
+            chore.cancel()
 
 
-async def _wait_until_ready(models: Models, poll_seconds: int, stop: asyncio.Event, log: Callable[[str], None]) -> None:
+async def _wait_until_ready(models: Models, poll_seconds: int, stop: asyncio.Event, log: Log) -> None:
     waiting = False
     await models.poll()
     while not (models.ready or stop.is_set()):
@@ -65,13 +76,19 @@ async def _wait_until_ready(models: Models, poll_seconds: int, stop: asyncio.Eve
         await models.poll()
 
 
-async def _keep_polling(models: Models, poll_seconds: int, log: Callable[[str], None]) -> None:
-    while poll_seconds:
-        await asyncio.sleep(poll_seconds)
+async def _every(seconds: int, action: Callable[[], Awaitable[None]], what: str, log: Log) -> None:
+    """Acts every so many seconds (0: never); a failure is told once, and what is loaded is served all the same."""
+    said = None
+    while seconds:
+        await asyncio.sleep(seconds)
         try:
-            await models.poll()
-        except Exception as error:  # what is loaded is served all the same
-            log(f"cannot look for new versions: {type(error).__name__}: {error}")
+            await action()
+            said = None
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            if reason != said:
+                log(f"cannot {what}: {reason}")
+            said = reason
 
 
 class _Server(uvicorn.Server):

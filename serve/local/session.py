@@ -16,7 +16,7 @@ from serve.local.errors import ServingError, invalid, not_found
 
 _DEFAULT_SIGNATURE = "serving_default"
 _MAX_WARM_UP_RECORDS = 1000
-_RUN_TIMEOUT_MS = 30_000  # tensorflow_model_server's default
+RUN_TIMEOUT_MS = 30_000  # tensorflow_model_server's default
 
 
 class Signature:
@@ -73,7 +73,7 @@ class SavedModel:
       ServingError: it cannot be loaded, or one of its warm-up requests fails.
     """
 
-    def __init__(self, directory: str, timeout_ms: int = _RUN_TIMEOUT_MS):
+    def __init__(self, directory: str, timeout_ms: int = RUN_TIMEOUT_MS):
         config = tf.compat.v1.ConfigProto(allow_soft_placement=True, device_count={"GPU": 0})
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:

@@ -1,0 +1,186 @@
+"""The server's configuration files: which models, how to batch, what to report. Text protocol buffers.
+
+Source: TF Serving, "Configuring Tensorflow Serving" and "TensorFlow Serving Batching Guide". Needs no TensorFlow.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TypeVar
+
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory, text_format, wrappers_pb2
+from google.protobuf.message import Message
+from tensorflow_serving.config import model_server_config_pb2
+from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
+
+from ddpg_tf.cli import UserError
+
+VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
+METRICS_PATH = "/monitoring/prometheus/metrics"
+_Kind = TypeVar("_Kind", bound=Message)
+
+
+_INT, _TEXT, _BOOL = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
+_MESSAGES = {  # fields are numbered from 1
+    "BatchingParameters": {
+        "max_batch_size": _INT, "batch_timeout_micros": _INT, "max_enqueued_batches": _INT, "num_batch_threads": _INT,
+        "thread_pool_name": _TEXT, "allowed_batch_sizes": "repeated INT64", "pad_variable_length_inputs": "BOOL",
+        "enable_large_batch_splitting": _BOOL, "max_execution_batch_size": _INT},
+    "PrometheusConfig": {"enable": "BOOL", "path": "STRING"},
+    "MonitoringConfig": {"prometheus_config": ".serve.local.PrometheusConfig"},
+}
+
+
+def _declare(*names: str) -> list[type[Message]]:
+    """The messages that tensorflow-serving-api leaves out."""
+    file = descriptor_pb2.FileDescriptorProto(
+        name="serve/local/config.proto", package="serve.local", syntax="proto3",
+        dependency=[wrappers_pb2.DESCRIPTOR.name])
+    for message, fields in _MESSAGES.items():
+        declared = file.message_type.add(name=message)
+        for number, (name, kind) in enumerate(fields.items(), start=1):
+            added = declared.field.add(name=name, number=number, label=3 if kind.startswith("repeated") else 1)
+            if kind.startswith("."):
+                added.type, added.type_name = added.TYPE_MESSAGE, kind
+            else:
+                added.type = added.Type.Value(f"TYPE_{kind.removeprefix('repeated ')}")
+    pool = descriptor_pool.Default()
+    pool.Add(file)
+    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"serve.local.{name}")) for name in names]
+
+
+BatchingParameters, MonitoringConfig = _declare("BatchingParameters", "MonitoringConfig")
+
+
+def read_text(path: str, kind: type[_Kind]) -> _Kind:
+    """The message of that kind in a text file.
+
+    Raises:
+      UserError: it cannot be read, or does not parse.
+    """
+    try:
+        with open(path, encoding="utf-8") as file:
+            return text_format.Parse(file.read(), kind())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    except text_format.ParseError as error:
+        raise UserError(f"{path} is not a {kind.DESCRIPTOR.name}: {error}") from None
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """One model to serve.
+
+    Attributes:
+      name: its name in URLs.
+      base_path: the directory of its version directories.
+      policy: which of the versions there are served; the highest by default.
+      labels: version numbers by label.
+    """
+
+    name: str
+    base_path: str
+    policy: VersionPolicy = field(default_factory=VersionPolicy)
+    labels: Mapping[str, int] = field(default_factory=dict)
+
+    def wanted(self, versions: Iterable[int]) -> list[int]:
+        """Those of `versions` to be served, the highest first."""
+        found = sorted(versions, reverse=True)
+        match self.policy.WhichOneof("policy_choice"):
+            case "all":
+                return found
+            case "specific":
+                return [version for version in found if version in self.policy.specific.versions]
+        return found[: self.policy.latest.num_versions or 1]
+
+
+def read_models(path: str) -> list[ModelConfig]:
+    """The models that a `ModelServerConfig` lists.
+
+    Raises:
+      UserError: it cannot be read, does not parse, or lists what cannot be served.
+    """
+    server = read_text(path, model_server_config_pb2.ModelServerConfig)
+    if server.WhichOneof("config") != "model_config_list":
+        raise UserError(f"{path} must have a model_config_list")
+    models = []
+    for model in server.model_config_list.config:
+        if not valid_name(model.name) or not model.base_path:
+            raise UserError(f"{path}: each model needs a name without '/' and ':', and a base_path; got {model.name!r}")
+        if model.name in {known.name for known in models}:
+            raise UserError(f"{path}: Illegal to list model {model.name} multiple times in config list")
+        if model.model_platform not in ("", "tensorflow"):
+            raise UserError(f"{path}: model {model.name} has platform {model.model_platform}, not tensorflow")
+        base_path = os.path.abspath(model.base_path)
+        models.append(ModelConfig(model.name, base_path, model.model_version_policy, dict(model.version_labels)))
+    if not models:
+        raise UserError(f"{path} lists no model")
+    return models
+
+
+def valid_name(name: str) -> bool:
+    """Whether a URL can name this model."""
+    return bool(name) and not set(name) & set("/:")
+
+
+@dataclass(frozen=True)
+class Batching:
+    """How waiting requests are put together; the defaults are those without --enable_batching.
+
+    Attributes:
+      max_batch_size: rows that one call takes.
+      timeout: seconds that a call waits for more requests while it has fewer rows.
+      max_enqueued_batches: batches that wait; a request that needs one more is refused (503).
+      threads: calls of one signature at a time.
+      allowed_sizes: a call's rows are padded to the next of these, increasing; empty: they are not.
+      max_execution_size: larger batches are computed in pieces of that many rows.
+      strict: refuse what TF Serving's batching refuses.
+    """
+
+    max_batch_size: int = 1000
+    timeout: float = 0.0
+    max_enqueued_batches: int = 1000
+    threads: int = 1
+    allowed_sizes: tuple[int, ...] = ()
+    max_execution_size: int | None = None
+    strict: bool = False
+
+
+def read_batching(path: str | None) -> Batching:
+    """What --enable_batching means with that file of `BatchingParameters`, or without one.
+
+    Raises:
+      UserError: it cannot be read, does not parse, or contradicts itself.
+    """
+    file = read_text(path, BatchingParameters) if path else BatchingParameters()
+
+    def given(name: str, default: int, least: int = 1) -> int:
+        value = getattr(file, name).value if file.HasField(name) else default
+        if value < least:
+            raise UserError(f"{path}: {name} must be at least {least}, not {value}")
+        return value
+
+    largest, allowed = given("max_batch_size", 1000), tuple(file.allowed_batch_sizes)
+    pieces = given("max_execution_batch_size", largest) if file.enable_large_batch_splitting.value else None
+    if allowed and (min(allowed) < 1 or list(allowed) != sorted(set(allowed))):
+        raise UserError(f"{path}: allowed_batch_sizes entries must be in increasing order")
+    if allowed and allowed[-1] != (pieces or largest):
+        raise UserError(f"{path}: the last of allowed_batch_sizes must equal "
+                        f"{'max_execution_batch_size' if pieces else 'max_batch_size'}, {pieces or largest}")
+    return Batching(
+        max_batch_size=largest, timeout=given("batch_timeout_micros", 0, least=0) / 1e6,
+        max_enqueued_batches=given("max_enqueued_batches", 10),
+        threads=given("num_batch_threads", os.cpu_count() or 1),
+        allowed_sizes=allowed, max_execution_size=pieces, strict=True)
+
+
+def read_monitoring(path: str) -> str | None:
+    """The URL path at which a `MonitoringConfig` wants Prometheus' text; None: nowhere.
+
+    Raises:
+      UserError: it cannot be read, does not parse, or the path is none.
+    """
+    prometheus = read_text(path, MonitoringConfig).prometheus_config
+    if prometheus.path and not prometheus.path.startswith("/"):
+        raise UserError(f"{path}: the path must start with '/', not {prometheus.path!r}")
+    return (prometheus.path or METRICS_PATH) if prometheus.enable else None

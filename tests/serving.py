@@ -1,0 +1,67 @@
+"""What the tests of the embedded server share: models, servers in threads, plain requests."""
+
+import asyncio
+import contextlib
+import http.client
+import importlib.util
+import json
+import pathlib
+import threading
+
+from serve.local.__main__ import bind
+from serve.local.config import ModelConfig
+from serve.local.http import Api
+from serve.local.models import Models
+from serve.local.server import serve
+
+DATA = pathlib.Path(__file__).parent / "data"
+PREDICT = "/v1/models/actor:predict"
+GOOD = '{"instances": [[1, 2, 3]]}'
+
+spec = importlib.util.spec_from_file_location("make_models", DATA / "make_models.py")
+make_models = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(make_models)
+
+
+def start(configs, *, batching=None, timeout_ms=30_000, free_labels=False, **api):
+    """The URL of a server of these models, in a thread that ends with the process."""
+    sock = bind("127.0.0.1", 0)
+    up = threading.Event()
+
+    def log(line):
+        if line.startswith("serving"):
+            up.set()
+
+    async def run():
+        models = Models(log, batching, timeout_ms, free_labels)
+        models.configure(configs)
+        await serve(Api(models, **api), models, sock, log)
+
+    threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
+    assert up.wait(30)  # the time the recordings' models.config may take
+    return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def model(name, base_path, **options):
+    return ModelConfig(name, str(base_path), **options)
+
+
+class Answer:
+    def __init__(self, response):
+        self.status = response.status
+        self.headers = {name.lower(): value for name, value in response.getheaders()}
+        self.content_type = self.headers.get("content-type")
+        self.text = response.read().decode()
+
+    @property
+    def error(self):
+        return json.loads(self.text)["error"]
+
+
+def ask(url, path, body=None, method=None, headers=None):
+    """One request, its path sent as it is."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=30)
+    with contextlib.closing(connection):
+        data = body.encode() if isinstance(body, str) else body
+        connection.request(method or ("GET" if body is None else "POST"), path, data, headers or {})
+        return Answer(connection.getresponse())

@@ -1,0 +1,310 @@
+"""What the embedded server refuses, and what it tells of itself: batching limits, overload, bodies, CORS, metrics."""
+
+import asyncio
+import contextlib
+import gzip
+import json
+import re
+import socket
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from serving import GOOD, PREDICT, ask, model, start
+
+from serve.local import http as http_module
+from serve.local.batching import Coalescer
+from serve.local.config import Batching
+from serve.local.errors import ServingError
+
+
+class Gated:
+    """Doubles its rows of three, when it may; notes how many rows each call had."""
+
+    batched = True
+
+    def __init__(self):
+        self.calls, self.gate = [], threading.Event()
+        self.gate.set()
+
+    def run(self, feeds):
+        assert self.gate.wait(20)
+        self.calls.append(len(feeds[0]))
+        return [2 * feeds[0]]
+
+
+def rows(count):
+    return [np.arange(3 * count, dtype=np.float32).reshape(count, 3)]
+
+
+def story(limits, play):
+    """Runs `play(run, signature)`, where run(feeds) asks a queue with these limits."""
+    async def main():
+        with ThreadPoolExecutor(limits.threads) as executor:
+            signature = Gated()
+            await play(Coalescer(signature, executor, limits).run, signature)
+
+    asyncio.run(main())
+
+
+STRICT = Batching(max_batch_size=8, max_enqueued_batches=2, strict=True)
+
+
+def test_full_queue_refuses_and_recovers():
+    async def play(run, signature):
+        signature.gate.clear()
+        tasks = [asyncio.create_task(run(rows(8))) for _ in range(5)]
+        await asyncio.sleep(0.05)  # one computes, two wait
+        refused = [task for task in tasks if task.done()]
+        assert len(refused) == 2
+        for task in refused:
+            with pytest.raises(ServingError, match="2 batches enqueued and max_enqueued_batches is 2") as error:
+                await task
+            assert error.value.http_status == 503
+        signature.gate.set()
+        for task in set(tasks) - set(refused):
+            np.testing.assert_array_equal((await task)[0], 2 * rows(8)[0])
+        np.testing.assert_array_equal((await run(rows(8)))[0], 2 * rows(8)[0])
+
+    story(STRICT, play)
+
+
+@pytest.mark.parametrize(
+    ("feeds", "text"),
+    [
+        (rows(9), "Task size 9 is larger than maximum input batch size 8"),
+        ([np.float32(1)], "Batching Run() input tensors must have at least one dimension"),
+        ([*rows(2), *rows(3)], "Batching Run() input tensors must have equal 0th-dimension size"),
+    ],
+)
+def test_batching_refuses_what_tf_serving_refuses(feeds, text):
+    async def play(run, signature):
+        with pytest.raises(ServingError, match=re.escape(text)) as error:
+            await run([np.asarray(feed) for feed in feeds])
+        assert error.value.http_status == 400 and not signature.calls
+
+    story(STRICT, play)
+
+
+def test_no_rows_while_batching_is_on():
+    """TF Serving hangs for ever here."""
+    async def play(run, signature):
+        assert (await asyncio.wait_for(run(rows(0)), 10))[0].shape == (0, 3)
+
+    story(Batching(strict=True, allowed_sizes=(4, 1000)), play)
+
+
+def test_batch_timeout_waits_for_company_but_not_for_ever():
+    async def play(run, signature):
+        started = time.monotonic()
+        first = asyncio.create_task(run(rows(1)))
+        await asyncio.sleep(0.01)
+        await asyncio.gather(first, run(rows(2)))
+        assert signature.calls == [3] and time.monotonic() - started >= 0.3
+        started = time.monotonic()
+        await run(rows(8))  # full: goes at once
+        assert time.monotonic() - started < 0.3
+
+    story(Batching(max_batch_size=8, timeout=0.3, strict=True), play)
+
+
+def test_allowed_sizes_pad_and_large_batches_are_split():
+    async def play(run, signature):
+        for count, calls in ((3, [4]), (5, [4, 2]), (8, [4, 4]), (1, [2])):
+            signature.calls.clear()
+            np.testing.assert_array_equal((await run(rows(count)))[0], 2 * rows(count)[0])
+            assert signature.calls == calls
+
+    story(Batching(max_batch_size=8, allowed_sizes=(2, 4), max_execution_size=4, strict=True), play)
+
+
+def test_batches_run_side_by_side():
+    async def play(run, signature):
+        signature.gate.clear()
+        tasks = [asyncio.create_task(run(rows(8))) for _ in range(2)]
+        await asyncio.sleep(0.05)
+        fitting = asyncio.create_task(run(rows(8)))  # both calls have left the queue: it has room for two more
+        signature.gate.set()
+        await asyncio.gather(*tasks, fitting)
+
+    story(Batching(max_batch_size=8, max_enqueued_batches=1, threads=2, strict=True), play)
+
+
+def test_timeout_of_a_batch_is_everyones_and_not_tried_again():
+    class Slow(Gated):
+        def run(self, feeds):
+            super().run(feeds)
+            raise ServingError("DEADLINE_EXCEEDED", "Timed out waiting for notification")
+
+    async def main():
+        with ThreadPoolExecutor(1) as executor:
+            signature = Slow()
+            run = Coalescer(signature, executor, Batching()).run
+            errors = await asyncio.gather(run(rows(1)), run(rows(2)), return_exceptions=True)
+            assert {error.http_status for error in errors} == {504} and signature.calls == [3]
+
+    asyncio.run(main())
+
+
+# --- Over HTTP ------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def url(directory):
+    """A server with everything on."""
+    limits = Batching(max_batch_size=8, max_enqueued_batches=1, strict=True)
+    return start([model("actor", directory / "actor")], batching=limits, metrics_path="/metrics", cors=True)
+
+
+def test_a_request_larger_than_a_batch(url):
+    answer = ask(url, PREDICT, json.dumps({"instances": [[1, 2, 3]] * 9}))
+    assert (answer.status, answer.error) == (400, "Task size 9 is larger than maximum input batch size 8")
+
+
+def test_overload_over_http_then_recovery(url):
+    body = json.dumps({"inputs": [[1, 2, 3]] * 8})
+    with ThreadPoolExecutor(16) as pool:
+        answers = list(pool.map(lambda _: ask(url, PREDICT, body), range(320)))
+    assert {answer.status for answer in answers} <= {200, 503}
+    assert sum(answer.status == 200 for answer in answers) > 10
+    assert all("queue" in answer.error for answer in answers if answer.status == 503)
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+def test_busy_server_says_so(url, monkeypatch):
+    monkeypatch.setattr(http_module, "_MAX_ACTIVE", 0)
+    answer = ask(url, PREDICT, GOOD)
+    assert (answer.status, answer.error) == (503, "the server is busy with 0 requests")
+    monkeypatch.undo()
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+@contextlib.contextmanager
+def connection(url):
+    host, port = url.removeprefix("http://").split(":")
+    with socket.create_connection((host, int(port)), timeout=30) as sock:
+        yield sock
+
+
+def read_answer(sock):
+    text = b""
+    while b"\r\n\r\n" not in text:
+        text += sock.recv(65536)
+    head, _, body = text.partition(b"\r\n\r\n")
+    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    while len(body) < length:
+        body += sock.recv(65536)
+    return head.decode(), body.decode()
+
+
+@pytest.mark.parametrize("declared", [True, False])
+def test_body_that_is_too_large(url, declared):
+    size = 100 * 2**20
+    with connection(url) as sock:
+        if declared:  # refused before it is sent
+            sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {size}\r\n\r\n".encode())
+        else:
+            sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            chunk = b"100000\r\n" + b" " * 2**20 + b"\r\n"
+            for _ in range(33):
+                sock.sendall(chunk)
+        head, body = read_answer(sock)
+    assert head.startswith("HTTP/1.1 413") and "exceeds 32 MB" in body
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+def test_body_that_inflates_too_much(url):
+    answer = ask(url, PREDICT, gzip.compress(b" " * 40 * 2**20), headers={"Content-Encoding": "gzip"})
+    assert answer.status == 413
+
+
+def test_body_that_trickles(url, monkeypatch):
+    monkeypatch.setattr(http_module, "_BODY_SECONDS", 0.5)
+    with connection(url) as sock:
+        sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n".encode())
+        started = time.monotonic()
+        while time.monotonic() - started < 0.4:  # it does not count that something comes
+            sock.sendall(b" ")
+            time.sleep(0.1)
+        head, body = read_answer(sock)
+        assert head.startswith("HTTP/1.1 408") and "connection: close" in head.lower()
+        assert "took more than 0.5 s" in body
+        assert not sock.recv(1)  # closed
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+def test_client_that_leaves_half_way(url):
+    with connection(url) as sock:
+        sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+def test_connection_stays_open_and_takes_requests_ahead(url):
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GOOD)}\r\n\r\n{GOOD}".encode()
+    with connection(url) as sock:
+        sock.sendall(2 * request)
+        text = b""
+        while text.count(b"predictions") < 2:
+            text += sock.recv(65536)
+        time.sleep(0.2)
+        sock.sendall(request)
+        assert "predictions" in read_answer(sock)[1]
+
+
+def test_head_answers_without_a_body(url):
+    """TF Serving sends one, without its length: the next answer on the connection is then misread."""
+    with connection(url) as sock:
+        for method in (b"HEAD", b"GET"):
+            sock.sendall(method + b" /v1/models/actor HTTP/1.1\r\nHost: x\r\n\r\n")
+        text = b""
+        while b"model_version_status" not in text:
+            text += sock.recv(65536)
+    assert re.fullmatch(rb"HTTP/1.1 400 .*?\r\n\r\nHTTP/1.1 200 .*", text, re.S)
+
+
+@pytest.mark.parametrize("path", [PREDICT, "/v1/models/actor", "/v1/models/nope"])
+def test_cors(url, directory, path):
+    body = GOOD if path == PREDICT else None
+    headers = ask(url, path, body).headers
+    assert headers["access-control-allow-origin"] == "*" and headers["access-control-allow-methods"] == "POST, GET"
+    assert headers["access-control-allow-headers"] == "Content-Type"
+
+
+@pytest.mark.parametrize(("headers", "status"), [({"Origin": "https://a.b"}, 200), ({}, 400)])
+def test_options(url, headers, status):
+    answer = ask(url, PREDICT, method="OPTIONS", headers=headers)
+    assert (answer.status, answer.text) == (status, "")
+
+
+def test_metrics(directory):
+    url = start([model("actor", directory / "actor")], metrics_path="/metrics")
+    for _ in range(3):
+        ask(url, PREDICT, GOOD)
+    ask(url, PREDICT, "{")
+    ask(url, "/v1/models/actor")
+    ask(url, "/v1/models/nope")
+    answer = ask(url, "/metrics")
+    assert answer.status == 200 and answer.content_type.startswith("text/plain")
+    samples = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))
+    assert samples[':tensorflow:serving:request_count{model_name="actor",status="OK"}'] == "4"
+    assert samples[':tensorflow:serving:request_count{model_name="actor",status="INVALID_ARGUMENT"}'] == "1"
+    assert "nope" not in answer.text  # names that anyone can make up take no memory
+    labels = 'model_name="actor",API="predict",entrypoint="REST"'
+    buckets = [float(value) for name, value in samples.items() if name.startswith(
+        f":tensorflow:serving:request_latency_bucket{{{labels},le=")]
+    assert len(buckets) == 34 and buckets == sorted(buckets) and buckets[-1] == 3
+    assert samples[f":tensorflow:serving:request_latency_bucket{{{labels},le=\"+Inf\"}}"] == "3"
+    assert samples[f":tensorflow:serving:request_latency_count{{{labels}}}"] == "3"
+    assert 100 < float(samples[f":tensorflow:serving:request_latency_sum{{{labels}}}"]) < 60e6  # microseconds
+    assert "# TYPE :tensorflow:serving:request_latency histogram" in answer.text
+    wrong = ask(url, "/metrics?x=1")
+    assert wrong.status == 400 and wrong.error.startswith("Unexpected path: /metrics?x=1")
+
+
+def test_no_metrics_and_no_cors_unless_asked_for(directory):
+    url = start([model("actor", directory / "actor")])
+    answer = ask(url, "/monitoring/prometheus/metrics")
+    assert answer.status == 404 and "<H1>Not Found</H1>" in answer.text
+    assert "access-control-allow-origin" not in ask(url, PREDICT, GOOD).headers
