@@ -5,15 +5,16 @@ does not match is a malformed request (400), what lies outside /v1/ is not found
 """
 
 import asyncio
+import functools
 import logging
 import re
 import time
 import zlib
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
 from google.protobuf import text_format
-from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -50,6 +51,10 @@ class _Which(NamedTuple):
     label: str | None
 
 
+class _ClientLeft(Exception):
+    """There is nobody to answer."""
+
+
 class Api:
     """Answers the requests of one server.
 
@@ -67,20 +72,19 @@ class Api:
         self._active = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
         self._active += 1
         try:
             if self._active > _MAX_ACTIVE:
                 raise ServingError("UNAVAILABLE", f"the server is busy with {_MAX_ACTIVE} requests")
-            response = await self._answer(request)
+            response = await self._answer(scope, receive)
         except ServingError as error:
             response = _json(f'{{\n    "error": {quote(error.message)}\n}}', error.http_status)
             if error.http_status == 408:
                 response.headers["Connection"] = "close"  # the rest of the body would be taken for a request
-        except ClientDisconnect:
+        except _ClientLeft:
             return
         except Exception as error:
-            logging.exception("%s %s", request.method, scope["path"])
+            logging.exception("%s %s", scope["method"], scope["path"])
             response = _json(f'{{\n    "error": {quote(f"{type(error).__name__}: {error}")}\n}}', 500)
         finally:
             self._active -= 1
@@ -88,14 +92,14 @@ class Api:
             response.headers.update(self._headers)
         await response(scope, receive, send)
 
-    async def _answer(self, request: Request) -> Response:
-        method, target = request.method, _target(request.scope)
+    async def _answer(self, scope: Scope, receive: Receive) -> Response:
+        method, target, headers = scope["method"], _target(scope), dict(scope["headers"])
         if self._metrics_path and target.split("?")[0] == self._metrics_path:
             if target != self._metrics_path:
                 raise invalid(f"Unexpected path: {target}. Should be {self._metrics_path}")
             return Response(self._metrics.text(), media_type="text/plain")
         if method == "OPTIONS":
-            return Response(status_code=200 if request.headers.get("origin", "").startswith("http") else 400)
+            return Response(status_code=200 if headers.get(b"origin", b"").startswith(b"http") else 400)
         if method not in ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD"):
             return _html(501, "Not Implemented")
         if _BAD_TARGET.search(target):
@@ -109,7 +113,7 @@ class Api:
         try:
             if method == "GET":
                 return self._metadata(which) if action == "metadata" else self._status(which)
-            document, signature_name = _document(await _body(request))
+            document, signature_name = _document(await _body(headers, receive))
             if action == "predict":
                 return await self._predict(which, document, signature_name)
             return self._refuse_examples(which, document, signature_name, action)
@@ -162,6 +166,7 @@ def _decoded(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
+@functools.lru_cache(256)
 def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
     """What a URL asks for, and of which model; None in place of a version number beyond any.
 
@@ -181,36 +186,38 @@ def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
     return _Which(_decoded(name), digits and int(digits), label and _decoded(label)), action
 
 
-async def _body(request: Request) -> bytes:
+async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
     """The request's body, inflated if need be.
 
     Raises:
       ServingError: it is too large, or takes too long to come.
-      ClientDisconnect: it never will.
+      _ClientLeft: it never will.
     """
-    if int(request.headers.get("content-length", 0)) > _MAX_BODY:
+    body, more = bytearray(), True
+    if int(headers.get(b"content-length", 0)) > _MAX_BODY:
         raise _too_large()
-    chunks, size = [], 0
     try:
         async with asyncio.timeout(_BODY_SECONDS):
-            async for chunk in request.stream():
-                chunks.append(chunk)
-                size += len(chunk)
-                if size > _MAX_BODY:
+            while more:
+                message = await receive()
+                if message["type"] == "http.disconnect":
+                    raise _ClientLeft
+                body += message.get("body", b"")
+                more = message.get("more_body", False)
+                if len(body) > _MAX_BODY:
                     raise _too_large()
     except TimeoutError:
         raise ServingError("REQUEST_TIMEOUT", f"the request took more than {_BODY_SECONDS} s to arrive") from None
-    body = b"".join(chunks)
-    if request.headers.get("content-encoding", "").lower() != "gzip":
-        return body
+    if headers.get(b"content-encoding", b"").lower() != b"gzip":
+        return bytes(body)
     try:
         inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
-        body = inflater.decompress(body, _MAX_BODY)
+        inflated = inflater.decompress(body, _MAX_BODY)
     except zlib.error:
         return b""  # as TF Serving: undecodable is empty
     if inflater.unconsumed_tail:
         raise _too_large()
-    return body
+    return inflated
 
 
 def _too_large() -> ServingError:
