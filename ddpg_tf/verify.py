@@ -21,10 +21,12 @@ SIGNATURES = {"serving_default": "action", "action_value": "q"}
 def verify(path: str, probes: dict[str, np.ndarray]):
     """Loads the model as TF2 and, as TF Serving does, in a graph-mode session; compares both with the live networks.
 
-    A Keras 3 model saved the wrong way loads in the first and fails every request in the second.
+    A Keras 3 model saved the wrong way loads in the first and fails every request in the second. The warm-up requests
+    are replayed too: TF Serving does not load a model whose own fail.
 
     Raises:
-      ValueError: a signature is missing, answers differ, or a jit-compiled function is reachable.
+      ValueError: a signature is missing, answers differ, a jit-compiled function is reachable, or a warm-up request
+        does not fit.
     """
     inputs = {name.removeprefix("input/"): array for name, array in probes.items() if name.startswith("input/")}
     feeds = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
@@ -35,6 +37,7 @@ def verify(path: str, probes: dict[str, np.ndarray]):
         for rows in (1, 7):
             feed = {key: tf.constant(array[:rows]) for key, array in feeds[name].items()}
             _compare("TF2", name, loaded.signatures[name](**feed)[output].numpy(), expected[name][:rows])
+    warm_up = _warm_up_requests(path)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], path)
         for name, output in SIGNATURES.items():
@@ -43,6 +46,23 @@ def verify(path: str, probes: dict[str, np.ndarray]):
                 feed = {signature.inputs[key].name: array[:rows] for key, array in feeds[name].items()}
                 found = session.run(signature.outputs[output].name, feed)
                 _compare("graph-mode session", name, found, expected[name][:rows])
+        for name, request in warm_up:
+            signature = meta.signature_def[name]
+            if request.keys() != signature.inputs.keys():
+                raise ValueError(f"a warm-up request of {name} has inputs {sorted(request)}")
+            session.run([output.name for output in signature.outputs.values()],
+                        {signature.inputs[key].name: array for key, array in request.items()})
+
+
+def _warm_up_requests(path: str) -> list[tuple[str, dict[str, np.ndarray]]]:
+    """(signature, array per input) of each record."""
+    from tensorflow_serving.apis.prediction_log_pb2 import PredictionLog  # once TensorFlow is there, quietly
+
+    file = os.path.join(path, "assets.extra", "tf_serving_warmup_requests")
+    records = tf.data.TFRecordDataset([file] if os.path.isfile(file) else [])
+    requests = [PredictionLog.FromString(record).predict_log.request for record in records.as_numpy_iterator()]
+    return [(request.model_spec.signature_name, {key: tf.make_ndarray(proto) for key, proto in request.inputs.items()})
+            for request in requests]
 
 
 def _compare(loader: str, signature: str, found: np.ndarray, expected: np.ndarray):

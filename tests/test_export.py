@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -121,6 +122,25 @@ def test_verification_refuses_jit_and_what_only_python_can_load(tmp_path, export
                         signatures={"serving_default": held.act, "action_value": held.value})
     with pytest.raises((tf.errors.FailedPreconditionError, tf.errors.NotFoundError)):
         verify.verify(str(tmp_path / "held"), probes_of(policy))
+
+
+def test_verification_replays_the_warm_up_requests(tmp_path, exported):
+    from tensorflow_serving.apis import prediction_log_pb2
+
+    from ddpg_tf._tf import tf
+
+    policy, path = exported
+    copy = shutil.copytree(path, tmp_path / "copy")
+    file = str(copy / "assets.extra" / "tf_serving_warmup_requests")
+    [record, _] = tf.compat.v1.io.tf_record_iterator(file)
+    for name, width in (("observation", 7), ("state", 3)):
+        log = prediction_log_pb2.PredictionLog.FromString(record)
+        log.predict_log.request.ClearField("inputs")
+        log.predict_log.request.inputs[name].CopyFrom(tf.make_tensor_proto(np.zeros((1, width), np.float32)))
+        with tf.io.TFRecordWriter(file) as writer:
+            writer.write(log.SerializeToString())
+        with pytest.raises((ValueError, tf.errors.InvalidArgumentError)):
+            verify.verify(str(copy), probes_of(policy))
 
 
 def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
