@@ -1,6 +1,8 @@
 """Asks a deployed policy for one action and prints it as JSON.
 
 python -m serve.query --url=http://localhost:8501 --model_name=policy --observation='[0.1, 0.2, 0.3]'
+python -m serve.query --model_name=reach --observation='{"position": [0.1, 0.2], "goal": [0.5, 0.5]}'
+python -m serve.query --model_name=policy --sample
 """
 
 import json
@@ -55,10 +57,10 @@ def _sample(inputs: Mapping[str, Any]) -> dict[str, Any]:
 def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     define_server_flags(values)
-    flags.DEFINE_string(
-        "observation", None, "JSON: an array (or a batch of them), or an object of named inputs", flag_values=values
-    )
-    flags.DEFINE_bool("sample", False, "draw an observation that fits the model, and print it", flag_values=values)
+    flags.DEFINE_string("observation", None, "JSON: an array, or for several inputs an object of arrays by the inputs' "
+                        "names or the environment's keys; with one dimension more, a batch", flag_values=values)
+    flags.DEFINE_bool("sample", False, "draw an observation that fits the model's signature (normal numbers, bytes for "
+                      "pixels), and print it to stderr", flag_values=values)
     parse(argv, values, __doc__)
     if (values.observation is None) == (not values.sample):
         raise UsageError("give either --observation or --sample")

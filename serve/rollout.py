@@ -1,17 +1,26 @@
-"""Drives a Gymnasium environment with a deployed policy: returns, and how long the server took.
+"""Drives a Gymnasium environment with a deployed policy: returns, how long the server took, which versions answered.
 
 python -m serve.rollout --url=http://localhost:8501 --model_name=policy --env=Pendulum-v1 --episodes=10
+python -m serve.rollout --model_name=policy --flagfile=runs/pendulum/flags.txt --compare_run_dir=runs/pendulum
+
+Of a run's flags.txt, given as --flagfile, only the environment counts; --seed in it is the training's, not this one.
 """
 
+import itertools
 import json
+import math
+import os
 import time
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from absl import flags
 
+from ddpg_tf import config
 from ddpg_tf.cli import UsageError, UserError, parse, run
 from serve.client import PolicyClient, PolicyError
 from serve.query import client_from_flags, define_server_flags
@@ -19,40 +28,200 @@ from serve.query import client_from_flags, define_server_flags
 if TYPE_CHECKING:
     import gymnasium
 
+TOLERANCE = 1e-5  # of an action's half-range
+
 
 @dataclass
 class Episode:
-    """What one episode gave: the sum of rewards, and for each step the seconds until the action came."""
+    """What one episode gave.
+
+    Attributes:
+      total_reward: the sum of rewards.
+      latencies: for each step the seconds until the action came.
+      actions: for each step what the environment was given.
+      observations: float32 [O] for each step, flattened; empty unless `play` was to keep them.
+      versions: the policy's version before and after the episode.
+    """
 
     total_reward: float = 0.0
     latencies: list[float] = field(default_factory=list)
+    actions: list[np.ndarray] = field(default_factory=list)
+    observations: list[np.ndarray] = field(default_factory=list)
+    versions: tuple[int, ...] = ()
 
     @property
     def length(self) -> int:
         return len(self.latencies)
 
 
-def play(client: PolicyClient, env: "gymnasium.Env", seed: int) -> Episode:
-    """One episode with the client's actions.
+def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, keep: bool = False) -> Episode:
+    """One episode with the actions of `act`, which takes an observation as the environment gives it.
 
+    Args:
+      keep: whether the episode holds its observations.
     Raises:
-      PolicyError: from the client.
+      PolicyError: from a client's `act`.
       UserError: the policy's action does not fit the environment.
     """
-    episode = Episode()
+    episode, space = Episode(), env.action_space
     observation, _ = env.reset(seed=seed)
     ended = False
     while not ended:
+        if keep:
+            episode.observations.append(_flat(env, observation))
         start = time.perf_counter()
-        action = client.act(observation)
+        action = act(observation)
         episode.latencies.append(time.perf_counter() - start)
-        if action.size != np.prod(env.action_space.shape):
-            raise UserError(f"the policy's action has shape {action.shape}, the environment's {env.action_space.shape}")
-        action = action.astype(env.action_space.dtype).reshape(env.action_space.shape)
+        if space.shape is None or action.size != math.prod(space.shape):
+            raise UserError(f"the policy's action has shape {action.shape}, the environment's {space.shape}")
+        action = action.astype(space.dtype).reshape(space.shape)
+        episode.actions.append(action.copy())  # some environments write into what they are given
         observation, reward, terminated, truncated, _ = env.step(action)
         episode.total_reward += float(reward)
         ended = terminated or truncated
     return episode
+
+
+def _flat(env: "gymnasium.Env", observation: Any) -> np.ndarray:
+    """float32 [O], as training sees it; a copy."""
+    from gymnasium.spaces import flatten
+
+    return flatten(env.observation_space, observation).astype(np.float32)
+
+
+def drive(client: PolicyClient, env: "gymnasium.Env", episodes: int, seed: int, *, keep: bool = False) -> list[Episode]:
+    """Plays `episodes` with the deployed policy, the first reset with `seed`, and prints a line for each.
+
+    An answer does not say which version it is from, so the server is asked between episodes.
+
+    Raises:
+      PolicyError: the server did not answer.
+      UserError: the policy's action does not fit the environment.
+    """
+    client.inputs()  # fetched before the first latency is taken
+    version, played = _version(client), []
+    for i in range(episodes):
+        episode = play(client.act, env, seed + i, keep=keep)
+        before, version = version, _version(client)
+        episode.versions = (before, version)
+        answered = f"version {version}" if before == version else f"versions {before}-{version}"
+        print(f"episode {i}: return {episode.total_reward:.2f}, length {episode.length}, {answered}", flush=True)
+        played.append(episode)
+    return played
+
+
+def _version(client: PolicyClient) -> int:
+    """The version that answers now."""
+    try:
+        return int(client.metadata()["model_spec"]["version"])
+    except (KeyError, TypeError, ValueError):
+        raise UserError("the server does not say which version answers") from None
+
+
+def summarise(episodes: Sequence[Episode]):
+    """Prints returns, latency and versions over all episodes."""
+    returns = [episode.total_reward for episode in episodes]
+    print(f"mean return {np.mean(returns):.2f}, standard deviation {np.std(returns):.2f}")
+    milliseconds = 1000 * np.concatenate([episode.latencies for episode in episodes])
+    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
+    print(f"latency p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms over {len(milliseconds)} requests")
+    versions = sorted({version for episode in episodes for version in episode.versions})
+    print(f"answered by version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}", flush=True)
+
+
+def film(path: Path, env_id: str, env_kwargs: dict[str, Any], seed: int, episode: Episode) -> list[str]:
+    """Films `episode` into `path`; returns what went wrong."""
+    from ddpg_tf import video
+
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        if not video.record(path, env_id, json.dumps(env_kwargs), seed, np.array(episode.actions)):
+            return [str(caught[-1].message)]
+    print(f"first episode: {path}", flush=True)
+    return []
+
+
+def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequence[Episode], seed: int) -> list[str]:
+    """Asks the actor of a run's checkpoint what the server was asked, then plays the same episodes with it.
+
+    Prints the largest difference, and both mean returns: in contact with the ground, robots make a difference in the
+    last bit of an action one in the return.
+
+    Args:
+      checkpoint: "best" or "latest".
+      episodes: the deployed policy's, the first reset with `seed`, with their observations.
+    Returns:
+      What is wrong: how many of the actions are not the actor's, and the first of them.
+    Raises:
+      UserError: there is no such checkpoint.
+    """
+    os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently
+    from ddpg_tf.run_dir import load_policy
+
+    policy = load_policy(run_dir, checkpoint)
+    # One at a time: each batch size is compiled anew, and episodes have all lengths.
+    expected = [np.concatenate([policy.agent.act(observation[None]) for observation in episode.observations])
+                for episode in episodes]  # float32 [length, A] for each episode
+    half_range = np.maximum((policy.spaces.high.astype(np.float64) - policy.spaces.low) / 2, 1e-30)  # [A]
+    apart = [(np.abs(np.array(episode.actions, np.float64) - actions) / half_range).max(axis=1)
+             for episode, actions in zip(episodes, expected, strict=True)]  # [length]
+    own = [play(lambda observation: policy.agent.act(_flat(env, observation)[None])[0], env, seed + i)
+           for i in range(len(episodes))]
+    print(f"largest difference to the {checkpoint} checkpoint's actor (step {policy.step}): "
+          f"{np.max(np.concatenate(apart)):.1e} of the half-range")
+    deployed, local = (np.mean([episode.total_reward for episode in played]) for played in (episodes, own))
+    print(f"mean return: deployed {deployed:.2f}, checkpoint {local:.2f}", flush=True)
+    wrong = [(i, t) for i, row in enumerate(apart) for t in np.flatnonzero(~(row <= TOLERANCE))]  # NaN is wrong too
+    return [f"{len(wrong)} actions are not those of the {checkpoint} checkpoint; first in episode {i}, step {t}: the "
+            f"server's {episodes[i].actions[t]}, the checkpoint's {expected[i][t]}" for i, t in wrong[:1]]
+
+
+def _require_same_environment(run_dir: Path, env_id: str, env_kwargs: dict[str, Any]):
+    """UserError unless the run in `run_dir` is of this environment."""
+    from ddpg_tf import envs
+    from ddpg_tf.run_dir import read_config
+
+    learnt = read_config(run_dir)
+    if (envs.resolve_id(learnt.env), json.loads(learnt.env_kwargs)) != (env_id, env_kwargs):
+        raise UserError(f"{run_dir} is a run of {learnt.env} {learnt.env_kwargs}, not of {env_id} "
+                        f"{json.dumps(env_kwargs)}: drive its environment with --flagfile={run_dir / 'flags.txt'}")
+
+
+def _parse(argv: Sequence[str]) -> flags.FlagValues:
+    """Reads the flagfiles, which may be a run's, then what was typed."""
+    values = flags.FlagValues()
+    define_server_flags(values)
+    flags.DEFINE_string("env", None, "Gymnasium environment id; required", flag_values=values)
+    flags.DEFINE_string("env_kwargs", "{}", "JSON object of arguments to the environment", flag_values=values)
+    flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0, flag_values=values)
+    flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
+    flags.DEFINE_string("compare_run_dir", None, "directory of the run that the policy was exported from: check each "
+                        f"action against its checkpoint's actor, to {TOLERANCE:g} of the action's half-range",
+                        flag_values=values)
+    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "weights to compare with: of the best evaluation, or "
+                      "the newest", flag_values=values)
+    files, typed = _split(argv[1:])
+    training = config.define_flags(flags.FlagValues())  # by name
+    parse([argv[0], f"--undefok={','.join(training)}", *files], values, __doc__)
+    values["seed"].unparse()  # back to its default
+    parse([argv[0], *typed], values, __doc__)
+    if not values.env:
+        raise UsageError("--env is required, or --flagfile=RUN_DIR/flags.txt. See --help.")
+    return values
+
+
+def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
+    """The arguments that name flagfiles, and the others."""
+    files, others, rest = [], [], iter(args)
+    for arg in rest:
+        if arg in ("--flagfile", "-flagfile"):
+            files += [arg, *itertools.islice(rest, 1)]
+        elif arg.startswith(("--flagfile=", "-flagfile=")):
+            files.append(arg)
+        else:
+            others.append(arg)
+    return files, others
 
 
 def _env_kwargs(text: str) -> dict[str, Any]:
@@ -66,36 +235,28 @@ def _env_kwargs(text: str) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str]) -> None:
-    values = flags.FlagValues()
-    define_server_flags(values)
-    flags.DEFINE_string("env", None, "Gymnasium environment id; required", flag_values=values)
-    flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0, flag_values=values)
-    flags.DEFINE_string("env_kwargs", "{}", "JSON object of arguments to the environment", flag_values=values)
-    parse(argv, values, __doc__)
-    if not values.env:
-        raise UsageError("--env is required. See --help.")
+    values = _parse(argv)
     env_kwargs = _env_kwargs(values.env_kwargs)
     client = client_from_flags(values)
-    from ddpg_tf.envs import make_env  # imports Gymnasium: not for --help and mistakes
+    from ddpg_tf import envs  # imports Gymnasium: not for --help and mistakes
 
-    env = make_env(values.env, env_kwargs)
-    episodes = []
-    try:
-        client.inputs()  # fetched before the first latency is taken
-        for i in range(values.episodes):
-            episodes.append(play(client, env, values.seed + i))
-            print(f"episode {i}: return {episodes[-1].total_reward:.2f}, length {episodes[-1].length}", flush=True)
-    except PolicyError as error:
-        raise UserError(error.message) from None
-    finally:
-        env.close()
-        client.close()
-    returns = [episode.total_reward for episode in episodes]
-    print(f"mean return {np.mean(returns):.2f}, standard deviation {np.std(returns):.2f}")
-    milliseconds = 1000 * np.concatenate([episode.latencies for episode in episodes])
-    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
-    print(f"latency p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms over {len(milliseconds)} requests")
+    env_id = envs.resolve_id(values.env)
+    run_dir = Path(values.compare_run_dir) if values.compare_run_dir else None
+    if run_dir:
+        _require_same_environment(run_dir, env_id, env_kwargs)
+    problems = []
+    with client, envs.make_env(env_id, env_kwargs) as env:
+        try:
+            episodes = drive(client, env, values.episodes, values.seed, keep=run_dir is not None)
+        except PolicyError as error:
+            raise UserError(error.message) from None
+        summarise(episodes)
+        if values.video:
+            problems += film(Path(values.video), env_id, env_kwargs, values.seed, episodes[0])
+        if run_dir:
+            problems += compare(run_dir, values.checkpoint, env, episodes, values.seed)
+    if problems:
+        raise UserError("; ".join(problems))
 
 
 if __name__ == "__main__":

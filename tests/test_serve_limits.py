@@ -253,6 +253,29 @@ def test_connection_stays_open_and_takes_requests_ahead(url):
         assert "predictions" in read_answer(sock)[1]
 
 
+@pytest.mark.parametrize("split", [False, True])
+def test_offer_to_upgrade_the_connection_is_not_taken(url, split):
+    """As `curl --http2` makes it."""
+    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" \
+           f"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+    with connection(url) as sock:
+        for _ in range(2):
+            sock.sendall(head.encode() + (b"" if split else GOOD.encode()))
+            if split:
+                time.sleep(0.1)
+                sock.sendall(GOOD.encode())
+            answer, body = read_answer(sock)
+            assert answer.startswith("HTTP/1.1 200") and "3.80000019" in body
+
+
+def test_what_is_not_http(url):
+    with connection(url) as sock:
+        sock.sendall(b"nonsense\r\n\r\n")
+        head, body = read_answer(sock)
+        assert head.startswith("HTTP/1.1 400") and "<H1>Bad Request</H1>" in body
+        assert not sock.recv(1)
+
+
 def test_head_answers_without_a_body(url):
     """TF Serving sends one, without its length: the next answer on the connection is then misread."""
     with connection(url) as sock:

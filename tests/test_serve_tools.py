@@ -12,14 +12,19 @@ import sys
 import gymnasium
 import numpy as np
 import pytest
+from conftest import TINY
 
-from ddpg_tf import cli
+from ddpg_tf import Config, cli, envs, run_dir, saved_model, train
 from ddpg_tf._tf import tf
+from ddpg_tf.evaluate import Evaluator
 from serve import query, rollout
 from serve.client import PolicyClient
 from serve.local.__main__ import main as local_main
 
 ROOT = pathlib.Path(__file__).parent.parent
+
+
+NESTED = "tests.toy_envs:ToyNested-v0"
 
 
 class Policy(tf.Module):
@@ -31,6 +36,15 @@ class Policy(tf.Module):
     @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")])
     def act(self, observation):
         return {"action": tf.matmul(observation, self.kernel)}
+
+
+class Camera(tf.Module):
+    """Pixels and a speed: the brightest pixel, and the speed."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 2, 2, 1], tf.uint8, name="camera"),
+                                  tf.TensorSpec([None], tf.float32, name="speed")])
+    def act(self, camera, speed):
+        return {"action": tf.stack([tf.cast(tf.reduce_max(camera, [1, 2, 3]), tf.float32), speed], 1)}
 
 
 @contextlib.contextmanager
@@ -70,6 +84,52 @@ def url(model, tmp_path_factory):
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 0
         assert process.stdout.read() == ""
+
+
+@contextlib.contextmanager
+def serving(base):
+    """The URL of a server of the model `base`, named "policy"."""
+    with server("--model_name=policy", f"--model_base_path={base}") as process:
+        for line in process.stdout:
+            if found := re.search(r"http://\S+", line):
+                yield found[0]
+                return
+        raise AssertionError("the server did not start")
+
+
+def export(path, base, which):
+    """Version 1 of a model; test_export checks exporting."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(saved_model, "_verify", lambda *_: None)  # takes seconds
+        saved_model.publish(run_dir.load_policy(path, which), base)
+
+
+@pytest.fixture(scope="module")
+def trained_url(trained, tmp_path_factory):
+    """A server of the best policy of `trained`, as version 1."""
+    base = tmp_path_factory.mktemp("trained-model")
+    export(trained, base, "best")
+    with serving(base) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def nested(tmp_path_factory):
+    """(run directory, URL of its policy, which is version 1) for Dict observations and asymmetric actions."""
+    path = tmp_path_factory.mktemp("nested")
+    train(Config(**{**TINY, "env": NESTED, "env_kwargs": {"max_episode_steps": 9}, "total_steps": 60,
+                    "warmup_steps": 20, "eval_every": 0}, run_dir=str(path / "run"), final_init=0.5))
+    export(path / "run", path / "model", "latest")
+    with serving(path / "model") as url:
+        yield path / "run", url
+
+
+@pytest.fixture(scope="module")
+def camera_url(tmp_path_factory):
+    base, policy = tmp_path_factory.mktemp("camera"), Camera()
+    tf.saved_model.save(policy, str(base / "1"), signatures={"serving_default": policy.act})
+    with serving(base) as url:
+        yield url
 
 
 def run(monkeypatch, capsys, main, *flags):
@@ -113,6 +173,51 @@ def test_query_sample(url, monkeypatch, capsys):
     observation = json.loads(err.removeprefix("observation: "))["observation"]
     assert status == 0 and len(observation) == 3
     np.testing.assert_allclose(json.loads(out), [np.dot(observation, [0.1, 0.2, 0.3])], rtol=1e-4, atol=1e-6)
+
+
+def test_query_of_dict_observations(nested, monkeypatch, capsys):
+    """By the inputs' names or by the environment's keys, one or a batch; --sample draws each input."""
+    path, url = nested
+    env = envs.make_flat_env(NESTED)
+    observation = env.unwrapped.observation_space.sample()
+    agent = run_dir.load_policy(path, "latest").agent
+    expected = agent.act(gymnasium.spaces.flatten(env.unwrapped.observation_space, observation)[None])[0]
+    arm, tail = observation["arm"]
+    joint, velocity = observation["joint angle"], observation["velocity"]
+    named = {"arm_observation_0_a": arm["a"], "arm_observation_0_z": arm["z"], "arm_observation_1": tail,
+             "joint_angle": joint, "velocity": velocity}
+    keyed = {"velocity": velocity, "joint angle": joint, "arm": {"observation_0": arm, "observation_1": tail}}
+    flags = [f"--url={url}", "--model_name=policy"]
+    for form in (named, keyed):
+        text = json.dumps(form, default=lambda array: array.tolist())
+        status, out, err = run(monkeypatch, capsys, query.main, *flags, f"--observation={text}")
+        assert (status, err) == (0, "")
+        np.testing.assert_allclose(json.loads(out), expected, rtol=1e-5, atol=1e-5)
+    batch = json.dumps({name: [np.asarray(part).tolist()] * 2 for name, part in named.items()})
+    status, out, err = run(monkeypatch, capsys, query.main, *flags, f"--observation={batch}")
+    np.testing.assert_allclose(json.loads(out), [expected, expected], rtol=1e-5, atol=1e-5)
+
+    status, out, err = run(monkeypatch, capsys, query.main, *flags, "--sample")
+    sample = json.loads(err.removeprefix("observation: "))
+    assert status == 0 and len(json.loads(out)) == 3
+    assert {name: np.shape(part) for name, part in sample.items()} == {
+        name: np.shape(part) for name, part in named.items()}
+    status, again, _ = run(monkeypatch, capsys, query.main, *flags, f"--observation={json.dumps(sample)}")
+    assert again == out
+
+
+def test_query_of_pixels(camera_url, monkeypatch, capsys):
+    flags = [f"--url={camera_url}", "--model_name=policy"]
+    asked = '--observation={"camera": [[[1], [2]], [[255], [4]]], "speed": 0.5}'
+    assert run(monkeypatch, capsys, query.main, *flags, asked) == (0, "[255.0, 0.5]\n", "")
+    status, out, err = run(monkeypatch, capsys, query.main, *flags, "--sample")
+    sample = json.loads(err.removeprefix("observation: "))
+    assert status == 0 and np.shape(sample["camera"]) == (2, 2, 1)
+    np.testing.assert_allclose(json.loads(out), [np.max(sample["camera"]), sample["speed"]], rtol=1e-6)
+    status, _, err = run(monkeypatch, capsys, query.main, *flags, '--observation={"camera": [[[256]]], "speed": 1}')
+    assert status == 1 and "camera is not an array of numbers" in err
+    status, _, err = run(monkeypatch, capsys, query.main, *flags, "--observation=[1, 2]")
+    assert status == 1 and "the model takes several inputs (camera, speed)" in err
 
 
 OBSERVATION = "--observation=[1, 2, 3]"
@@ -171,7 +276,7 @@ def test_rollout(url, monkeypatch, capsys):
     lines = out.splitlines()
     returns = []
     for i, line in enumerate(lines[:2]):
-        found = re.fullmatch(rf"episode {i}: return (-[\d.]+), length 200", line)
+        found = re.fullmatch(rf"episode {i}: return (-[\d.]+), length 200, version 1", line)
         returns.append(float(found.group(1)))
     np.testing.assert_allclose(returns, [pendulum_return(10000), pendulum_return(10001)], atol=0.05)
     mean, deviation = re.fullmatch(r"mean return (-[\d.]+), standard deviation ([\d.]+)", lines[2]).groups()
@@ -179,6 +284,7 @@ def test_rollout(url, monkeypatch, capsys):
     assert float(deviation) == pytest.approx(np.std(returns), abs=0.02)
     percentiles = re.fullmatch(r"latency p50 (\S+) ms, p95 (\S+) ms, p99 (\S+) ms over 400 requests", lines[3]).groups()
     assert 0 < float(percentiles[0]) <= float(percentiles[1]) <= float(percentiles[2])
+    assert lines[4:] == ["answered by version 1"]
 
 
 def test_rollout_seed_and_env_kwargs(url):
@@ -187,7 +293,7 @@ def test_rollout_seed_and_env_kwargs(url):
         returns = {}
         for seed, g in ((0, 10.0), (0, 10.0), (1, 10.0), (0, 5.0)):
             env = gymnasium.make("Pendulum-v1", g=g, max_episode_steps=20)
-            returns.setdefault((seed, g), []).append(rollout.play(client, env, seed).total_reward)
+            returns.setdefault((seed, g), []).append(rollout.play(client.act, env, seed).total_reward)
     assert returns[0, 10.0][0] == returns[0, 10.0][1]
     assert len({total for totals in returns.values() for total in totals}) == 3
 
@@ -212,19 +318,138 @@ def test_rollout_mistakes_are_one_line(url, monkeypatch, capsys, flags, status, 
     assert err.startswith("error: ") and error in err and err.count("\n") == 1
 
 
-def test_action_that_does_not_fit_the_environment():
-    class Client:
-        def act(self, observation):
-            return np.zeros(2, np.float32)
+@pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
+def test_action_that_does_not_fit_the_environment(env):
+    env = gymnasium.make(env)
+    with pytest.raises(cli.UserError, match=re.escape(f"has shape (2,), the environment's {env.action_space.shape}")):
+        rollout.play(lambda observation: np.zeros(2, np.float32), env, 0)
 
-    with pytest.raises(cli.UserError, match=re.escape("action has shape (2,), the environment's (1,)")):
-        rollout.play(Client(), gymnasium.make("Pendulum-v1"), 0)
+
+def test_rollout_tells_versions_that_changed_meanwhile(capsys):
+    """Only a client that changes on cue can be tested for this."""
+
+    class Client:
+        versions = iter([3, 3, 4, 4, 6])
+
+        def inputs(self):
+            pass
+
+        def act(self, observation):
+            return np.zeros(3, np.float32)
+
+        def metadata(self):
+            return {"model_spec": {"version": str(next(self.versions))}}
+
+    env = envs.make_env("tests.toy_envs:ToyCounter-v0")
+    rollout.summarise(rollout.drive(Client(), env, 4, 0))
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(", ")[-1] for line in lines[:4]] == ["version 3", "versions 3-4", "version 4", "versions 4-6"]
+    assert lines[-1] == "answered by versions 3, 4, 6"
+
+
+def test_rollout_takes_the_environment_from_a_runs_flags(nested, monkeypatch, capsys):
+    """Not the training's seed; what is typed wins, wherever it stands."""
+    path, url = nested
+    flags = [f"--url={url}", "--model_name=policy", "--episodes=1", f"--flagfile={path / 'flags.txt'}"]
+    seeds = []
+    monkeypatch.setattr(rollout, "play", lambda act, env, seed, play=rollout.play, **keep: (
+        seeds.append(seed), play(act, env, seed, **keep))[1])
+    for typed, seed, length in ((["--episodes=1"], 10000, 9), (["--seed", "5"], 5, 9),
+                                (['--env_kwargs={"max_episode_steps": 4}'], 10000, 4)):
+        status, out, err = run(monkeypatch, capsys, rollout.main, *typed, *flags)
+        assert (status, err) == (0, "")
+        assert seeds.pop() == seed and f"length {length}, version 1" in out
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags[:-1], "--flagfile", str(path / "flags.txt"))
+    assert status == 0 and seeds.pop() == 10000
+
+
+def test_rollout_films_the_first_episode(url, monkeypatch, capsys, tmp_path):
+    flags = [f"--url={url}", "--model_name=policy", "--env=Pendulum-v1", '--env_kwargs={"max_episode_steps": 20}']
+    film = tmp_path / "films" / "first.gif"
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=2", f"--video={film}")
+    assert (status, err) == (0, "")
+    assert out.endswith(f"first episode: {film}\n") and film.stat().st_size > 1000
+
+
+def test_rollout_film_that_cannot_be_made(url, monkeypatch, capsys, tmp_path):
+    """Asked for and not there is an error, once everything else is told."""
+    flags = [f"--url={url}", "--model_name=policy", "--env=Pendulum-v1", '--env_kwargs={"max_episode_steps": 20}']
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=1", f"--video={tmp_path / 'a.txt'}")
+    assert status == 1 and "answered by version 1" in out
+    assert err.startswith("error: no video of Pendulum-v1: ") and err.count("\n") == 1
+
+
+def comparison(out):
+    """(largest difference, mean return of the deployed policy, of the checkpoint)."""
+    difference = re.search(r"largest difference to the (?:best|latest) checkpoint's actor \(step \d+\): (\S+) of", out)
+    means = re.search(r"mean return: deployed (\S+), checkpoint (\S+)", out)
+    return float(difference[1]), float(means[1]), float(means[2])
+
+
+def test_rollout_compares_with_the_run(trained, trained_url, monkeypatch, capsys):
+    flags = [f"--url={trained_url}", "--model_name=policy", f"--flagfile={trained / 'flags.txt'}"]
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=2", f"--compare_run_dir={trained}")
+    assert (status, err) == (0, "")
+    difference, deployed, checkpoint = comparison(out)
+    policy = run_dir.load_policy(trained)
+    scores = [episode.episode_return for episode in Evaluator(policy.config, 2).run(policy.agent.act)]
+    assert difference <= 1e-5
+    assert deployed == pytest.approx(np.mean(scores), rel=1e-2) == checkpoint
+
+
+def test_rollout_compares_dict_observations(nested, monkeypatch, capsys):
+    path, url = nested
+    flags = [f"--url={url}", "--model_name=policy", f"--flagfile={path / 'flags.txt'}", "--checkpoint=latest"]
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=2", f"--compare_run_dir={path}")
+    assert (status, err) == (0, "")
+    assert comparison(out) == (pytest.approx(0, abs=1e-5), 9, 9)
+
+
+def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, capsys):
+    flags = [f"--url={url}", "--model_name=policy", "--env=Pendulum-v1", "--episodes=2"]
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, f"--compare_run_dir={trained}")
+    difference, deployed, checkpoint = comparison(out)
+    assert status == 1 and difference > 1e-5 and deployed != checkpoint
+    found = re.fullmatch(r"error: \d+ actions are not those of the best checkpoint; first in episode 0, step 0: the "
+                         r"server's \[(\S+)\], the checkpoint's \[(\S+)\]\n", err)
+    observation, _ = gymnasium.make("Pendulum-v1").reset(seed=10000)
+    assert float(found[1]) == pytest.approx(observation @ [0.1, 0.2, 0.3], rel=1e-5)
+    assert float(found[2]) == pytest.approx(run_dir.load_policy(trained).agent.act(observation[None])[0, 0], rel=1e-5)
 
 
 @pytest.mark.parametrize(
     ("flags", "status", "error"),
     [
-        ([], 2, "--model_base_path is required"),
+        (["--compare_run_dir=nowhere"], 2, "there is no run directory nowhere"),
+        (["--compare_run_dir=tests"], 2, "tests is not a run directory: it has no flags.txt"),
+        (["--checkpoint=newest"], 2, "checkpoint"),
+        (["--env=Reacher-v5", "--compare_run_dir={trained}"], 1,
+         "{trained} is a run of Pendulum-v1 {{}}, not of Reacher-v5 {{}}: drive its environment with --flagfile="),
+        (['--env_kwargs={{"g": 5}}', "--compare_run_dir={trained}"], 1, "not of Pendulum-v1 {{\"g\": 5}}"),
+        (["--flagfile=nowhere"], 2, "nowhere"),
+        (["--flagfile"], 2, "flagfile"),
+        (["--total_steps=5"], 2, "Unknown command line flag 'total_steps'"),
+    ],
+)
+def test_rollout_mistakes_about_runs_are_one_line(trained, url, monkeypatch, capsys, flags, status, error):
+    monkeypatch.chdir(ROOT)
+    flags = ["--env=Pendulum-v1", *(flag.format(trained=trained) for flag in flags)]
+    got, out, err = run(monkeypatch, capsys, rollout.main, f"--url={url}", "--model_name=policy", *flags)
+    assert (got, out) == (status, "")
+    assert err.startswith("error: ") and error.format(trained=trained) in err and err.count("\n") == 1
+
+
+def test_run_that_has_no_checkpoint(url, monkeypatch, capsys, tmp_path):
+    run_dir.create(tmp_path / "run", Config(env_kwargs={"max_episode_steps": 5}))
+    flags = [f"--url={url}", "--model_name=policy", f"--flagfile={tmp_path / 'run' / 'flags.txt'}", "--episodes=1"]
+    got = run(monkeypatch, capsys, rollout.main, *flags, f"--compare_run_dir={tmp_path / 'run'}")
+    assert got[0] == 1 and got[2] == f"error: {tmp_path / 'run'} has no checkpoint yet: train it first\n"
+
+
+@pytest.mark.parametrize(
+    ("flags", "status", "error"),
+    [
+        ([], 2, "--model_base_path"),
         (["--model_base_path=x", "--model_name=a/b"], 2, "--model_name must be a name"),
         (["--model_base_path=x", "--rest_api_port=70000"], 2, "rest_api_port"),
         (["--model_base_path=x", "--host=256.256.256.256"], 1, "cannot listen on 256.256.256.256"),
@@ -255,3 +480,4 @@ def test_local_model_that_does_not_load(tmp_path):
 def test_help(monkeypatch, capsys, main):
     status, out, _ = run(monkeypatch, capsys, main, "--help")
     assert status == 0 and "python -m serve." in out and "--model_name" in out
+    assert "--total_steps" not in out  # of another command

@@ -6,9 +6,11 @@ Imports no TensorFlow, so that vector workers can load it.
 import itertools
 import os
 import signal
+import time
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.classic_control import PendulumEnv
 from gymnasium.spaces import Box, Dict, Discrete, Tuple
 
 LOW = np.array([-1, 0, 2], np.float32)  # bounds that differ in every way bounds can
@@ -214,9 +216,18 @@ class Picky(Toy):
         raise {"ValueError": ValueError, "AssertionError": AssertionError, "OSError": OSError}[error]("size too small")
 
 
+class Unhurried(PendulumEnv):
+    """Pendulum that leaves the processor to others for 2 ms each step, as an environment outside the computer would."""
+
+    def step(self, action):
+        time.sleep(0.002)
+        return super().step(action)
+
+
 for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
             SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
-            MatrixAction, ImageObservation, DictWithImage, DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky):
+            MatrixAction, ImageObservation, DictWithImage, DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky,
+            Unhurried):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")
 # A package that keeps two versions: v1 is retired, v3 runs.

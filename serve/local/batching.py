@@ -6,9 +6,11 @@ the rounding of matrix products. Limits and error texts are those of TF Serving'
 
 import asyncio
 import collections
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from typing import Any
 
 import numpy as np
 
@@ -37,14 +39,19 @@ class _Batch:
 
 
 class Coalescer:
-    """The queue of one signature of one model version; its methods belong to the event loop's thread."""
+    """The queue of one signature of one model version.
+
+    Requests enter it in the event loop; the executor's threads take them out, so that a busy loop does not hold up
+    TensorFlow.
+    """
 
     def __init__(self, signature: Signature, executor: Executor, limits: Batching):
         self._signature = signature
         self._executor = executor
         self._limits = limits
+        self._changed = threading.Condition()  # guards what follows
         self._queue: collections.deque[_Batch] = collections.deque()
-        self._workers: set[asyncio.Task] = set()
+        self._workers = 0
         self._calls = 0  # that run now
 
     async def run(self, feeds: Arrays) -> Arrays:
@@ -57,19 +64,25 @@ class Coalescer:
         if self._limits.strict:
             self._check(feeds, rows)
         rows = rows if self._signature.batched else None
-        if not (self._queue and self._queue[-1].has_room(feeds, rows, self._limits.max_batch_size)):
-            # An idle worker is about to take one off the queue.
-            enqueued, limit = len(self._queue) - (self._limits.threads - self._calls), self._limits.max_enqueued_batches
-            if enqueued >= limit:
-                raise ServingError(
-                    "UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full; currently "
-                    f"{enqueued} batches enqueued and max_enqueued_batches is {limit}")
-            self._queue.append(_Batch())
         future = asyncio.get_running_loop().create_future()
-        self._queue[-1].add(feeds, rows, future)
-        if len(self._workers) < self._limits.threads:
-            self._workers.add(asyncio.create_task(self._work()))
+        with self._changed:
+            if not (self._queue and self._queue[-1].has_room(feeds, rows, self._limits.max_batch_size)):
+                self._require_room()
+                self._queue.append(_Batch())
+            self._queue[-1].add(feeds, rows, future)
+            self._changed.notify()
+            if self._workers < self._limits.threads:
+                self._workers += 1
+                self._executor.submit(self._work)
         return await future
+
+    def _require_room(self) -> None:
+        # An idle worker is about to take one off the queue.
+        enqueued, limit = len(self._queue) - (self._limits.threads - self._calls), self._limits.max_enqueued_batches
+        if enqueued >= limit:
+            raise ServingError(
+                "UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full; currently "
+                f"{enqueued} batches enqueued and max_enqueued_batches is {limit}")
 
     def _check(self, feeds: Arrays, rows: int | None) -> None:
         if any(not array.ndim for array in feeds):
@@ -79,28 +92,45 @@ class Coalescer:
         if rows > self._limits.max_batch_size:
             raise invalid(f"Task size {rows} is larger than maximum input batch size {self._limits.max_batch_size}")
 
-    async def _work(self) -> None:
-        """Answers batch after batch until none waits."""
-        while self._queue:
-            batch = self._queue[0]
-            wait = batch.since + self._limits.timeout - time.monotonic() if self._limits.timeout else 0
-            if wait > 0 and batch.rows is not None and batch.rows < self._limits.max_batch_size:
-                await asyncio.sleep(min(wait, 0.001))  # it may fill up meanwhile, or another worker take it
-                continue
-            self._queue.popleft()
-            feeds = [feeds for feeds, _ in batch.requests]
+    def _work(self) -> None:
+        """Answers the batch that waits longest, then lets the executor's other work go first."""
+        with self._changed:
+            while self._queue and (wait := self._unripe(self._queue[0])) > 0:
+                self._changed.wait(wait)
+            if not self._queue:  # another worker was faster
+                self._workers -= 1
+                return
+            batch = self._queue.popleft()
             self._calls += 1
-            results = await asyncio.get_running_loop().run_in_executor(
-                self._executor, answer_together, self._signature, feeds, self._limits)
+        results = _answer_all(self._signature, batch, self._limits)
+        batch.requests[0][1].get_loop().call_soon_threadsafe(_deliver, batch, results)
+        with self._changed:
             self._calls -= 1
-            for (_, future), result in zip(batch.requests, results, strict=True):
-                if future.cancelled():
-                    continue
-                if isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-        self._workers.discard(asyncio.current_task())  # at once: who comes next starts another
+            if self._queue:
+                self._executor.submit(self._work)
+            else:
+                self._workers -= 1
+
+    def _unripe(self, batch: _Batch) -> float:
+        """Seconds that a batch still waits for company."""
+        if batch.rows is None or batch.rows >= self._limits.max_batch_size or not self._limits.timeout:
+            return 0
+        return batch.since + self._limits.timeout - time.monotonic()
+
+
+def _answer_all(signature: Signature, batch: _Batch, limits: Batching) -> list[Arrays | Exception]:
+    results = _attempt(lambda: answer_together(signature, [feeds for feeds, _ in batch.requests], limits))
+    return [results] * len(batch.requests) if isinstance(results, Exception) else results
+
+
+def _deliver(batch: _Batch, results: list[Arrays | Exception]) -> None:
+    for (_, future), result in zip(batch.requests, results, strict=True):
+        if future.cancelled():
+            continue
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
 
 
 def answer_together(signature: Signature, requests: Sequence[Arrays], limits: Batching) -> list[Arrays | Exception]:
@@ -119,7 +149,7 @@ def answer_together(signature: Signature, requests: Sequence[Arrays], limits: Ba
     return [_attempt(lambda feeds=feeds: signature.run(feeds)) for feeds in requests]
 
 
-def _attempt(run: Callable[[], Arrays]) -> Arrays | Exception:
+def _attempt(run: Callable[[], Any]) -> Any:
     try:
         return run()
     except Exception as error:

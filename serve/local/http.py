@@ -24,6 +24,7 @@ from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
 from serve.local.metrics import Metrics
 from serve.local.models import Models
+from serve.local.protocol import html_page
 from serve.local.rapidjson import describe, parse, quote
 
 _WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
@@ -242,6 +243,4 @@ def _json(text: str, status: int = 200) -> Response:
 
 
 def _html(status: int, title: str) -> Response:
-    """What the HTTP library of TF Serving answers by itself."""
-    text = f"<HTML><HEAD>\n<TITLE>{status} {title}</TITLE>\n</HEAD><BODY>\n<H1>{title}</H1>\n</BODY></HTML>\n"
-    return Response(text, status, {"Content-Type": "text/html", "Connection": "close"})
+    return Response(html_page(status, title), status, {"Content-Type": "text/html", "Connection": "close"})

@@ -16,7 +16,9 @@ from serve.local.errors import invalid
 
 _BOM = b"\xef\xbb\xbf"
 # What Python's reader accepts but reads differently: numbers that may overflow, escaped surrogates.
-_UNUSUAL = re.compile(rb"[eE]\+?\d{3}|\d{309}|\\u[dD][89a-fA-F]")
+_MAY_OVERFLOW = (b"e000", b"e+000", b"0" * 309)  # with 0 for every digit
+_TO_ZERO = bytes.maketrans(b"123456789E", b"000000000e")
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
@@ -38,7 +40,7 @@ def parse(body: bytes) -> Any:
         raise invalid("JSON Parse error: The document is empty")
     start = len(_BOM) if body.startswith(_BOM) else 0
     try:
-        if not _UNUSUAL.search(body):
+        if not _unusual(body):
             text = body[start:].decode("utf-8", "surrogateescape")
             try:
                 return _DECODER.raw_decode(text, _SPACE.match(text).end())[0]
@@ -47,6 +49,12 @@ def parse(body: bytes) -> Any:
         return _Reader(body, start).document()
     except RecursionError:  # RapidJSON goes deeper, but no tensor has a thousand dimensions
         raise invalid("JSON Parse error: The document is nested too deeply.") from None
+
+
+def _unusual(body: bytes) -> bool:
+    digits = body.translate(_TO_ZERO)
+    return any(number in digits for number in _MAY_OVERFLOW) or (
+        b"\\u" in body and _SURROGATE.search(body) is not None)
 
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import uvicorn
 from ddpg_tf.cli import UserError
 from serve.local.http import Api
 from serve.local.models import Models
+from serve.local.protocol import Protocol
 
 Log = Callable[[str], None]
 _DRAIN_SECONDS = 10
@@ -95,9 +96,9 @@ class _Server(uvicorn.Server):
     """uvicorn, telling when it listens."""
 
     def __init__(self, app: Api, listening: Callable[[], None]):
-        quiet = {"log_config": None, "access_log": False, "server_header": False}
+        quiet = {"log_config": None, "access_log": False, "server_header": False, "proxy_headers": False}
         times = {"timeout_keep_alive": _KEEP_ALIVE_SECONDS, "timeout_graceful_shutdown": _DRAIN_SECONDS}
-        super().__init__(uvicorn.Config(app, lifespan="off", ws="none", **quiet, **times))
+        super().__init__(uvicorn.Config(app, http=Protocol, lifespan="off", ws="none", **quiet, **times))
         self._listening = listening
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:

@@ -1,0 +1,78 @@
+"""Figures with what they should be: as a table for people, as csv for programs."""
+
+import contextlib
+import csv
+import dataclasses
+import importlib.metadata
+import io
+import operator
+import os
+import platform
+from collections.abc import Mapping
+from pathlib import Path
+
+from ddpg_tf.checkpoint import write_atomically
+
+_PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop")
+_NOTES = 50  # lines of them
+_RELATIONS = {"": lambda measured, bound: True, "=": operator.eq, "<": operator.lt, ">": operator.gt,
+              "<=": operator.le, ">=": operator.ge}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """A figure, and what it should be if anything: `measured` `relation` `bound`."""
+
+    what: str
+    measured: float
+    relation: str = ""
+    bound: float = 0
+
+    @property
+    def passed(self) -> bool:
+        return _RELATIONS[self.relation](self.measured, self.bound)
+
+    @property
+    def cells(self) -> list[str]:
+        wanted = f"{self.relation} {_number(self.bound)}" if self.relation else ""
+        return [self.what, _number(self.measured), wanted, ("yes" if self.passed else "no") if wanted else ""]
+
+
+@dataclasses.dataclass(frozen=True)
+class Part:
+    """A measurement: its table, and lines about what went wrong."""
+
+    about: str
+    rows: list[Row]
+    notes: list[str] = dataclasses.field(default_factory=list)
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
+
+
+def write(out: Path, command: str, parts: Mapping[str, Part]):
+    """The results as a table per part in `out`, and all in one as csv beside it."""
+    used = ", ".join(f"{name} {version}" for name, version in _versions().items())
+    lines = ["# Serving", "", f"`python -m serve.local` on {os.cpu_count()} CPU cores that it shares with its clients;",
+             f"{used}. Made by", "", "```", command, "```"]
+    table = io.StringIO()
+    writer = csv.writer(table, lineterminator="\n")
+    writer.writerow(["part", "what", "measured", "wanted", "as wanted"])
+    for name, part in parts.items():
+        lines += ["", f"## {name}", "", " ".join(part.about.split()), "", "| | measured | wanted | as wanted |",
+                  "|---|---|---|---|", *(f"| {' | '.join(row.cells)} |" for row in part.rows)]
+        if part.notes:
+            more = [f"... and {len(part.notes) - _NOTES} more"] if len(part.notes) > _NOTES else []
+            lines += ["", "```", *part.notes[:_NOTES], *more, "```"]
+        writer.writerows([name, row.what, row.measured, *row.cells[2:]] for row in part.rows)
+    write_atomically(out, lambda file: file.write("\n".join([*lines, ""]).encode()))
+    write_atomically(out.with_suffix(".csv"), lambda file: file.write(table.getvalue().encode()))
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,49 @@
+"""A server in a process of its own."""
+
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+
+from ddpg_tf.cli import UserError
+
+ROOT = Path(__file__).parents[1]
+_START_SECONDS = 60
+
+
+class Server:
+    """A `python -m serve.local` process that answers."""
+
+    def __init__(self, log: Path, *options: str):
+        self._log = log
+        with log.open("w") as file:
+            self._process = subprocess.Popen([sys.executable, "-m", "serve.local", "--rest_api_port=0", *options],
+                                             cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+        deadline = time.monotonic() + _START_SECONDS
+        while not (found := re.search(r"^serving .* on (http://\S+)$", self.output, re.MULTILINE)):
+            if not self.alive or time.monotonic() > deadline:
+                self.stop()
+                raise UserError(f"the server did not start: {self.output[-2000:]}")
+            time.sleep(0.05)
+        self.url = found[1]
+
+    @property
+    def output(self) -> str:
+        return self._log.read_text(errors="replace")
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def resident_megabytes(self) -> float:
+        status = Path(f"/proc/{self._process.pid}/status")
+        found = re.search(r"VmRSS:\s+(\d+) kB", status.read_text()) if self.alive else None
+        return int(found[1]) / 1024 if found else np.nan
+
+    def stop(self):
+        self._process.kill()
+        self._process.wait()
