@@ -13,7 +13,6 @@ from pathlib import Path
 
 from ddpg_tf.checkpoint import write_atomically
 
-_PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop")
 _NOTES = 50  # lines of them
 _RELATIONS = {"": lambda measured, bound: True, "=": operator.eq, "<": operator.lt, ">": operator.gt,
               "<=": operator.le, ">=": operator.ge}
@@ -51,11 +50,11 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def write(out: Path, command: str, parts: Mapping[str, Part]):
+def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, Part], versions: Mapping[str, str]):
     """The results as a table per part in `out`, and all in one as csv beside it."""
-    used = ", ".join(f"{name} {version}" for name, version in _versions().items())
-    lines = ["# Serving", "", f"`python -m serve.local` on {os.cpu_count()} CPU cores that it shares with its clients;",
-             f"{used}. Made by", "", "```", command, "```"]
+    used = ", ".join(f"{name} {version}" for name, version in versions.items())
+    lines = [f"# {title}", "", f"{about}; {os.cpu_count()} CPU cores, python {platform.python_version()}, {used}.",
+             "Made by", "", "```", command, "```"]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["part", "what", "measured", "wanted", "as wanted"])
@@ -70,9 +69,10 @@ def write(out: Path, command: str, parts: Mapping[str, Part]):
     write_atomically(out.with_suffix(".csv"), lambda file: file.write(table.getvalue().encode()))
 
 
-def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
-    for package in _PACKAGES:
+def installed(*packages: str) -> dict[str, str]:
+    """The versions of those of these packages that are there."""
+    found = {}
+    for package in packages:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found

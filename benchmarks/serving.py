@@ -28,7 +28,7 @@ from absl import flags
 from benchmarks import fuzz
 from benchmarks.kills import Watch, is_complete, kill_after
 from benchmarks.load import WARM_UP_SECONDS, Load, Question, measure
-from benchmarks.report import Part, Row, write
+from benchmarks.report import Part, Row, installed, write
 from benchmarks.server import ROOT, Server
 from ddpg_tf import cli
 from ddpg_tf.cli import UsageError, UserError
@@ -44,6 +44,7 @@ batch_timeout_micros {{ value: 0 }}
 """
 _TINY_RUN = ["--env=Pendulum-v1", "--preset=none", "--total_steps=400", "--warmup_steps=200", "--eval_every=200",
              "--eval_episodes=1", "--update_every=20", "--batch_size=16", "--replay_capacity=400"]
+_PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop")
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(.*)", re.MULTILINE)  # its last line
 _CHANGE_SECONDS = 30
 _POLL_SECONDS = 0.02
@@ -67,7 +68,8 @@ def main(argv) -> int:
         for name in names:
             print(f"{name} ...", flush=True)
             parts[name] = _PARTS[name](bench)
-            write(out, " ".join(["python -m benchmarks.serving", *argv[1:]]), parts)
+            write(out, "Serving", "`python -m serve.local` on cores that it shares with its clients",
+                  " ".join(["python -m benchmarks.serving", *argv[1:]]), parts, installed(*_PACKAGES))
     print(out.read_text())
     return int(not all(row.passed for part in parts.values() for row in part.rows))
 

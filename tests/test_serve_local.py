@@ -65,6 +65,14 @@ def test_recording(name, urls):
     assert contract(answer.text) == contract(recording["response"])
 
 
+def test_error_texts_word_for_word(urls):
+    """Kernels' messages included, which depend on the processor and on node names."""
+    errors = [recording for recording in RECORDINGS.values() if '"error"' in recording["response"]]
+    same = [ask(urls[recording["server"]], *(recording[key] for key in ("path", "body", "method", "headers"))).error
+            == json.loads(recording["response"])["error"] for recording in errors]
+    assert len(errors) == 68 and sum(same) >= 60, sum(same)
+
+
 def test_recordings_byte_for_byte(url):
     """White space too, for the common answers."""
     for name in ("predict_row_named", "predict_columnar_named", "types_f32_format", "multi_row", "types_empty_out"):

@@ -1,0 +1,239 @@
+"""Steps per second beside SBX (JAX) and Stable-Baselines3 (PyTorch): the same work, in turn, on this machine.
+
+    python -m benchmarks.throughput [update_per_step] [blocks] [paper] [solve] [--rounds=5] [--steps=5000]
+
+Without a name all are measured. The peers get an environment of their own (--peers; made at the first call from
+benchmarks/requirements-peers.txt). Each library runs its own training loop in a process of its own, environment
+included; the clock runs between two steps of it, so that neither imports nor compilation count, except in `solve`.
+Rounds take turns in who comes first. Writes --out, the same as csv, and every single figure (NAME-rounds.csv); exit
+status 1 if a ratio is not as wanted.
+"""
+
+import contextlib
+import csv
+import dataclasses
+import io
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks.report import Part, Row, installed, write
+from benchmarks.server import ROOT
+from ddpg_tf import cli
+from ddpg_tf.checkpoint import write_atomically
+from ddpg_tf.cli import UsageError, UserError
+
+OURS, LIBRARIES = "ddpg_tf", ("ddpg_tf", "sbx", "sb3")
+FIRST_MARK = 2000  # warm-up is 1,000 random steps; then everything is compiled
+SOLVED = -200.0
+_PATIENCE_SECONDS = 600
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """What every library does alike: plain DDPG, learning rates 1e-3, tau 0.005, Gaussian noise 0.1."""
+
+    env: str = "HalfCheetah-v5"
+    hidden_units: tuple[int, ...] = (256, 256)
+    batch_size: int = 256
+    update_every: int = 1  # and as many updates then
+    replay_capacity: int = 1_000_000
+    warmup_steps: int = 1000
+    eval_every: int = 0
+    eval_episodes: int = 10
+    total_steps: int = FIRST_MARK
+    seed: int = 0
+
+    def ours(self, run_dir: Path) -> list[str]:
+        """The command that trains with this project."""
+        settings = dataclasses.asdict(self) | {
+            "hidden_units": ",".join(map(str, self.hidden_units)), "checkpoint_every": 0, "log_every": FIRST_MARK // 2,
+            "eval_episodes": self.eval_episodes if self.eval_every else 1, "run_dir": run_dir}
+        return [sys.executable, "train.py", "--preset=none", *(f"--{name}={value}" for name, value in settings.items())]
+
+    def theirs(self, python: Path, library: str) -> list[str]:
+        """The command that trains with a peer."""
+        job = dataclasses.asdict(self) | {"library": library, "marks": [FIRST_MARK, self.total_steps]}
+        return [str(python), "benchmarks/peers.py", json.dumps(job)]
+
+
+SETTINGS = {
+    "update_per_step": (Work(), "One update per step, 256-256, batch 256, HalfCheetah-v5.", {"sbx": 1.1, "sb3": 2.0}),
+    "blocks": (Work(update_every=50), "50 updates every 50 steps, otherwise the same.", {"sbx": 1.2}),
+    "paper": (Work(hidden_units=(400, 300), batch_size=64),
+              "The paper's sizes: 400-300, batch 64, one update per step.", {"sbx": 1.1}),
+}
+
+
+def main(argv) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_integer("rounds", 5, "how often each library is measured", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("steps", 5000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000,
+                         flag_values=values)
+    flags.DEFINE_integer("seeds", 5, "seeds of `solve`", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("peers", "benchmarks/.peers", "the peers' virtual environment", flag_values=values)
+    flags.DEFINE_string("out", "benchmarks/results/throughput.md", "file for the results", flag_values=values)
+    parts = {name: _compare for name in SETTINGS} | {"solve": _solve}
+    names = cli.parse(argv, values, __doc__, positional=True) or list(parts)
+    if unknown := set(names) - set(parts):
+        raise UsageError(f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    if values.steps % 1000:
+        raise UsageError("--steps must be a multiple of 1000")
+    python = _peers(Path(values.peers))
+    out, done, figures = Path(values.out), {}, []
+    out.parent.mkdir(parents=True, exist_ok=True)
+    theirs = json.loads(subprocess.check_output([python, "-c", _VERSIONS], text=True))
+    versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | theirs
+    for name in names:
+        done[name] = parts[name](name, values, python, figures)
+        write(out, "Throughput", "Whole training loops beside other libraries, the same work in turn",
+              " ".join(["python -m benchmarks.throughput", *argv[1:]]), done, versions)
+        _write_figures(out.with_name(f"{out.stem}-rounds.csv"), figures)
+    print(out.read_text())
+    return int(not all(row.passed for part in done.values() for row in part.rows))
+
+
+def _compare(name: str, values: flags.FlagValues, python: Path, figures: list) -> Part:
+    work, about, wanted = SETTINGS[name]
+    work = dataclasses.replace(work, total_steps=FIRST_MARK + values.steps)
+    rates: dict[str, list[float]] = {library: [] for library in LIBRARIES}
+    for i in range(values.rounds):
+        for library in LIBRARIES[i % 3:] + LIBRARIES[:i % 3]:
+            seconds = _seconds_between_marks(work, library, python)
+            rates[library].append(values.steps / seconds)
+            figures.append([name, i, library, "steps_per_second", round(rates[library][-1], 2)])
+            print(f"{name}, round {i}, {library}: {rates[library][-1]:.0f} steps/s", flush=True)
+    rows = [Row(f"{library}: steps/s", statistics.median(found)) for library, found in rates.items()]
+    return Part(about, rows + _ratios(rates, wanted, ">="))
+
+
+def _ratios(figures: dict[str, list[float]], wanted: dict[str, float], relation: str) -> list[Row]:
+    """Ratio of medians, and the spread of the rounds' own ratios."""
+    rows = []
+    for library in figures.keys() - {OURS}:
+        each = [ours / theirs for ours, theirs in zip(figures[OURS], figures[library], strict=True)]
+        ratio = statistics.median(figures[OURS]) / statistics.median(figures[library])
+        bound = (relation, wanted[library]) if library in wanted else ()
+        rows.append(Row(f"{OURS} / {library} (rounds: {min(each):.2f} to {max(each):.2f})", ratio, *bound))
+    return sorted(rows, key=lambda row: row.what)
+
+
+def _solve(name: str, values: flags.FlagValues, python: Path, figures: list) -> Part:
+    work = Work(env="Pendulum-v1", update_every=50, eval_every=500, total_steps=20_000, replay_capacity=100_000)
+    contestants = {"ddpg_tf": (OURS, work), "sbx, blocks": ("sbx", work), "sb3, blocks": ("sb3", work),
+                   "sbx, update per step": ("sbx", dataclasses.replace(work, update_every=1))}
+    times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
+    for seed in range(values.seeds):
+        for contestant, (library, its_work) in contestants.items():
+            seconds = _seconds_to_solve(dataclasses.replace(its_work, seed=seed), library, python)
+            times[contestant].append(seconds)
+            figures.append([name, seed, contestant, "seconds", round(seconds, 2)])
+            print(f"{name}, seed {seed}, {contestant}: {seconds:.1f} s", flush=True)
+    rows = [Row(f"{contestant}: s", statistics.median(found)) for contestant, found in times.items()]
+    about = f"""Pendulum-v1 from the start of the process to the first evaluation of at least {SOLVED:g} (10 episodes
+        every 500 steps), imports, compilation and evaluations included: wall time, median over seeds. Blocks of 50
+        updates every 50 steps, and for SBX its own default too."""
+    return Part(about, rows + _ratios(times, {"sbx, blocks": 0.6}, "<="))
+
+
+# --- Running one -----------------------------------------------------------------------------------------------------
+
+
+def _seconds_between_marks(work: Work, library: str, python: Path) -> float:
+    with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
+        if library == OURS:
+            run = Path(directory) / "run"
+            _run(work.ours(run))
+            with open(run / "metrics.csv", newline="") as file:
+                at = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file)}
+        else:
+            lines = [json.loads(line) for line in _run(work.theirs(python, library)).splitlines()]
+            at = {line["step"]: line["seconds"] for line in lines}
+    return at[work.total_steps] - at[FIRST_MARK]
+
+
+def _seconds_to_solve(work: Work, library: str, python: Path) -> float:
+    """From the process's start to the evaluation that solves; the process is then stopped."""
+    with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
+        run = Path(directory) / "run"
+        command = work.ours(run) if library == OURS else work.theirs(python, library)
+        started = time.monotonic()
+        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        try:
+            scores = _our_scores(run, process) if library == OURS else _their_scores(process)
+            for score in scores:
+                if score >= SOLVED:
+                    return time.monotonic() - started
+        finally:
+            process.kill()
+            process.communicate()
+    raise UserError(f"{library} did not solve {work.env} in {work.total_steps} steps")
+
+
+def _our_scores(run: Path, process: subprocess.Popen) -> Iterator[float]:
+    """Mean returns, as they appear in evaluations.csv."""
+    path, seen, deadline = run / "evaluations.csv", 0, time.monotonic() + _PATIENCE_SECONDS
+    while time.monotonic() < deadline:
+        ended = process.poll() is not None
+        with contextlib.suppress(FileNotFoundError), open(path, newline="") as file:
+            returns = [float(row["return"]) for row in csv.DictReader(file)]
+            for first in range(seen, len(returns) - 9, 10):  # an evaluation is written at once
+                seen += 10
+                yield statistics.fmean(returns[first : first + 10])
+        if ended:
+            return
+        time.sleep(0.01)
+
+
+def _their_scores(process: subprocess.Popen) -> Iterator[float]:
+    for line in process.stdout:
+        if "mean" in (said := json.loads(line)):
+            yield said["mean"]
+
+
+def _run(command: list[str]) -> str:
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{command[1]} failed: {done.stderr[-2000:]}")
+    return done.stdout
+
+
+# --- The peers' environment ------------------------------------------------------------------------------------------
+
+
+_VERSIONS = """
+import importlib.metadata, json
+print(json.dumps({name: importlib.metadata.version(name) for name in
+                  ("sbx-rl", "jax", "stable-baselines3", "torch")}))
+"""
+
+
+def _peers(directory: Path) -> Path:
+    """The Python that has the peers."""
+    python = (ROOT / directory / "bin" / "python").absolute()
+    if not (ROOT / directory / "complete").exists():
+        print(f"installing the peers in {directory} ...", flush=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(ROOT / directory)])
+        _run([str(python), "-m", "pip", "install", "--quiet", "-r", "benchmarks/requirements-peers.txt"])
+        (ROOT / directory / "complete").touch()
+    return python
+
+
+def _write_figures(path: Path, figures: list):
+    def to(file):
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([["part", "round", "library", "what", "measured"], *figures])
+        file.write(text.getvalue().encode())
+
+    write_atomically(path, to)
+
+
+if __name__ == "__main__":
+    cli.run(main)
