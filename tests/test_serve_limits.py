@@ -140,9 +140,13 @@ def test_timeout_of_a_batch_is_everyones_and_not_tried_again():
 
     async def main():
         with ThreadPoolExecutor(1) as executor:
-            signature = Slow()
+            signature, gate = Slow(), threading.Event()
+            executor.submit(gate.wait)  # until both wait
             run = Coalescer(signature, executor, Batching()).run
-            errors = await asyncio.gather(run(rows(1)), run(rows(2)), return_exceptions=True)
+            tasks = [asyncio.create_task(run(rows(count))) for count in (1, 2)]
+            await asyncio.sleep(0.01)
+            gate.set()
+            errors = await asyncio.gather(*tasks, return_exceptions=True)
             assert {error.http_status for error in errors} == {504} and signature.calls == [3]
 
     asyncio.run(main())

@@ -404,8 +404,13 @@ class FakeSignature:
 def answers(signature, requests, limits=Batching()):  # noqa: B008
     async def story():
         with ThreadPoolExecutor(1) as executor:
+            gate = threading.Event()
+            executor.submit(gate.wait)  # until all requests wait
             queue = Coalescer(signature, executor, limits)
-            return await asyncio.gather(*(queue.run([feed]) for feed in requests), return_exceptions=True)
+            tasks = [asyncio.create_task(queue.run([feed])) for feed in requests]
+            await asyncio.sleep(0.01)
+            gate.set()
+            return await asyncio.gather(*tasks, return_exceptions=True)
 
     return asyncio.run(story())
 
