@@ -113,6 +113,9 @@ class PolicyClient:
             actions = np.asarray(answer["outputs"], np.float32)
         except (KeyError, TypeError, ValueError):
             raise ServerError("the model's answer is not one array of actions", 200) from None
+        rows = len(next(iter(columns.values())))
+        if not actions.ndim or len(actions) != rows:
+            raise ServerError(f"the model answered {actions.shape} to {rows} observations", 200)
         return actions if batch else actions[0]
 
     def inputs(self) -> dict[str, Any]:
@@ -124,7 +127,7 @@ class PolicyClient:
                     name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
                     for name, info in signature["inputs"].items()
                 }
-            except (KeyError, TypeError):
+            except (KeyError, TypeError, AttributeError):
                 raise ServerError("the model has no signature serving_default") from None
         return self._inputs
 
@@ -158,9 +161,9 @@ class PolicyClient:
     def _ask_once(self, method: str, url: str, body: str | None) -> dict[str, Any]:
         try:
             response = self._session.request(method, url, data=body, timeout=self._timeout)
-        except requests.Timeout:
+        except requests.ReadTimeout:
             raise ServerUnavailable(f"no answer from {url} within {self._timeout:g} s") from None
-        except requests.ConnectionError as error:
+        except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
             raise _Retriable(f"cannot reach {url}: {_reason(error)}") from None
         except requests.RequestException as error:
             raise ServerError(f"cannot ask {url}: {error}") from None

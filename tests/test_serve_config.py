@@ -16,7 +16,7 @@ from serve.local.config import Batching, VersionPolicy, read_batching, read_mode
 from serve.local.errors import ServingError
 from serve.local.models import Models
 
-AVAILABLE, END = 30, 50  # of ModelVersionStatus.State
+AVAILABLE, UNLOADING, END = 30, 40, 50  # of ModelVersionStatus.State
 
 
 def write(path, text):
@@ -88,7 +88,7 @@ def test_batching_parameters_file(tmp_path):
               num_batch_threads { value: 4 } thread_pool_name { value: "pool" } pad_variable_length_inputs: true
               enable_large_batch_splitting { value: true } max_execution_batch_size { value: 16 }
               allowed_batch_sizes: 4 allowed_batch_sizes: 16"""
-    assert read_batching(write(tmp_path / "b", text)) == Batching(64, 0.0025, 3, 4, (4, 16), 16, strict=True)
+    assert read_batching(write(tmp_path / "b", text)) == Batching(64, 0.0025, 3, 4, strict=True)
     defaults = read_batching(None)
     assert (defaults.max_batch_size, defaults.timeout, defaults.max_enqueued_batches) == (1000, 0, 10)
 
@@ -150,12 +150,65 @@ def test_labels(base):
         models.configure(labelled(stable=1, canary=2))
         assert models.find("actor", None, "stable").number == 1
         with pytest.raises(UserError, match="version 9"):
-            models.configure(labelled(stable=2, canary=9))
-        assert models.find("actor", None, "stable").number == 1  # all or none
+            models.configure([*labelled(stable=2, canary=9), model("other", base)])
+        assert models.find("actor", None, "stable").number == 1  # all or nothing
+        assert models.names == ["actor"]
         models.configure(labelled(stable=2))
         assert models.find("actor", None, "stable").number == 2
         with pytest.raises(ServingError, match="Unrecognized servable version label: canary"):
             models.find("actor", None, "canary")
+
+    asyncio.run(story())
+
+
+def test_model_with_a_long_request_holds_up_no_other(base, monkeypatch):
+    monkeypatch.setattr("serve.local.models._RETIRE_SECONDS", 0.05)
+
+    async def story():
+        lines = []
+        models = Models(lines.append)
+        models.configure([model("actor", base), model("other", base)])
+        await models.poll()
+        old = models.find("actor", None, None)
+        with old._in_use():  # a request that takes long
+            shutil.copytree(base / "1", base / "3")
+            await models.poll()
+            assert states(models) == {2: UNLOADING, 3: AVAILABLE} == states(models, "other") | {2: UNLOADING}
+        await asyncio.sleep(0.05)
+        assert states(models) == {2: END, 3: AVAILABLE} and "unloaded version 2 of actor" in lines
+
+    asyncio.run(story())
+
+
+def test_version_dropped_while_it_failed_can_come_back(base):
+    async def story():
+        models = Models(lambda line: None)
+        models.configure([model("actor", base)])
+        await models.poll()
+        (base / "3").mkdir()
+        await models.poll()
+        assert states(models) == {2: AVAILABLE, 3: 20}  # loading
+        shutil.copytree(base / "1", base / "4")
+        await models.poll()
+        shutil.rmtree(base / "3")
+        shutil.copytree(base / "1", base / "3")
+        shutil.rmtree(base / "4")
+        await models.poll()
+        assert states(models) == {2: END, 3: AVAILABLE, 4: END}
+
+    asyncio.run(story())
+
+
+def test_directory_that_cannot_be_listed_is_told_once(tmp_path):
+    (tmp_path / "file").write_text("no directory")
+
+    async def story():
+        lines = []
+        models = Models(lines.append)
+        models.configure([model("actor", tmp_path / "file"), model("later", tmp_path / "later")])
+        for _ in range(3):
+            await models.poll()
+        assert lines == [f"cannot list {tmp_path / 'file'}: Not a directory"]
 
     asyncio.run(story())
 

@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import re
+import signal
 import socket
 import threading
 import time
@@ -13,8 +14,11 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from serving import GOOD, PREDICT, ask, model, start
+from test_serve_tools import server
 
+from ddpg_tf._tf import tf
 from serve.local import http as http_module
+from serve.local import protocol
 from serve.local.batching import Coalescer
 from serve.local.config import Batching
 from serve.local.errors import ServingError
@@ -93,7 +97,7 @@ def test_no_rows_while_batching_is_on():
     async def play(run, signature):
         assert (await asyncio.wait_for(run(rows(0)), 10))[0].shape == (0, 3)
 
-    story(Batching(strict=True, allowed_sizes=(4, 1000)), play)
+    story(Batching(strict=True), play)
 
 
 def test_batch_timeout_waits_for_company_but_not_for_ever():
@@ -110,14 +114,24 @@ def test_batch_timeout_waits_for_company_but_not_for_ever():
     story(Batching(max_batch_size=8, timeout=0.3, strict=True), play)
 
 
-def test_allowed_sizes_pad_and_large_batches_are_split():
+def test_full_batches_do_not_wait_for_company():
     async def play(run, signature):
-        for count, calls in ((3, [4]), (5, [4, 2]), (8, [4, 4]), (1, [2])):
-            signature.calls.clear()
-            np.testing.assert_array_equal((await run(rows(count)))[0], 2 * rows(count)[0])
-            assert signature.calls == calls
+        started = time.monotonic()
+        await asyncio.gather(run(rows(5)), run(rows(5)), run(rows(8)))  # none can join another; the last is full
+        assert time.monotonic() - started < 1
 
-    story(Batching(max_batch_size=8, allowed_sizes=(2, 4), max_execution_size=4, strict=True), play)
+    story(Batching(max_batch_size=8, timeout=3, strict=True), play)
+
+
+def test_a_batch_that_fills_up_goes_at_once():
+    async def play(run, signature):
+        started = time.monotonic()
+        first = asyncio.create_task(run(rows(5)))
+        await asyncio.sleep(0.05)  # a worker waits for company
+        await asyncio.gather(first, run(rows(3)))
+        assert signature.calls == [8] and time.monotonic() - started < 2
+
+    story(Batching(max_batch_size=8, timeout=3, strict=True), play)
 
 
 def test_batches_run_side_by_side():
@@ -173,6 +187,7 @@ def test_overload_over_http_then_recovery(url):
         answers = list(pool.map(lambda _: ask(url, PREDICT, body), range(320)))
     assert {answer.status for answer in answers} <= {200, 503}
     assert sum(answer.status == 200 for answer in answers) > 10
+    assert sum(answer.status == 503 for answer in answers) > 0
     assert all("queue" in answer.error for answer in answers if answer.status == 503)
     assert ask(url, PREDICT, GOOD).status == 200
 
@@ -239,10 +254,92 @@ def test_body_that_trickles(url, monkeypatch):
     assert ask(url, PREDICT, GOOD).status == 200
 
 
+def requests_counted(url):
+    return sum(int(line.split()[-1]) for line in ask(url, "/metrics").text.splitlines() if "request_count{" in line)
+
+
 def test_client_that_leaves_half_way(url):
+    before = requests_counted(url)
     with connection(url) as sock:
         sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+    time.sleep(0.1)
     assert ask(url, PREDICT, GOOD).status == 200
+    assert requests_counted(url) == before + 1  # only what was answered
+
+
+def test_too_much_arriving_at_a_time(url, monkeypatch):
+    monkeypatch.setattr(http_module, "_MAX_ARRIVING", 1000)
+    with connection(url) as sock:
+        sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 5000\r\n\r\n{'x' * 900}".encode())
+        time.sleep(0.1)
+        answer = ask(url, PREDICT, GOOD + " " * 200)
+        assert (answer.status, answer.error) == (503, "the server is busy with large requests")
+    time.sleep(0.1)
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+def test_head_that_never_ends(url, monkeypatch):
+    monkeypatch.setattr(protocol, "_HEAD_SECONDS", 0.3)
+    for beginning in (b"", b"GET /v1/mod"):
+        with connection(url) as sock:
+            sock.sendall(beginning)
+            assert not sock.recv(1)  # closed
+    with connection(url) as sock:
+        with contextlib.suppress(ConnectionError):
+            for _ in range(100):
+                sock.sendall(b"GET /v1/models/actor HTTP/1.1\r\n" if _ == 0 else b"x: " + b"y" * 10_000)
+        with contextlib.suppress(ConnectionError):
+            assert sock.recv(65536).startswith(b"HTTP/1.1 400")
+
+
+def test_gzip_cut_short(url):
+    body = gzip.compress(GOOD.encode())[:-4]
+    answer = ask(url, PREDICT, body, headers={"Content-Encoding": "gzip"})
+    assert (answer.status, answer.error) == (400, "JSON Parse error: The document is empty")
+
+
+def test_large_body_that_is_not_json_does_not_stop_the_others(url):
+    body = '{"instances": [' + "[1, 2, 3], " * 700_000
+    with ThreadPoolExecutor(1) as pool:
+        large = pool.submit(ask, url, PREDICT, body)
+        slowest = 0.0
+        while not large.done():
+            started = time.monotonic()
+            assert ask(url, PREDICT, GOOD).status == 200
+            slowest = max(slowest, time.monotonic() - started)
+    assert large.result().status == 400 and large.result().error.startswith("JSON Parse error: ")
+    assert slowest < 2
+
+
+def slow_model(path):
+    class Slow(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def serve(self, x):
+            return {"y": tf.while_loop(lambda i, y: i < 10**9, lambda i, y: (i + 1, tf.sin(y)), [0, x])[1]}
+
+    module = Slow()
+    tf.saved_model.save(module, str(path / "1"), signatures={"serving_default": module.serve})
+
+
+def test_timeout_over_http(tmp_path):
+    slow_model(tmp_path)
+    url = start([model("slow", tmp_path)], timeout_ms=200)
+    answer = ask(url, "/v1/models/slow:predict", '{"instances": [1]}')
+    assert answer.status == 504 and answer.error.startswith("Timed out")
+
+
+def test_sigterm_answers_what_is_in_flight(tmp_path):
+    """Here the call that runs, which ends in a timeout; then the process is gone, with status 0."""
+    slow_model(tmp_path)
+    with server(f"--model_base_path={tmp_path}", "--rest_api_timeout_in_ms=2000") as process:
+        url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(ask, url, "/v1/models/default:predict", '{"instances": [1]}')
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert answer.result().status == 504
+        assert process.wait(10) == 0
+        assert process.stdout.read() == ""
 
 
 def test_connection_stays_open_and_takes_requests_ahead(url):
@@ -303,6 +400,7 @@ def test_cors(url, directory, path):
 def test_options(url, headers, status):
     answer = ask(url, PREDICT, method="OPTIONS", headers=headers)
     assert (answer.status, answer.text) == (status, "")
+    assert answer.headers["access-control-allow-origin"] == "*"  # else browsers do not send the request
 
 
 def test_metrics(directory):

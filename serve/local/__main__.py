@@ -82,8 +82,8 @@ def bind(host: str, port: int) -> socket.socket:
         sock = socket.socket(family, kind, protocol)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
-    except OSError as error:
-        raise UserError(f"cannot listen on {host} port {port}: {error.strerror}") from None
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"cannot listen on {host} port {port}: {getattr(error, 'strerror', error)}") from None
     return sock
 
 
@@ -126,6 +126,8 @@ async def _serve(values: flags.FlagValues, configs: list[ModelConfig], batching:
     config_seconds = values.model_config_file_poll_wait_seconds if values.model_config_file else 0
     await serve(api, models, sock, _log, values.file_system_poll_wait_seconds,
                 lambda: models.configure(_read_models(values)), config_seconds)
+    sys.stdout.flush()
+    os._exit(0)  # a thread that still loads or computes has nothing to save, and would hold up the end
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ class Coalescer:
                 self._queue.append(_Batch())
             self._queue[-1].add(feeds, rows, future)
             self._changed.notify()
-            if self._workers < self._limits.threads:
+            if self._workers < min(self._limits.threads, self._calls + len(self._queue)):
                 self._workers += 1
                 self._executor.submit(self._work)
         return await future
@@ -102,7 +102,7 @@ class Coalescer:
                 return
             batch = self._queue.popleft()
             self._calls += 1
-        results = _answer_all(self._signature, batch, self._limits)
+        results = _answer_all(self._signature, batch)
         batch.requests[0][1].get_loop().call_soon_threadsafe(_deliver, batch, results)
         with self._changed:
             self._calls -= 1
@@ -113,13 +113,14 @@ class Coalescer:
 
     def _unripe(self, batch: _Batch) -> float:
         """Seconds that a batch still waits for company."""
-        if batch.rows is None or batch.rows >= self._limits.max_batch_size or not self._limits.timeout:
+        full = batch.rows is None or batch.rows >= self._limits.max_batch_size
+        if full or batch is not self._queue[-1]:  # only the last one takes more
             return 0
         return batch.since + self._limits.timeout - time.monotonic()
 
 
-def _answer_all(signature: Signature, batch: _Batch, limits: Batching) -> list[Arrays | Exception]:
-    results = _attempt(lambda: answer_together(signature, [feeds for feeds, _ in batch.requests], limits))
+def _answer_all(signature: Signature, batch: _Batch) -> list[Arrays | Exception]:
+    results = _attempt(lambda: answer_together(signature, [feeds for feeds, _ in batch.requests]))
     return [results] * len(batch.requests) if isinstance(results, Exception) else results
 
 
@@ -133,13 +134,12 @@ def _deliver(batch: _Batch, results: list[Arrays | Exception]) -> None:
             future.set_result(result)
 
 
-def answer_together(signature: Signature, requests: Sequence[Arrays], limits: Batching) -> list[Arrays | Exception]:
-    """One result or error per request, from as few calls as the model and the limits allow."""
-    sizes = [_rows(feeds) for feeds in requests]
-    resized = limits.allowed_sizes or limits.max_execution_size
-    if signature.batched and None not in sizes and (len(requests) > 1 or resized):
+def answer_together(signature: Signature, requests: Sequence[Arrays]) -> list[Arrays | Exception]:
+    """One result or error per request, from one call where the model allows it."""
+    if len(requests) > 1:
+        sizes = [len(feeds[0]) for feeds in requests]
         merged = [np.concatenate(parts) for parts in zip(*requests, strict=True)]
-        results = _attempt(lambda: _in_pieces(signature, merged, limits) if resized else signature.run(merged))
+        results = _attempt(lambda: signature.run(merged))
         if isinstance(results, ServingError) and results.http_status != 400:
             return [results] * len(requests)
         if not isinstance(results, Exception) and all(out.ndim and len(out) == sum(sizes) for out in results):
@@ -154,24 +154,6 @@ def _attempt(run: Callable[[], Any]) -> Any:
         return run()
     except Exception as error:
         return error
-
-
-def _in_pieces(signature: Signature, feeds: Arrays, limits: Batching) -> Arrays:
-    """Runs as many times as max_execution_size asks for."""
-    rows = len(feeds[0])
-    step = limits.max_execution_size or max(rows, 1)
-    pieces = [_padded_run(signature, [array[start : start + step] for array in feeds], limits.allowed_sizes)
-              for start in range(0, max(rows, 1), step)]
-    return [np.concatenate(parts) for parts in zip(*pieces, strict=True)]
-
-
-def _padded_run(signature: Signature, feeds: Arrays, allowed_sizes: Sequence[int]) -> Arrays:
-    """Runs with as many rows as the smallest allowed size that holds them; the padding repeats the first row."""
-    rows = len(feeds[0])
-    size = next((size for size in allowed_sizes if size >= rows), rows) if rows else 0
-    padded = [np.concatenate([array, np.repeat(array[:1], size - rows, axis=0)]) for array in feeds]
-    outputs = signature.run(padded)
-    return [output[:rows] if output.ndim and len(output) == size else output for output in outputs]
 
 
 def _rows(feeds: Arrays) -> int | None:

@@ -132,8 +132,6 @@ class Batching:
       timeout: seconds that a call waits for more requests while it has fewer rows.
       max_enqueued_batches: batches that wait; a request that needs one more is refused (503).
       threads: calls of one signature at a time.
-      allowed_sizes: a call's rows are padded to the next of these, increasing; empty: they are not.
-      max_execution_size: larger batches are computed in pieces of that many rows.
       strict: refuse what TF Serving's batching refuses.
     """
 
@@ -141,13 +139,13 @@ class Batching:
     timeout: float = 0.0
     max_enqueued_batches: int = 1000
     threads: int = 1
-    allowed_sizes: tuple[int, ...] = ()
-    max_execution_size: int | None = None
     strict: bool = False
 
 
 def read_batching(path: str | None) -> Batching:
     """What --enable_batching means with that file of `BatchingParameters`, or without one.
+
+    Padding and splitting, which clients do not see, are checked and left out.
 
     Raises:
       UserError: it cannot be read, does not parse, or contradicts itself.
@@ -170,8 +168,7 @@ def read_batching(path: str | None) -> Batching:
     return Batching(
         max_batch_size=largest, timeout=given("batch_timeout_micros", 0, least=0) / 1e6,
         max_enqueued_batches=given("max_enqueued_batches", 10),
-        threads=given("num_batch_threads", os.cpu_count() or 1),
-        allowed_sizes=allowed, max_execution_size=pieces, strict=True)
+        threads=given("num_batch_threads", os.cpu_count() or 1), strict=True)
 
 
 def read_monitoring(path: str) -> str | None:

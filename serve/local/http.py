@@ -5,12 +5,11 @@ does not match is a malformed request (400), what lies outside /v1/ is not found
 """
 
 import asyncio
-import functools
 import logging
 import re
 import time
 import zlib
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
@@ -37,11 +36,16 @@ _MAX_VERSION = 2**63 - 1
 _MAX_BODY = 32 * 2**20  # bytes, inflated or not; TF Serving has no limit
 _BODY_SECONDS = 30  # for a body to arrive
 _MAX_ACTIVE = 1000  # requests read or answered at a time
+_MAX_ARRIVING = 256 * 2**20  # bytes of incomplete bodies
+_LARGE = 64 * 2**10  # bytes of a body that is worked on beside the event loop
 _CORS = {
     "Access-Control-Allow-Origin": "*",
     "Access-Control-Allow-Methods": "POST, GET",
     "Access-Control-Allow-Headers": "Content-Type",
 }
+
+
+_Aside = Callable[..., Awaitable[Any]]
 
 
 class _Which(NamedTuple):
@@ -71,6 +75,7 @@ class Api:
         self._metrics_path = metrics_path
         self._headers = _CORS if cors else {}
         self._active = 0
+        self._arriving = 0  # bytes of bodies that are not complete
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._active += 1
@@ -79,17 +84,19 @@ class Api:
                 raise ServingError("UNAVAILABLE", f"the server is busy with {_MAX_ACTIVE} requests")
             response = await self._answer(scope, receive)
         except ServingError as error:
-            response = _json(f'{{\n    "error": {quote(error.message)}\n}}', error.http_status)
+            response = _error(error)
             if error.http_status == 408:
                 response.headers["Connection"] = "close"  # the rest of the body would be taken for a request
         except _ClientLeft:
             return
+        except asyncio.CancelledError:  # at the end of the time for draining
+            response = _error(ServingError("UNAVAILABLE", "the server is stopping"))
         except Exception as error:
             logging.exception("%s %s", scope["method"], scope["path"])
-            response = _json(f'{{\n    "error": {quote(f"{type(error).__name__}: {error}")}\n}}', 500)
+            response = _error(ServingError("INTERNAL", f"{type(error).__name__}: {error}"))
         finally:
             self._active -= 1
-        if response.media_type == "application/json":
+        if response.media_type != "text/html":
             response.headers.update(self._headers)
         await response(scope, receive, send)
 
@@ -110,14 +117,12 @@ class Api:
         which, action = _route(method, target)
         if which is None:
             return _json("", 400)
-        started, status = time.perf_counter(), "OK"
+        body = await self._body(headers, receive) if method == "POST" else b""
+        started, status = time.perf_counter(), "UNKNOWN"
         try:
-            if method == "GET":
-                return self._metadata(which) if action == "metadata" else self._status(which)
-            document, signature_name = _document(await _body(headers, receive))
-            if action == "predict":
-                return await self._predict(which, document, signature_name)
-            return self._refuse_examples(which, document, signature_name, action)
+            response = await self._handle(method, which, action, body)
+            status = "OK"
+            return response
         except ServingError as error:
             status = error.code
             raise
@@ -125,6 +130,44 @@ class Api:
             if self._models.knows(which.name):  # whatever else is asked for takes no memory
                 api = action if method == "POST" else ""
                 self._metrics.record(which.name, api, status, time.perf_counter() - started)
+
+    async def _handle(self, method: str, which: _Which, action: str | None, body: bytes) -> Response:
+        if method == "GET":
+            return self._metadata(which) if action == "metadata" else self._status(which)
+        aside = asyncio.to_thread if len(body) > _LARGE else _at_once
+        document, signature_name = await aside(_document, body)
+        if action == "predict":
+            return await self._predict(which, document, signature_name, aside)
+        return self._refuse_examples(which, document, signature_name, action)
+
+    async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
+        """The request's body, inflated if need be.
+
+        Raises:
+          ServingError: it is too large, or takes too long to come; or there is too much of others.
+          _ClientLeft: it never will.
+        """
+        body, more = bytearray(), True
+        if int(headers.get(b"content-length", 0)) > _MAX_BODY:
+            raise _too_large()
+        try:
+            async with asyncio.timeout(_BODY_SECONDS):
+                while more:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        raise _ClientLeft
+                    body += message.get("body", b"")
+                    self._arriving += len(message.get("body", b""))
+                    more = message.get("more_body", False)
+                    if len(body) > _MAX_BODY:
+                        raise _too_large()
+                    if self._arriving > _MAX_ARRIVING:
+                        raise ServingError("UNAVAILABLE", "the server is busy with large requests")
+        except TimeoutError:
+            raise ServingError("REQUEST_TIMEOUT", f"the request took more than {_BODY_SECONDS} s to arrive") from None
+        finally:
+            self._arriving -= len(body)
+        return _inflated(body) if headers.get(b"content-encoding", b"").lower() == b"gzip" else bytes(body)
 
     def _status(self, which: _Which) -> Response:  # ignores labels
         return _json(status_document(self._models.history(which.name, which.number)))
@@ -134,12 +177,12 @@ class Api:
         definitions = {name: signature.definition for name, signature in version.model.signatures.items()}
         return _json(metadata_document(which.name, version.number, definitions))
 
-    async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str) -> Response:
+    async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str, aside: _Aside) -> Response:
         version = self._models.find(*which)
         signature = version.model.signature(signature_name)
-        row, tensors = decode_request(document, signature.inputs)
+        row, tensors = await aside(decode_request, document, signature.inputs)
         outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
-        return _json(encode_response(dict(zip(signature.outputs, outputs, strict=True)), row))
+        return _json(await aside(encode_response, dict(zip(signature.outputs, outputs, strict=True)), row))
 
     def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:
         """classify and regress are for models that take `tf.Example`s; no policy does."""
@@ -167,7 +210,6 @@ def _decoded(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
-@functools.lru_cache(256)
 def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
     """What a URL asks for, and of which model; None in place of a version number beyond any.
 
@@ -187,30 +229,11 @@ def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
     return _Which(_decoded(name), digits and int(digits), label and _decoded(label)), action
 
 
-async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
-    """The request's body, inflated if need be.
+async def _at_once(function: Callable[..., Any], *args: Any) -> Any:
+    return function(*args)
 
-    Raises:
-      ServingError: it is too large, or takes too long to come.
-      _ClientLeft: it never will.
-    """
-    body, more = bytearray(), True
-    if int(headers.get(b"content-length", 0)) > _MAX_BODY:
-        raise _too_large()
-    try:
-        async with asyncio.timeout(_BODY_SECONDS):
-            while more:
-                message = await receive()
-                if message["type"] == "http.disconnect":
-                    raise _ClientLeft
-                body += message.get("body", b"")
-                more = message.get("more_body", False)
-                if len(body) > _MAX_BODY:
-                    raise _too_large()
-    except TimeoutError:
-        raise ServingError("REQUEST_TIMEOUT", f"the request took more than {_BODY_SECONDS} s to arrive") from None
-    if headers.get(b"content-encoding", b"").lower() != b"gzip":
-        return bytes(body)
+
+def _inflated(body: bytes) -> bytes:
     try:
         inflater = zlib.decompressobj(16 + zlib.MAX_WBITS)
         inflated = inflater.decompress(body, _MAX_BODY)
@@ -218,7 +241,7 @@ async def _body(headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         return b""  # as TF Serving: undecodable is empty
     if inflater.unconsumed_tail:
         raise _too_large()
-    return inflated
+    return inflated if inflater.eof else b""
 
 
 def _too_large() -> ServingError:
@@ -236,6 +259,10 @@ def _document(body: bytes) -> tuple[dict[str, Any], str]:
             f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
         )
     return document, name
+
+
+def _error(error: ServingError) -> Response:
+    return _json(f'{{\n    "error": {quote(error.message)}\n}}', error.http_status)
 
 
 def _json(text: str, status: int = 200) -> Response:

@@ -7,6 +7,7 @@ Source: TF Serving's documentation of its file-system source; the figures are it
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import time
@@ -25,6 +26,7 @@ State = ModelVersionStatus.State
 _VERSION_NAME = re.compile(r"\s*\+?[0-9]+\s*")
 _MAX_VERSION = 2**63 - 1
 _LOAD_ATTEMPTS = 6  # --max_num_load_retries=5
+_RETIRE_SECONDS = 1.0
 _RETRY_SECONDS = 60.0  # --load_retry_interval_micros
 
 
@@ -62,8 +64,8 @@ class Version:
                 self._idle.set()
 
     async def retire(self) -> None:
-        """Takes no new request, answers those it has, and frees its memory."""
-        self.state = State.UNLOADING
+        """Takes no new request, answers those it has, and frees its memory. May then be loaded again."""
+        self.state, self.error = State.UNLOADING, None
         await self._idle.wait()
         if self.model:
             self.model.close()
@@ -85,6 +87,8 @@ class Model:
         self.versions: dict[int, Version] = {}
         self._load_from = load
         self._log = log
+        self._complaint: str | None = None
+        self._retiring: set[asyncio.Task] = set()
 
     def available(self, number: int) -> bool:
         return number in self.versions and self.versions[number].state == State.AVAILABLE
@@ -102,8 +106,10 @@ class Model:
             loop = asyncio.get_running_loop()
             try:
                 directories = await loop.run_in_executor(executor, _version_directories, self.config.base_path)
-            except OSError:
-                return  # the base path is not there, or not now: what is loaded stays
+            except OSError as error:  # it is not there, or not now: what is loaded stays
+                self._complain(error)
+                return
+            self._complaint = None
             wanted = self.config.wanted(directories)
         for number in wanted:
             version = self.versions.setdefault(number, Version(number))
@@ -114,8 +120,25 @@ class Model:
         if wanted and not any(map(self.available, wanted)):
             return  # what was served before still is
         for number, version in self.versions.items():
-            if number not in wanted and version.state != State.END:
-                await version.retire()
+            if number not in wanted and version.state not in (State.UNLOADING, State.END):
+                await self._retire(version)
+
+    async def _retire(self, version: Version) -> None:
+        """Unloads a version; one with a long request goes on alone, so that others need not wait."""
+        async def retire() -> None:
+            await version.retire()
+            self._log(f"unloaded version {version.number} of {self.name}")
+
+        task = asyncio.create_task(retire())
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
+        await asyncio.wait([task], timeout=_RETIRE_SECONDS)
+
+    def _complain(self, error: OSError) -> None:
+        """Says once why the base path cannot be listed; that it is not there yet is said elsewhere."""
+        if error.strerror != self._complaint and (self.versions or error.errno != errno.ENOENT):
+            self._log(f"cannot list {self.config.base_path}: {error.strerror}")
+        self._complaint = error.strerror
 
     async def _load(self, version: Version, directory: str, executor: ThreadPoolExecutor) -> None:
         version.state = State.LOADING
@@ -165,8 +188,16 @@ class Models:
         """From the next poll on, serves these models and no others; their labels hold at once.
 
         Raises:
-          UserError: a label names a version that is not available. All labels then stay as they were.
+          UserError: a label names a version that is not available. Everything then stays as it was.
         """
+        labels = {(config.name, label): number for config in configs for label, number in config.labels.items()}
+        for (name, label), number in labels.items():
+            moved = self._labels.get((name, label), number) != number
+            known = self._models.get(name)
+            if not (known and known.available(number)) and (moved or not self._free_labels):
+                raise UserError(f"Request to assign label to version {number} of model {name}, which is not currently "
+                                f"available for inference (label {label}; a new label may be, with "
+                                "--allow_version_labels_for_unavailable_models)")
         for config in configs:
             if config.name in self._models:
                 self._models[config.name].config = config
@@ -176,13 +207,6 @@ class Models:
         for model in self._models.values():
             if model.name not in {config.name for config in configs}:
                 model.config = None
-        labels = {(config.name, label): number for config in configs for label, number in config.labels.items()}
-        for (name, label), number in labels.items():
-            moved = self._labels.get((name, label), number) != number
-            if not self._models[name].available(number) and (moved or not self._free_labels):
-                raise UserError(f"Request to assign label to version {number} of model {name}, which is not currently "
-                                f"available for inference (label {label}; a new label may be, with "
-                                "--allow_version_labels_for_unavailable_models)")
         self._labels = labels
 
     @property

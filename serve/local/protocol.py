@@ -1,10 +1,13 @@
-"""HTTP/1.1 by uvicorn and httptools, where TF Serving's HTTP library answers otherwise."""
+"""HTTP/1.1 by uvicorn and httptools, where TF Serving's HTTP library answers otherwise or something must be bounded."""
 
+import asyncio
 import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 _UPGRADE = re.compile(rb"(?<=\r\n)u(?=pgrade[ \t]*:)", re.IGNORECASE)
+_HEAD_SECONDS = 30  # for a request's head to arrive
+_MAX_HEAD = 64 * 2**10  # bytes
 
 
 def html_page(status: int, title: str) -> str:
@@ -13,14 +16,36 @@ def html_page(status: int, title: str) -> str:
 
 
 class Protocol(HttpToolsProtocol):
-    """A connection."""
+    """A connection; closed when a request's head takes too long or has no end."""
+
+    _head_timer: asyncio.TimerHandle | None = None
+    _head_bytes = 0
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        super().connection_made(transport)
+        self._expect_head()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._head_complete()
+        super().connection_lost(exc)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect_head()
+
+    def on_headers_complete(self) -> None:
+        self._head_complete()
+        super().on_headers_complete()
 
     def data_received(self, data: bytes) -> None:
         """Offers to upgrade the connection (curl --http2, Java) are not taken: httptools would drop the body."""
         if b"pgrade" in data or b"PGRADE" in data:
-            head, blank, body = data.partition(b"\r\n\r\n")
-            data = _UPGRADE.sub(b"x", head) + blank + body  # a header that means nothing
+            data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
         super().data_received(data)
+        if self._head_timer:
+            self._head_bytes += len(data)
+            if self._head_bytes > _MAX_HEAD:
+                self.send_400_response("")
 
     def send_400_response(self, msg: str) -> None:
         """Answers what is not HTTP."""
@@ -28,3 +53,12 @@ class Protocol(HttpToolsProtocol):
         self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nConnection: close\r\n"
                              b"content-length: %d\r\n\r\n%b" % (len(page), page))
         self.transport.close()
+
+    def _expect_head(self) -> None:
+        self._head_complete()
+        self._head_timer, self._head_bytes = self.loop.call_later(_HEAD_SECONDS, self.transport.close), 0
+
+    def _head_complete(self) -> None:
+        if self._head_timer:
+            self._head_timer.cancel()
+            self._head_timer = None

@@ -19,6 +19,7 @@ _BOM = b"\xef\xbb\xbf"
 _MAY_OVERFLOW = (b"e000", b"e+000", b"0" * 309)  # with 0 for every digit
 _TO_ZERO = bytes.maketrans(b"123456789E", b"000000000e")
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_MAX_SLOW = 2**20  # bytes that `_Reader` reads: half a second
 _SPACE = re.compile(r"[ \t\n\r]*")
 _PLAIN = re.compile(r'[^"\\\x00-\x1f]*')
 _INTEGER = re.compile(r"0|[1-9][0-9]*")
@@ -46,6 +47,9 @@ def parse(body: bytes) -> Any:
                 return _DECODER.raw_decode(text, _SPACE.match(text).end())[0]
             except ValueError:
                 pass  # _Reader knows the token or has the error's text
+        if len(body) > _MAX_SLOW:
+            raise invalid(f"JSON Parse error: not JSON, or with Inf or numbers of hundreds of digits in more than "
+                          f"{_MAX_SLOW // 2**20} MB")
         return _Reader(body, start).document()
     except RecursionError:  # RapidJSON goes deeper, but no tensor has a thousand dimensions
         raise invalid("JSON Parse error: The document is nested too deeply.") from None

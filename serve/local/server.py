@@ -15,6 +15,7 @@ from serve.local.models import Models
 from serve.local.protocol import Protocol
 
 Log = Callable[[str], None]
+_BACKLOG = 2048
 _DRAIN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
 
@@ -38,7 +39,8 @@ async def serve(api: Api, models: Models, sock: socket.socket, log: Log, poll_se
     stop = asyncio.Event()
     if threading.current_thread() is threading.main_thread():
         for number in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+            with contextlib.suppress(NotImplementedError):  # Windows
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await _wait_until_ready(models, poll_seconds, stop, log)
     if stop.is_set():
         return
@@ -53,6 +55,7 @@ async def serve(api: Api, models: Models, sock: socket.socket, log: Log, poll_se
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     server = _Server(api, lambda: log(f"serving {', '.join(models.names)} on {url}"))
     try:
+        sock.listen(_BACKLOG)  # uvloop would not tell that it fails
         await server.serve(sockets=[sock])
     except OSError as error:  # another process that was bound to the port listened first
         raise UserError(f"cannot listen on {host} port {port}: {error.strerror}") from None
@@ -62,9 +65,15 @@ async def serve(api: Api, models: Models, sock: socket.socket, log: Log, poll_se
 
 
 async def _wait_until_ready(models: Models, poll_seconds: int, stop: asyncio.Event, log: Log) -> None:
-    waiting = False
-    await models.poll()
-    while not (models.ready or stop.is_set()):
+    stopping, waiting = asyncio.create_task(stop.wait()), False
+    while not stop.is_set():
+        polling = asyncio.create_task(models.poll())
+        await asyncio.wait([polling, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if stop.is_set():
+            return
+        await polling  # raises what it raised
+        if models.ready:
+            break
         if models.failure:
             raise UserError(models.failure)
         if not poll_seconds:
@@ -72,9 +81,8 @@ async def _wait_until_ready(models: Models, poll_seconds: int, stop: asyncio.Eve
         if not waiting:
             log(f"waiting for a version of {models.missing}")
             waiting = True
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stop.wait(), poll_seconds)
-        await models.poll()
+        await asyncio.wait([stopping], timeout=poll_seconds)
+    stopping.cancel()
 
 
 async def _every(seconds: int, action: Callable[[], Awaitable[None]], what: str, log: Log) -> None:

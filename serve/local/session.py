@@ -47,9 +47,7 @@ class Signature:
         self._callable = None
 
     def run(self, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """One TensorFlow call: arrays in the order of `inputs` to arrays in that of `outputs`.
-
-        Not to be called from two threads at once before the first call has returned.
+        """One TensorFlow call: arrays in the order of `inputs` to arrays in that of `outputs`; from any thread.
 
         Raises:
           ServingError: with TensorFlow's code and text.
