@@ -62,6 +62,7 @@ class Watch:
     def __exit__(self, *_):
         self._stop.set()
         self._thread.join()
+        self._look_at_status()  # what was loading at the last look may be loaded by now
         self._client.close()
         self.problems += [f"version {version} was {' then '.join(states)}" for version, states in self.states.items()
                           if "AVAILABLE" not in states]

@@ -170,7 +170,7 @@ def test_model_with_a_long_request_holds_up_no_other(base, monkeypatch):
         models.configure([model("actor", base), model("other", base)])
         await models.poll()
         old = models.find("actor", None, None)
-        with old._in_use():  # a request that takes long
+        with old.in_use():  # a request that takes long
             shutil.copytree(base / "1", base / "3")
             await models.poll()
             assert states(models) == {2: UNLOADING, 3: AVAILABLE} == states(models, "other") | {2: UNLOADING}

@@ -202,8 +202,9 @@ class Fleet:
 
     async def act(self, number=None):
         version = self.models.find("actor", number, None)
-        signature = version.model.signature("")
-        return (await self.models.run(version, signature, [np.ones((1, 3), np.float32)]))[0].item()
+        with version.in_use():
+            signature = version.model.signature("")
+            return (await self.models.run(version, signature, [np.ones((1, 3), np.float32)]))[0].item()
 
 
 @pytest.fixture
@@ -357,7 +358,11 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
         version = Version(1)
         version.model, version.state = loaded, AVAILABLE
         with ThreadPoolExecutor(1) as executor:
-            request = asyncio.create_task(version.run(loaded, [rows(1)], executor, Batching()))
+            async def ask_once():
+                with version.in_use():
+                    return await version.run(loaded, [rows(1)], executor, Batching())
+
+            request = asyncio.create_task(ask_once())
             await asyncio.sleep(0.01)
             retiring = asyncio.create_task(version.retire())
             await asyncio.sleep(0.01)

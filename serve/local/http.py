@@ -96,7 +96,7 @@ class Api:
             response = _error(ServingError("INTERNAL", f"{type(error).__name__}: {error}"))
         finally:
             self._active -= 1
-        if response.media_type != "text/html":
+        if response.headers.get("content-type") != "text/html":
             response.headers.update(self._headers)
         await response(scope, receive, send)
 
@@ -179,9 +179,10 @@ class Api:
 
     async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str, aside: _Aside) -> Response:
         version = self._models.find(*which)
-        signature = version.model.signature(signature_name)
-        row, tensors = await aside(decode_request, document, signature.inputs)
-        outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
+        with version.in_use():
+            signature = version.model.signature(signature_name)
+            row, tensors = await aside(decode_request, document, signature.inputs)
+            outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
         return _json(await aside(encode_response, dict(zip(signature.outputs, outputs, strict=True)), row))
 
     def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:

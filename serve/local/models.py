@@ -46,14 +46,14 @@ class Version:
         self._idle.set()
 
     async def run(self, signature: Signature, feeds: Arrays, executor: ThreadPoolExecutor, limits: Batching) -> Arrays:
-        """Answers one request; the version stays loaded until it is answered."""
+        """Answers one request, of somebody who has the version `in_use`."""
         if signature not in self._coalescers:
             self._coalescers[signature] = Coalescer(signature, executor, limits)
-        with self._in_use():
-            return await self._coalescers[signature].run(feeds)
+        return await self._coalescers[signature].run(feeds)
 
     @contextlib.contextmanager
-    def _in_use(self) -> Iterator[None]:
+    def in_use(self) -> Iterator[None]:
+        """Keeps the version loaded meanwhile."""
         self._users += 1
         self._idle.clear()
         try:
