@@ -61,7 +61,7 @@ class Work:
     def theirs(self, python: Path, library: str) -> list[str]:
         """The command that trains with a peer."""
         job = dataclasses.asdict(self) | {"library": library, "marks": [FIRST_MARK, self.total_steps]}
-        return [str(python), "benchmarks/peers.py", json.dumps(job)]
+        return [str(python), "-P", "benchmarks/peers.py", json.dumps(job)]  # -P: profile.py here hides Python's own
 
 
 SETTINGS = {
