@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.server import ROOT
+from benchmarks.processes import ROOT
 from serve.client import PolicyClient, PolicyError
 
 _POLL_SECONDS = 0.02

@@ -22,7 +22,7 @@ ROUNDS = 7
 SECONDS = 1.0  # of each piece in each round
 
 
-def main(argv):
+def main(argv) -> int:
     values = flags.FlagValues()
     flags.DEFINE_string("env", "HalfCheetah-v5", "Gymnasium environment id", flag_values=values)
     flags.DEFINE_list("hidden_units", ["256", "256"], "units of the hidden layers", flag_values=values)
@@ -39,10 +39,12 @@ def main(argv):
     rows.append(Row("update in a block / its matrix products", update / floor, "<=", 1.25))
     about = f"""{values.env}, hidden layers of {' and '.join(values.hidden_units)} units, batch {values.batch_size}.
         Milliseconds for one step or one update; median of {ROUNDS} rounds."""
+    part = Part(about, rows)
     write(Path(values.out), "Profile", "Pieces of one training step, each alone",
-          " ".join(["python -m benchmarks.profile", *argv[1:]]), {"pieces": Part(about, rows)},
+          " ".join(["python -m benchmarks.profile", *argv[1:]]), {"pieces": part},
           installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"))
     print(Path(values.out).read_text())
+    return int(not part.passed)
 
 
 def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callable[[], object], int]]:

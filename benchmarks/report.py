@@ -8,10 +8,11 @@ import io
 import operator
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from ddpg_tf.checkpoint import write_atomically
+from ddpg_tf.cli import UsageError
 
 _NOTES = 50  # lines of them
 _RELATIONS = {"": lambda measured, bound: True, "=": operator.eq, "<": operator.lt, ">": operator.gt,
@@ -44,6 +45,21 @@ class Part:
     about: str
     rows: list[Row]
     notes: list[str] = dataclasses.field(default_factory=list)
+
+    @property
+    def passed(self) -> bool:
+        return all(row.passed for row in self.rows)
+
+
+def chosen(named: Sequence[str], parts: Mapping[str, object]) -> list[str]:
+    """The measurements that were asked for; all, if none was.
+
+    Raises:
+      UsageError: there is no measurement of that name.
+    """
+    if unknown := set(named) - set(parts):
+        raise UsageError(f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    return list(named or parts)
 
 
 def _number(value: float) -> str:

@@ -14,7 +14,6 @@ import random
 import re
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -28,10 +27,9 @@ from absl import flags
 from benchmarks import fuzz
 from benchmarks.kills import Watch, is_complete, kill_after
 from benchmarks.load import WARM_UP_SECONDS, Load, Question, measure
-from benchmarks.report import Part, Row, installed, write
-from benchmarks.server import ROOT, Server
+from benchmarks.processes import ROOT, Server, run
+from benchmarks.report import Part, Row, chosen, installed, write
 from ddpg_tf import cli
-from ddpg_tf.cli import UsageError, UserError
 from serve.client import PolicyClient, PolicyError
 
 ENV = "HalfCheetah-v5"
@@ -57,9 +55,7 @@ def main(argv) -> int:
     flags.DEFINE_integer("kills", 20, "publishers that are killed", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 0, "decides the random requests and the moments of the kills", flag_values=values)
     flags.DEFINE_string("out", "benchmarks/results/serving.md", "file for the results", flag_values=values)
-    names = cli.parse(argv, values, __doc__, positional=True) or list(_PARTS)
-    if unknown := set(names) - set(_PARTS):
-        raise UsageError(f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(_PARTS)}")
+    names = chosen(cli.parse(argv, values, __doc__, positional=True), _PARTS)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # this is about one machine's processor
     out, parts = Path(values.out), {}
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -71,7 +67,7 @@ def main(argv) -> int:
             write(out, "Serving", "`python -m serve.local` on cores that it shares with its clients",
                   " ".join(["python -m benchmarks.serving", *argv[1:]]), parts, installed(*_PACKAGES))
     print(out.read_text())
-    return int(not all(row.passed for part in parts.values() for row in part.rows))
+    return int(not all(part.passed for part in parts.values()))
 
 
 # --- The parts ----------------------------------------------------------------------------------------------------
@@ -121,7 +117,7 @@ def fuzz_server(bench: "Bench") -> Part:
     random tensors, broken HTTP, bytes. Resident memory after 10, 50 and 100 % of them."""
     total, seed = bench.flags.fuzz_requests, bench.flags.seed
     models = bench.path("models")
-    _run([sys.executable, "tests/data/make_models.py", models])
+    run([sys.executable, "tests/data/make_models.py", models])
     recordings = [json.loads(line) for line in (ROOT / "tests/data/recordings.jsonl").read_text("utf-8").splitlines()]
     memory, outcomes, faults = [], Counter(), []
     with bench.serve("actor", f"--model_config_file={models / 'models.config'}",
@@ -151,17 +147,17 @@ def publisher_kill(bench: "Bench") -> Part:
     status and an action every 20 ms."""
     from ddpg_tf.saved_model import versions as versions_in
 
-    run, export_dir = bench.path("run"), bench.path("exports")
-    command = [sys.executable, "export.py", f"--run_dir={run}", f"--export_dir={export_dir}"]
-    _run([sys.executable, "train.py", f"--run_dir={run}", *_TINY_RUN])
+    run_dir, export_dir = bench.path("run"), bench.path("exports")
+    command = [sys.executable, "export.py", f"--run_dir={run_dir}", f"--export_dir={export_dir}"]
+    run([sys.executable, "train.py", f"--run_dir={run_dir}", *_TINY_RUN])
     started = time.monotonic()
-    _run(command)
+    run(command)
     duration, rng, killed = time.monotonic() - started, random.Random(bench.flags.seed), 0
     with bench.serve("tiny", f"--model_base_path={export_dir}") as server, Watch(server.url, "tiny") as watch:
         for _ in range(bench.flags.kills):
             killed += kill_after(command, rng.uniform(0, duration))
         published = len(versions_in(export_dir)) - 1
-        _run(command)
+        run(command)
         with PolicyClient(server.url, "tiny", retries=0) as client:
             served = _wait_for(client, max(versions_in(export_dir)))
     incomplete = [version for version in watch.states if not is_complete(export_dir / version)]
@@ -277,12 +273,6 @@ def _wait_for(client: PolicyClient, number: int) -> bool:
                 return True
         time.sleep(_POLL_SECONDS)
     return False
-
-
-def _run(command: list):
-    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{command[1]} failed: {done.stderr[-2000:]}")
 
 
 if __name__ == "__main__":

@@ -24,8 +24,8 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks.report import Part, Row, installed, write
-from benchmarks.server import ROOT
+from benchmarks.processes import ROOT, run
+from benchmarks.report import Part, Row, chosen, installed, write
 from ddpg_tf import cli
 from ddpg_tf.checkpoint import write_atomically
 from ddpg_tf.cli import UsageError, UserError
@@ -81,9 +81,7 @@ def main(argv) -> int:
     flags.DEFINE_string("peers", "benchmarks/.peers", "the peers' virtual environment", flag_values=values)
     flags.DEFINE_string("out", "benchmarks/results/throughput.md", "file for the results", flag_values=values)
     parts = {name: _compare for name in SETTINGS} | {"solve": _solve}
-    names = cli.parse(argv, values, __doc__, positional=True) or list(parts)
-    if unknown := set(names) - set(parts):
-        raise UsageError(f"no measurement is called {', '.join(sorted(unknown))}; there are {', '.join(parts)}")
+    names = chosen(cli.parse(argv, values, __doc__, positional=True), parts)
     if values.steps % 1000:
         raise UsageError("--steps must be a multiple of 1000")
     python = _peers(Path(values.peers))
@@ -97,7 +95,7 @@ def main(argv) -> int:
               " ".join(["python -m benchmarks.throughput", *argv[1:]]), done, versions)
         _write_figures(out.with_name(f"{out.stem}-rounds.csv"), figures)
     print(out.read_text())
-    return int(not all(row.passed for part in done.values() for row in part.rows))
+    return int(not all(part.passed for part in done.values()))
 
 
 def _compare(name: str, values: flags.FlagValues, python: Path, figures: list) -> Part:
@@ -149,12 +147,12 @@ def _solve(name: str, values: flags.FlagValues, python: Path, figures: list) -> 
 def _seconds_between_marks(work: Work, library: str, python: Path) -> float:
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
         if library == OURS:
-            run = Path(directory) / "run"
-            _run(work.ours(run))
-            with open(run / "metrics.csv", newline="") as file:
+            run_dir = Path(directory) / "run"
+            run(work.ours(run_dir))
+            with open(run_dir / "metrics.csv", newline="") as file:
                 at = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file)}
         else:
-            lines = [json.loads(line) for line in _run(work.theirs(python, library)).splitlines()]
+            lines = [json.loads(line) for line in run(work.theirs(python, library)).splitlines()]
             at = {line["step"]: line["seconds"] for line in lines}
     return at[work.total_steps] - at[FIRST_MARK]
 
@@ -162,12 +160,12 @@ def _seconds_between_marks(work: Work, library: str, python: Path) -> float:
 def _seconds_to_solve(work: Work, library: str, python: Path) -> float:
     """From the process's start to the evaluation that solves; the process is then stopped."""
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
-        run = Path(directory) / "run"
-        command = work.ours(run) if library == OURS else work.theirs(python, library)
+        run_dir = Path(directory) / "run"
+        command = work.ours(run_dir) if library == OURS else work.theirs(python, library)
         started = time.monotonic()
         process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         try:
-            scores = _our_scores(run, process) if library == OURS else _their_scores(process)
+            scores = _our_scores(run_dir, process) if library == OURS else _their_scores(process)
             for score in scores:
                 if score >= SOLVED:
                     return time.monotonic() - started
@@ -177,9 +175,9 @@ def _seconds_to_solve(work: Work, library: str, python: Path) -> float:
     raise UserError(f"{library} did not solve {work.env} in {work.total_steps} steps")
 
 
-def _our_scores(run: Path, process: subprocess.Popen) -> Iterator[float]:
+def _our_scores(run_dir: Path, process: subprocess.Popen) -> Iterator[float]:
     """Mean returns, as they appear in evaluations.csv."""
-    path, seen, deadline = run / "evaluations.csv", 0, time.monotonic() + _PATIENCE_SECONDS
+    path, seen, deadline = run_dir / "evaluations.csv", 0, time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         ended = process.poll() is not None
         with contextlib.suppress(FileNotFoundError), open(path, newline="") as file:
@@ -198,13 +196,6 @@ def _their_scores(process: subprocess.Popen) -> Iterator[float]:
             yield said["mean"]
 
 
-def _run(command: list[str]) -> str:
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    if done.returncode:
-        raise UserError(f"{command[1]} failed: {done.stderr[-2000:]}")
-    return done.stdout
-
-
 # --- The peers' environment ------------------------------------------------------------------------------------------
 
 
@@ -220,8 +211,8 @@ def _peers(directory: Path) -> Path:
     python = (ROOT / directory / "bin" / "python").absolute()
     if not (ROOT / directory / "complete").exists():
         print(f"installing the peers in {directory} ...", flush=True)
-        _run([sys.executable, "-m", "venv", "--clear", str(ROOT / directory)])
-        _run([str(python), "-m", "pip", "install", "--quiet", "-r", "benchmarks/requirements-peers.txt"])
+        run([sys.executable, "-m", "venv", "--clear", str(ROOT / directory)])
+        run([str(python), "-m", "pip", "install", "--quiet", "-r", "benchmarks/requirements-peers.txt"])
         (ROOT / directory / "complete").touch()
     return python
 

@@ -8,6 +8,7 @@ import json
 import pathlib
 import threading
 
+from ddpg_tf._tf import tf
 from serve.local.__main__ import bind
 from serve.local.config import ModelConfig
 from serve.local.http import Api
@@ -44,6 +45,17 @@ def start(configs, *, batching=None, timeout_ms=30_000, free_labels=False, **api
 
 def model(name, base_path, **options):
     return ModelConfig(name, str(base_path), **options)
+
+
+def slow_model(version):
+    """Saves a model, in that version directory, whose every call takes minutes."""
+    class Slow(tf.Module):
+        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
+        def serve(self, x):
+            return {"y": tf.while_loop(lambda i, y: i < 10**9, lambda i, y: (i + 1, tf.sin(y)), [0, x])[1]}
+
+    module = Slow()
+    tf.saved_model.save(module, str(version), signatures={"serving_default": module.serve})
 
 
 class Answer:

@@ -13,10 +13,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from serving import GOOD, PREDICT, ask, model, start
+from serving import GOOD, PREDICT, ask, model, slow_model, start
 from test_serve_tools import server
 
-from ddpg_tf._tf import tf
 from serve.local import http as http_module
 from serve.local import protocol
 from serve.local.batching import Coalescer
@@ -212,7 +211,7 @@ def read_answer(sock):
     while b"\r\n\r\n" not in text:
         text += sock.recv(65536)
     head, _, body = text.partition(b"\r\n\r\n")
-    length = int(re.search(rb"content-length: (\d+)", head)[1])
+    length = int(re.search(rb"content-length: (\d+)", head, re.IGNORECASE)[1])
     while len(body) < length:
         body += sock.recv(65536)
     return head.decode(), body.decode()
@@ -311,18 +310,8 @@ def test_large_body_that_is_not_json_does_not_stop_the_others(url):
     assert slowest < 2
 
 
-def slow_model(path):
-    class Slow(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-        def serve(self, x):
-            return {"y": tf.while_loop(lambda i, y: i < 10**9, lambda i, y: (i + 1, tf.sin(y)), [0, x])[1]}
-
-    module = Slow()
-    tf.saved_model.save(module, str(path / "1"), signatures={"serving_default": module.serve})
-
-
 def test_timeout_over_http(tmp_path):
-    slow_model(tmp_path)
+    slow_model(tmp_path / "1")
     url = start([model("slow", tmp_path)], timeout_ms=200)
     answer = ask(url, "/v1/models/slow:predict", '{"instances": [1]}')
     assert answer.status == 504 and answer.error.startswith("Timed out")
@@ -330,7 +319,7 @@ def test_timeout_over_http(tmp_path):
 
 def test_sigterm_answers_what_is_in_flight(tmp_path):
     """Here the call that runs, which ends in a timeout; then the process is gone, with status 0."""
-    slow_model(tmp_path)
+    slow_model(tmp_path / "1")
     with server(f"--model_base_path={tmp_path}", "--rest_api_timeout_in_ms=2000") as process:
         url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
         with ThreadPoolExecutor(1) as pool:

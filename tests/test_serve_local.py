@@ -14,7 +14,7 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import DATA, GOOD, PREDICT, ask, model, start
+from serving import DATA, GOOD, PREDICT, ask, model, slow_model, start
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ddpg_tf._tf import tf
@@ -376,14 +376,8 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
 
 
 def test_run_that_takes_too_long_is_cut(tmp_path):
-    class Slow(tf.Module):
-        @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
-        def serve(self, x):
-            return {"y": tf.while_loop(lambda i, y: i < 10**9, lambda i, y: (i + 1, tf.sin(y)), [0, x])[1]}
-
-    module = Slow()
-    tf.saved_model.save(module, str(tmp_path), signatures={"serving_default": module.serve})
-    loaded = SavedModel(str(tmp_path), timeout_ms=100)
+    slow_model(tmp_path / "1")
+    loaded = SavedModel(str(tmp_path / "1"), timeout_ms=100)
     with pytest.raises(ServingError) as caught:
         loaded.signature("").run([np.ones(1, np.float32)])
     assert caught.value.http_status == 504 and caught.value.message.startswith("Timed out")

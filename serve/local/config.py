@@ -16,10 +16,8 @@ from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSy
 from ddpg_tf.cli import UserError
 
 VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
-METRICS_PATH = "/monitoring/prometheus/metrics"
+_METRICS_PATH = "/monitoring/prometheus/metrics"
 _Kind = TypeVar("_Kind", bound=Message)
-
-
 _INT, _TEXT, _BOOL = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
 _MESSAGES = {  # fields are numbered from 1
     "BatchingParameters": {
@@ -180,4 +178,4 @@ def read_monitoring(path: str) -> str | None:
     prometheus = read_text(path, MonitoringConfig).prometheus_config
     if prometheus.path and not prometheus.path.startswith("/"):
         raise UserError(f"{path}: the path must start with '/', not {prometheus.path!r}")
-    return (prometheus.path or METRICS_PATH) if prometheus.enable else None
+    return (prometheus.path or _METRICS_PATH) if prometheus.enable else None

@@ -1,4 +1,4 @@
-"""A server in a process of its own."""
+"""Commands of the project, and servers, in processes of their own."""
 
 import re
 import subprocess
@@ -12,6 +12,18 @@ from ddpg_tf.cli import UserError
 
 ROOT = Path(__file__).parents[1]
 _START_SECONDS = 60
+
+
+def run(command: list) -> str:
+    """What a command prints.
+
+    Raises:
+      UserError: it failed; with the end of what it complained.
+    """
+    done = subprocess.run(list(map(str, command)), cwd=ROOT, capture_output=True, text=True)
+    if done.returncode:
+        raise UserError(f"{command[1]} failed: {done.stderr[-2000:]}")
+    return done.stdout
 
 
 class Server:
