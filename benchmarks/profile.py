@@ -58,17 +58,19 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
         config = Config(env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=block,
                         warmup_steps=0)
         spaces = run_dir.read_spaces(config)
+        still = np.zeros([1, spaces.action_size], np.float32)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         replay = ReplayBuffer(20_000, spaces.observation_size, spaces.action_size, directory=directory / str(block))
-        collector = Collector(config, spaces, lambda _: np.zeros([1, spaces.action_size], np.float32))
+        collector = Collector(config, spaces)
         for t in range(10_000):
-            replay.add(*collector.step(t)[0])
+            replay.add(*collector.step(t, lambda _: still)[0])
         return config, spaces, agent, replay, collector
 
     config, spaces, agent, replay, collector = parts_of(1)
     rng, steps = np.random.default_rng(0), iter(range(10_000, 10**9))
     observation = np.zeros([1, spaces.observation_size], np.float32)
-    transitions, _ = collector.step(next(steps))
+    still = np.zeros([1, spaces.action_size], np.float32)
+    transitions, _ = collector.step(next(steps), lambda _: still)
     one = replay.sample(rng, (1, config.batch_size))
     blocks = replay.blocks(config, 8_000)
     block_config, _, block_agent, block_replay, _ = parts_of(values.block)
@@ -77,7 +79,7 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
     floor = _matrix_products((spaces.observation_size, *hidden), spaces.action_size, config.batch_size, values.block)
     return {
         "act": (lambda: agent.act(observation), 1),
-        "environment, exploration and bookkeeping": (lambda: collector.step(next(steps)), 1),
+        "environment, exploration and bookkeeping": (lambda: collector.step(next(steps), lambda _: still), 1),
         "add to the replay": (lambda: replay.add(*transitions), 1),
         "draw a minibatch": (lambda: replay.sample(rng, (1, config.batch_size)), 1),
         "draw a minibatch, through tf.data": (lambda: next(blocks), 1),

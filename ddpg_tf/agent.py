@@ -1,7 +1,7 @@
 """DDPG: act and update (Lillicrap et al., Algorithm 1). Knows no environment, no replay, no file."""
 
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -45,7 +45,19 @@ class DDPG:
         self._is_kernel = kernels(self.critic)
         self._observation_size = observation_size
 
-    # Concrete functions: tf.function would look for the trace that fits at every call.
+    # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
+
+    def learn(self, batch: Batch) -> tf.Tensor:
+        """`update` for tensors, to be called from a graph; METRICS float32 [len(METRICS)]."""
+        if self.normalizer:
+            self.normalizer.assign_statistics()
+        return self._update(batch)
+
+    @functools.cached_property
+    def policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        """`act` for tensors, to be called from a graph."""
+        return tf.function(lambda observation: self.actor(observation, training=False), jit_compile=True
+                           ).get_concrete_function(tf.TensorSpec([None, self._observation_size], tf.float32))
 
     @functools.cached_property
     def _update(self):
@@ -56,14 +68,9 @@ class DDPG:
         return tf.function(self._update_block, jit_compile=True).get_concrete_function(
             Batch(observations, actions, scalars, scalars, observations))
 
-    @functools.cached_property
-    def _act(self):
-        return tf.function(lambda observation: self.actor(observation, training=False), jit_compile=True
-                           ).get_concrete_function(tf.TensorSpec([None, self._observation_size], tf.float32))
-
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Deterministic actions [B, A] for observations [B, O]; each batch size B is compiled once."""
-        return self._act(tf.constant(observations, tf.float32)).numpy()
+        return self.policy(tf.constant(observations, tf.float32)).numpy()
 
     def count_observations(self, observations: np.ndarray):
         """Tells the normaliser of observations [N, O] that were acted on; takes effect at the next update."""
@@ -78,10 +85,7 @@ class DDPG:
         Raises:
           TypeError: K is not config.updates_per_block, or an array is not float32.
         """
-        batch = Batch(*(_float32(array) for array in batch))
-        if self.normalizer:
-            self.normalizer.assign_statistics()
-        metrics = self._update(batch)
+        metrics = self.learn(Batch(*(_float32(array) for array in batch)))
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     def _update_block(self, batch: Batch):

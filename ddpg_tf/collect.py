@@ -12,6 +12,8 @@ from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 from ddpg_tf.noise import ActionNoise, WarmupActions
 
+Policy = Callable[[np.ndarray], np.ndarray]  # observations float32 [N, O] -> actions float32 [N, A]
+
 
 class Transitions(NamedTuple):
     """One step of N environments, as ReplayBuffer.add takes it; float32 but for the two masks."""
@@ -30,12 +32,11 @@ class Collector:
     Args:
       config: names the environments, the noise and the seed.
       spaces: the environments' spaces.
-      policy: observations float32 [N, O] -> actions float32 [N, A].
     """
 
-    def __init__(self, config: Config, spaces: envs.Spaces, policy: Callable[[np.ndarray], np.ndarray]):
+    def __init__(self, config: Config, spaces: envs.Spaces):
         n = self._n = config.num_envs
-        self._seed, self._warmup_steps, self._policy = config.seed, config.warmup_steps, policy
+        self._seed, self._warmup_steps = config.seed, config.warmup_steps
         self._low, self._high = spaces.low, spaces.high
         self._half_range = spaces.high / 2 - spaces.low / 2
         self._warmup = WarmupActions(spaces.low, spaces.high, n, config.seed)
@@ -48,7 +49,12 @@ class Collector:
         self._observation = np.zeros([n, spaces.observation_size], np.float32)
         self._reset(np.ones(n, bool))
 
-    def step(self, t: int) -> tuple[Transitions, list[tuple[float, int]]]:
+    @property
+    def observation(self) -> np.ndarray:
+        """float32 [N, O], what the next step's actions answer to."""
+        return self._observation
+
+    def step(self, t: int, policy: Policy) -> tuple[Transitions, list[tuple[float, int]]]:
         """Vector step `t`, counted from 0 over the whole run.
 
         Returns:
@@ -56,7 +62,7 @@ class Collector:
         Raises:
           UserError: the policy's action is not finite.
         """
-        observation, action = self._observation, self._choose(t)
+        observation, action = self._observation, self._choose(t, policy)
         successor, reward, terminated, truncated, _ = self._envs.step(action.copy())  # they may write into it
         successor = successor.astype(np.float32)
         self._observation = successor
@@ -70,10 +76,10 @@ class Collector:
             self._next_episode(ended)
         return transitions, finished
 
-    def _choose(self, t: int) -> np.ndarray:
+    def _choose(self, t: int, policy: Policy) -> np.ndarray:
         if t * self._n < self._warmup_steps:
             return self._warmup(t)
-        action = self._policy(self._observation)
+        action = policy(self._observation)
         if not np.isfinite(action).all():
             raise UserError(f"the policy's action is not finite at step {t * self._n}: training diverged or the "
                             "environment gave an observation that is not finite; try --normalize_observations or "

@@ -14,12 +14,15 @@ import numpy as np
 from ddpg_tf import checkpoint, replay, run_dir, video
 from ddpg_tf.agent import DDPG
 from ddpg_tf.cli import UsageError, UserError
-from ddpg_tf.collect import Collector
+from ddpg_tf.collect import Collector, Policy
 from ddpg_tf.config import Config, require_resumable
 from ddpg_tf.evaluate import FIRST_SEED, Evaluator
+from ddpg_tf.inner_loop import InnerLoop
 from ddpg_tf.logger import Logger, draw_learning_curve
 from ddpg_tf.publish import Publisher
 from ddpg_tf.replay import ReplayBuffer
+
+_MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
 
 
 class Interrupted(Exception):
@@ -108,10 +111,10 @@ class _Run:
             min(config.replay_capacity, config.total_steps), spaces.observation_size, spaces.action_size,
             num_envs=config.num_envs, n_step=config.n_step, gamma=config.gamma, slack=replay.ring_slack(config),
             directory=path / "replay", rows=self._step // config.num_envs)
-        self._collector = Collector(config, spaces, self._agent.act)
+        self._collector = Collector(config, spaces)
         if found:
             self._replay.end_episodes(self._collector.load_state(checkpoint.select(arrays, "collector")))
-        self._blocks: Iterator | None = None
+        self._inner_loop: InnerLoop | None = None
         self._evaluator = Evaluator(config, config.eval_episodes)
         self._logger = Logger(path, config.total_steps, self._step, meta.get("seconds", 0.0))
         if found:
@@ -135,11 +138,13 @@ class _Run:
         config = self._config
         first = self._step
         while self._step < config.total_steps:
-            before = self._step
-            self._collect()
+            before, until = self._step, self._next_pause()
+            if self._step < config.learning_starts:
+                while self._step < until and not interrupted:
+                    self._collect(self._agent.act)
+            else:
+                self._learn(until)
             last = self._step == config.total_steps
-            if self._step > config.learning_starts and _due(before, self._step, config.update_every):
-                self._learn()
             if _due(before, self._step, config.log_every):
                 self._logger.write_row(self._step)
             if last or _due(before, self._step, config.eval_every):
@@ -153,25 +158,37 @@ class _Run:
             self._checkpoint()
         return Result(self._path, self._step, self._step - first, self._last_score, self._best_score, self._best_step)
 
-    def _collect(self):
-        transitions, finished = self._collector.step(self._step // self._config.num_envs)
+    def _next_pause(self) -> int:
+        """The step up to which nothing but collecting and learning is due."""
+        config, step, n = self._config, self._step, self._config.num_envs
+        intervals = (config.log_every, config.eval_every, config.checkpoint_every, _MOST_VECTOR_STEPS * n)
+        ends = [every * (step // every + 1) for every in intervals if every] + [config.total_steps]
+        if step < config.learning_starts:
+            ends.append(config.learning_starts)
+        return -(-min(ends) // n) * n
+
+    def _collect(self, policy: Policy) -> np.ndarray:
+        """One vector step. Returns the observations that follow, [N, O]."""
+        transitions, finished = self._collector.step(self._step // self._config.num_envs, policy)
         self._replay.add(*transitions)
         self._agent.count_observations(transitions.observation)
         self._step += self._config.num_envs
         self._logger.steps(self._config.num_envs, finished)
+        return self._collector.observation
 
-    def _learn(self):
-        config = self._config
-        if self._blocks is None:
-            self._blocks = self._replay.blocks(
-                config, (self._step - config.learning_starts) // config.update_every - 1)
-        metrics = self._agent.update(next(self._blocks))
-        for name, value in metrics.items():
-            if not math.isfinite(value):
-                raise UserError(f"{name} is {value} at step {self._step}: training diverged. The last good checkpoint "
-                                f"is in {self._path}/checkpoints; try smaller learning rates or "
-                                "--normalize_observations")
-        self._logger.update(metrics, config.updates_per_block)
+    def _learn(self, until: int):
+        config, n, before = self._config, self._config.num_envs, self._step
+        if self._inner_loop is None:
+            blocks = self._replay.blocks(config, (before - config.learning_starts) // config.update_every)
+            self._inner_loop = InnerLoop(self._agent, blocks, lambda actions: self._collect(lambda _: actions),
+                                         config.update_every // n)
+        for metrics in self._inner_loop.run(self._collector.observation, before // n, until // n):
+            for name, value in metrics.items():
+                if not math.isfinite(value):
+                    raise UserError(f"{name} is {value} between steps {before} and {until}: training diverged. The "
+                                    f"last good checkpoint is in {self._path}/checkpoints; try smaller learning rates "
+                                    "or --normalize_observations")
+            self._logger.update(metrics, config.updates_per_block)
 
     def _evaluate(self):
         config = self._config

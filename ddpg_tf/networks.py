@@ -103,10 +103,14 @@ class Normalizer(keras.layers.Layer):
         self.seen = total
 
     def assign_statistics(self):
-        """Makes the networks see what has been counted."""
-        if self.seen:
-            self.mean.assign(self.mean64.astype(np.float32))
-            self.std.assign(np.sqrt(self.m2 / self.seen + 1e-8).astype(np.float32))
+        """Makes the networks see what has been counted; may be part of a graph."""
+        statistics = tf.numpy_function(self._statistics, [], [tf.float32, tf.float32])
+        for variable, value in zip((self.mean, self.std), statistics, strict=True):
+            variable.assign(tf.ensure_shape(value, variable.shape))
+
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        variance = self.m2 / self.seen + 1e-8 if self.seen else np.ones_like(self.m2)
+        return self.mean64.astype(np.float32), np.sqrt(variance).astype(np.float32)
 
     def host_state(self) -> dict[str, np.ndarray]:
         return {"seen": np.asarray(self.seen), "mean64": self.mean64, "m2": self.m2}

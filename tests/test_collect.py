@@ -39,14 +39,14 @@ class Run:
     def __init__(self, settings, steps, policy=wandering, first=0, state=None):
         env = envs.make_env(settings.env, json.loads(settings.env_kwargs))
         self.spaces = envs.read_spaces(env, settings.env)
-        self.collector = Collector(settings, self.spaces, policy)
+        self.policy, self.collector = policy, Collector(settings, self.spaces)
         self.differs = None if state is None else self.collector.load_state(state)
         self.steps, self.finished = [], []
         self.more(first, steps)
 
     def more(self, first, steps):
         for t in range(first, first + steps):
-            transitions, finished = self.collector.step(t)
+            transitions, finished = self.collector.step(t, self.policy)
             self.steps.append(transitions)
             self.finished.append(finished)
         return self
@@ -98,7 +98,7 @@ def test_there_are_as_many_rows_as_environment_steps():
 
 def test_everything_is_float32_but_the_masks():
     """The toy observes float64 and Gymnasium's rewards are float64."""
-    transitions, _ = Run(config(num_envs=2), 1).collector.step(1)
+    transitions, _ = Run(config(num_envs=2), 1).collector.step(1, wandering)
     assert [array.dtype.name for array in transitions] == ["float32"] * 4 + ["bool"] * 2
 
 
@@ -229,7 +229,7 @@ def test_a_policy_that_is_not_finite_stops_the_run_with_a_message(bad):
     calls = iter([MIDDLE, np.array([0, bad, 2], np.float32)])
     run = Run(config("Echo"), 1, policy=lambda observations: next(calls)[None])
     with pytest.raises(UserError, match=r"not finite at step 1: .*diverged"):
-        run.collector.step(1)
+        run.collector.step(1, run.policy)
     np.testing.assert_array_equal(run.collector.state()["observation"][0], MIDDLE)  # it did not reach the environment
 
 

@@ -197,8 +197,8 @@ def collect(env_id, greedy, steps, **settings):
     """(actions [T, A], of one environment and a policy that always answers `greedy`)"""
     config = Config(env=env_id, **settings)
     env = envs.make_flat_env(env_id)
-    collector = Collector(config, envs.read_spaces(env, env_id), lambda observation: np.float32([greedy]))
-    actions = np.concatenate([collector.step(t)[0].action for t in range(steps)])
+    collector = Collector(config, envs.read_spaces(env, env_id))
+    actions = np.concatenate([collector.step(t, lambda _: np.float32([greedy]))[0].action for t in range(steps)])
     collector.close()
     return actions
 

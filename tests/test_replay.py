@@ -174,7 +174,7 @@ def test_add_copies_and_samples_are_copies():
 
 BLOCKS = Config(num_envs=2, warmup_steps=8, batch_size=5, update_every=4, updates_per_step=0.75, replay_capacity=20,
                 total_steps=400, checkpoint_every=20, n_step=3, gamma=0.9, seed=3)
-ROWS = make_rows(100, 2)
+ROWS = make_rows(200, 2)
 
 
 def blocks_buffer(config=BLOCKS, **kwargs):
@@ -183,18 +183,20 @@ def blocks_buffer(config=BLOCKS, **kwargs):
 
 
 def rows_seen(block, config=BLOCKS):
-    """Rows that block `block` may see: those of one block before it is due."""
-    return (config.learning_starts + block * config.update_every) // config.num_envs
+    """Rows that block `block` may see: those at the first block of the draw before its own, of 10 steps or a block."""
+    together = max(1, 10 // config.update_every)
+    blocks_before = max(0, (block // together - 1) * together + 1)
+    return (config.learning_starts + blocks_before * config.update_every) // config.num_envs
 
 
 def rows_due(block, config=BLOCKS):
-    return rows_seen(block + 1, config)
+    return (config.learning_starts + (block + 1) * config.update_every) // config.num_envs
 
 
 def taken_in_training(count, config=BLOCKS, rows=ROWS):
     """Blocks 0 to count - 1, each taken at the step it is due, as the loop does."""
     buffer, blocks, taken = blocks_buffer(config), None, []
-    for row in rows[:rows_due(count - 1)]:
+    for row in rows[:rows_due(count - 1, config)]:
         buffer.add(*row)
         if buffer.rows == rows_due(len(taken), config):
             blocks = blocks or buffer.blocks(config, 0)
@@ -211,9 +213,11 @@ def assert_same(found, expected):
         np.testing.assert_array_equal(a, b, err_msg=name)
 
 
-@pytest.fixture(scope="module")
-def taken():
-    return taken_in_training(20)
+@pytest.fixture(scope="module", params=[4, 12], ids=["two blocks per draw", "one block per draw"])
+def drawn(request):
+    """(Config, its first 20 blocks)"""
+    config = Config(**{**vars(BLOCKS), "update_every": request.param})
+    return config, taken_in_training(20, config)
 
 
 def test_a_block_has_its_updates_and_batch_in_every_static_shape():
@@ -224,13 +228,15 @@ def test_a_block_has_its_updates_and_batch_in_every_static_shape():
     assert {array.dtype.name for array in batch} == {"float32"}
 
 
-def test_blocks_hold_only_the_newest_capacity_rows_of_one_block_earlier(taken):
+def test_blocks_hold_only_the_newest_capacity_rows_of_one_draw_earlier(drawn):
+    config, taken = drawn
     for block, batch in enumerate(taken):
-        visible = rows_seen(block)
+        visible = rows_seen(block, config)
         assert check(batch, ROWS, 3, 0.9, visible) <= window(visible, 20, 2)
 
 
-def test_blocks_differ_from_each_other_and_with_the_seed(taken):
+def test_blocks_differ_from_each_other_and_with_the_seed(drawn):
+    _, taken = drawn
     first = taken[0].observation
     assert not any(np.array_equal(first, batch.observation) for batch in taken[1:])
     buffer = blocks_buffer()
@@ -240,31 +246,34 @@ def test_blocks_differ_from_each_other_and_with_the_seed(taken):
 
 
 @pytest.mark.parametrize("block", [0, 1, 7, 19])
-def test_a_block_is_the_same_when_the_iteration_starts_with_it(taken, block):
-    buffer = blocks_buffer()
-    fill(buffer, ROWS[:rows_due(block)])
-    assert_same(numpy_batch(next(buffer.blocks(BLOCKS, block))), taken[block])
+def test_a_block_is_the_same_when_the_iteration_starts_with_it(drawn, block):
+    config, taken = drawn
+    buffer = blocks_buffer(config)
+    fill(buffer, ROWS[:rows_due(block, config)])
+    assert_same(numpy_batch(next(buffer.blocks(config, block))), taken[block])
 
 
 @pytest.mark.parametrize("block", [3, 10])
-def test_a_block_is_the_same_when_more_rows_were_added_after_it_was_due(taken, block):
-    buffer = blocks_buffer()
+def test_a_block_is_the_same_when_more_rows_were_added_after_it_was_due(drawn, block):
+    config, taken = drawn
+    buffer = blocks_buffer(config)
     # The run went on for two checkpoint intervals, less a step, before it was killed: all of the slack.
-    fill(buffer, ROWS[:rows_due(block) + 2 * BLOCKS.checkpoint_every // 2 - 1])
-    blocks = buffer.blocks(BLOCKS, block)
+    fill(buffer, ROWS[:rows_due(block, config) + 2 * config.checkpoint_every // 2 - 1])
+    blocks = buffer.blocks(config, block)
     for expected in taken[block:block + 3]:
         assert_same(numpy_batch(next(blocks)), expected)
 
 
-def test_blocks_are_the_same_after_the_files_are_opened_again(taken, tmp_path):
-    before = blocks_buffer(directory=tmp_path)
-    fill(before, ROWS[:50])  # killed here; the checkpoint was at row 40
+def test_blocks_are_the_same_after_the_files_are_opened_again(drawn, tmp_path):
+    config, taken = drawn
+    due = rows_due(16, config)
+    before = blocks_buffer(config, directory=tmp_path)
+    fill(before, ROWS[:due + 10])  # killed here; the checkpoint was at row `due`
     before.flush()
-    after = blocks_buffer(directory=tmp_path, rows=40)
-    blocks = after.blocks(BLOCKS, 40 // 2 - 4 // 2 - 1)
-    assert rows_due(17) == 40
+    after = blocks_buffer(config, directory=tmp_path, rows=due)
+    blocks = after.blocks(config, 17)
     for block in (17, 18, 19):
-        fill(after, ROWS[after.rows:rows_due(block)])
+        fill(after, ROWS[after.rows:rows_due(block, config)])
         assert_same(numpy_batch(next(blocks)), taken[block])
 
 
@@ -279,9 +288,9 @@ def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity,
     interval = checkpoint / num_envs if checkpoint else total
     checkpoints = sorted({math.ceil(k * interval) for k in range(1, 400) if k * interval <= total})
     for older, _, overtaken in zip(checkpoints, checkpoints[1:], [*checkpoints[2:], total], strict=False):
-        # Killed while writing `overtaken`, so `older` may be all that can be read. The block due next after it sees
-        # the rows of one block earlier.
-        seen = older // every * every
+        # Killed while writing `overtaken`, so `older` may be all that can be read.
+        next_block = max(0, older * num_envs - config.learning_starts) // config.update_every
+        seen = min(older, rows_seen(next_block, config))
         assert min(overtaken, total) - length <= max(0, seen - capacity)
 
 

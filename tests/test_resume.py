@@ -58,10 +58,11 @@ def crash_at(monkeypatch, step):
     """Makes the loop die as abruptly as an exception can when it has made `step` steps."""
     collect = loop._Run._collect
 
-    def dying(self):
-        collect(self)
+    def dying(self, policy):
+        observations = collect(self, policy)
         if self._step == step:
             raise Crash
+        return observations
 
     monkeypatch.setattr(loop._Run, "_collect", dying)
 
@@ -101,10 +102,12 @@ def test_sigkill_twice_then_resume_equals_never_interrupted(whole, tmp_path, tin
     assert_same_run(whole, path)
 
 
-@pytest.mark.parametrize("steps", [(498, 1002)])
-def test_crash_and_resume_with_several_environments(tmp_path, tiny, monkeypatch, steps):
-    changes = dict(num_envs=3, update_every=15, checkpoint_every=100, n_step=3, noise="ou", normalize_observations=True,
-                   normalization="batch", action_layer=1)
+@pytest.mark.parametrize("steps, changes", [
+    ((498, 1002), dict(num_envs=3, update_every=15, n_step=3, noise="ou", normalization="batch", action_layer=1)),
+    ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, normalize_observations=True))])
+def test_crash_and_resume(tmp_path, tiny, monkeypatch, steps, changes):
+    """Several environments; an update per step, which draws minibatches for several steps at a time."""
+    changes = dict(checkpoint_every=100, normalize_observations=True) | changes
     train(tiny(tmp_path / "whole", **changes))
     for step in steps:
         with monkeypatch.context() as patch, pytest.raises(Crash):
@@ -174,10 +177,11 @@ def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number,
 def test_resuming_with_total_steps_at_the_interruption_evaluates_there(tmp_path, tiny, monkeypatch):
     received = []
 
-    def interrupted_at_300(self):
-        collect(self)
+    def interrupted_at_300(self, policy):
+        observations = collect(self, policy)
         if self._step == 300:
             received.append(signal.SIGINT)
+        return observations
 
     collect = loop._Run._collect
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
@@ -222,11 +226,11 @@ def test_only_one_process_trains_in_a_run_directory(trained):
 
 
 def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(tmp_path, tiny, monkeypatch):
-    def poisoned(self):
+    def poisoned(self, until):
         if self._step == 400:
             kernel = self._agent.critic.trainable_variables[0]
             kernel.assign(np.full(kernel.shape, np.nan, np.float32))
-        learn(self)
+        learn(self, until)
 
     learn = loop._Run._learn
     monkeypatch.setattr(loop._Run, "_learn", poisoned)

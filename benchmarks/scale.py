@@ -1,0 +1,186 @@
+"""What a step costs as the replay, the number of environments, the observation and the networks grow; and memory.
+
+    python -m benchmarks.scale [replay] [environments] [observations] [networks] [memory] [--rounds=5] [--steps=960]
+
+Without a name all are measured. A step is the whole inner loop (act, environment, replay, its share of a block of
+updates), in blocks of 48. The settings of a part take turns; figures are medians over the rounds. Writes --out, the
+same as csv, and a plot; exit status 1 if a figure is not as wanted.
+"""
+
+import concurrent.futures
+import dataclasses
+import itertools
+import multiprocessing
+import re
+import statistics
+import time
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from absl import flags
+
+from benchmarks.report import Part, Row, chosen, installed, write
+from ddpg_tf import cli
+from ddpg_tf.checkpoint import write_atomically
+from ddpg_tf.cli import UsageError
+
+BLOCK = 48  # a multiple of every number of environments here
+MOST_ROWS = 1_000_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """What is measured: 256-256 on HalfCheetah-v5 with 10,000 transitions, unless it says otherwise."""
+
+    env: str = "HalfCheetah-v5"
+    num_envs: int = 1
+    vectorization: str = "sync"
+    hidden: int = 256
+    transitions: int = 9_984  # a multiple of BLOCK
+
+
+PARTS = {
+    "replay": ("transitions in the replay", {
+        f"{about:,}": Setting(transitions=BLOCK * (about // BLOCK)) for about in (10_000, 100_000, MOST_ROWS)}),
+    "environments": ("environments stepped together", {
+        f"{n} {how}": Setting(num_envs=n, vectorization=how) for how in ("sync", "async") for n in (1, 2, 4, 8, 16)}),
+    "observations": ("numbers in an observation", {
+        f"{size} ({env})": Setting(env=env) for size, env in (
+            (3, "Pendulum-v1"), (17, "HalfCheetah-v5"), (105, "Ant-v5"), (348, "Humanoid-v5"))}),
+    "networks": ("units in each of two hidden layers", {
+        f"{units}": Setting(hidden=units) for units in (64, 128, 256, 512, 1024)}),
+}
+
+
+def main(argv) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_integer("rounds", 5, "how often each setting is measured", lower_bound=1, flag_values=values)
+    flags.DEFINE_integer("steps", 960, f"environment steps of one measurement, a multiple of {BLOCK}",
+                         lower_bound=BLOCK, flag_values=values)
+    flags.DEFINE_string("out", "benchmarks/results/scale.md", "file for the results", flag_values=values)
+    names = chosen(cli.parse(argv, values, __doc__, positional=True), PARTS | {"memory": ()})
+    if values.steps % BLOCK:
+        raise UsageError(f"--steps must be a multiple of {BLOCK}")
+    out, done, series = Path(values.out), {}, {}
+    out.parent.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        if name == "memory":
+            done[name] = _memory()
+        else:
+            series[name] = _measure(name, values.rounds, values.steps)
+            done[name] = _part(name, series[name])
+        write(out, "Scale", "The inner loop of training", " ".join(["python -m benchmarks.scale", *argv[1:]]), done,
+              installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"))
+    if series:
+        _draw(out.with_suffix(".png"), series)
+    print(out.read_text())
+    return int(not all(part.passed for part in done.values()))
+
+
+def _part(name: str, milliseconds: dict[str, float]) -> Part:
+    rows = [Row(f"{label} [ms/step]", found) for label, found in milliseconds.items()]
+    if name == "replay":
+        small, *_, large = milliseconds.values()
+        rows.append(Row("most / fewest", large / small, "<=", 1.1))
+    return Part(f"Milliseconds per environment step by {PARTS[name][0]}.", rows)
+
+
+def _measure(name: str, rounds: int, steps: int) -> dict[str, float]:
+    times: dict[str, list[float]] = {label: [] for label in PARTS[name][1]}
+    with TemporaryDirectory(prefix="scale-", dir=".") as directory:
+        loops = {label: Steps(setting, Path(directory) / label) for label, setting in PARTS[name][1].items()}
+        for i in range(rounds):
+            for label, loop in loops.items():
+                times[label].append(loop.milliseconds_per_step(steps))
+                print(f"{name}, round {i}, {label}: {times[label][-1]:.2f} ms/step", flush=True)
+        for loop in loops.values():
+            loop.close()
+    return {label: statistics.median(found) for label, found in times.items()}
+
+
+class Steps:
+    """The inner loop of `setting`, warmed up, on a replay that has been filled with made-up transitions."""
+
+    def __init__(self, setting: Setting, directory: Path):
+        from ddpg_tf import DDPG, Config, ReplayBuffer, run_dir
+        from ddpg_tf.collect import Collector
+        from ddpg_tf.inner_loop import InnerLoop
+
+        config = Config(env=setting.env, num_envs=setting.num_envs, vectorization=setting.vectorization,
+                        hidden_units=(setting.hidden, setting.hidden), update_every=BLOCK,
+                        warmup_steps=setting.transitions, total_steps=BLOCK * 100_000)
+        spaces = run_dir.read_spaces(config)
+        agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
+        self._replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,
+                                    num_envs=setting.num_envs, directory=directory)
+        self._n, self._collector = setting.num_envs, Collector(config, spaces)
+        self._fill(setting.transitions // self._n, spaces)
+        self._loop = InnerLoop(agent, self._replay.blocks(config), self._step, BLOCK // self._n)
+        self.milliseconds_per_step(2 * BLOCK)  # compiles
+
+    def _fill(self, rows: int, spaces):
+        rng, n = np.random.default_rng(0), self._n
+        shape = [1000, n, spaces.observation_size]
+        for t in range(rows):
+            if t % 1000 == 0:
+                observation, successor = rng.normal(size=(2, *shape)).astype(np.float32)
+                action = rng.uniform(spaces.low, spaces.high, [1000, n, spaces.action_size])
+            ended = np.full(n, t % 1000 == 999)
+            self._replay.add(observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000],
+                             np.zeros(n, bool), ended)
+
+    def _step(self, actions):
+        transitions, _ = self._collector.step(self._replay.rows, lambda _: actions)
+        self._replay.add(*transitions)
+        return self._collector.observation
+
+    def milliseconds_per_step(self, steps: int) -> float:
+        first = self._replay.rows
+        started = time.perf_counter()
+        self._loop.run(self._collector.observation, first, first + steps // self._n)
+        return 1000 * (time.perf_counter() - started) / steps
+
+    def close(self):
+        self._collector.close()
+
+
+def _memory() -> Part:
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(1, mp_context=context, max_tasks_per_child=1) as fresh:
+        small, large = (fresh.submit(_resident, transitions).result() for transitions in (BLOCK * 100, MOST_ROWS))
+    about = """Resident memory [MB] of a process that trains on HalfCheetah-v5, with few and with many transitions in
+        its replay. The replay is a mapped file: the system takes its pages back when it needs them."""
+    rows = [Row(f"{what}, {label}", found[what]) for what in large
+            for label, found in (("few transitions", small), (f"{MOST_ROWS:,}", large))]
+    return Part(about, rows)
+
+
+def _resident(transitions: int) -> dict[str, float]:
+    with TemporaryDirectory(prefix="scale-", dir=".") as directory:
+        steps = Steps(Setting(transitions=BLOCK * (transitions // BLOCK)), Path(directory))
+        steps.milliseconds_per_step(20 * BLOCK)
+        status = Path("/proc/self/status").read_text()
+    return {what: int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
+            for what, field in (("all", "VmRSS"), ("its own", "RssAnon"), ("mapped files", "RssFile"))}
+
+
+def _draw(path: Path, series: dict[str, dict[str, float]]):
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(3.2 * len(series), 3.2), layout="constrained")
+    for axes, (name, found) in zip(np.atleast_1d(figure.subplots(1, len(series))), series.items(), strict=True):
+        for kind, labels in itertools.groupby(found, lambda label: label.partition(" ")[2] if "sync" in label else ""):
+            labels = list(labels)
+            sizes = [float(label.partition(" ")[0].replace(",", "")) for label in labels]
+            axes.plot(sizes, [found[label] for label in labels], marker="o", label=kind)
+            if kind:
+                axes.legend()
+        axes.set(xlabel=PARTS[name][0], xscale="log", ylim=(0, None))
+        axes.grid(alpha=0.3)
+    figure.axes[0].set_ylabel("ms per environment step")
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=120))
+
+
+if __name__ == "__main__":
+    cli.run(main)

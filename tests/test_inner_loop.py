@@ -1,0 +1,108 @@
+"""The graph that acts, steps and updates against the same in plain Python."""
+
+import itertools
+import time
+
+import numpy as np
+import pytest
+
+from ddpg_tf import DDPG, Config
+from ddpg_tf._tf import tf
+from ddpg_tf.inner_loop import InnerLoop
+from ddpg_tf.replay import Batch
+
+OBSERVATION, ACTION, ENVS = 3, 2, 2
+FIRST = np.zeros([ENVS, OBSERVATION], np.float32)
+
+
+class Refused(Exception):
+    pass
+
+
+class World:
+    """Everything that InnerLoop is given; notes what happens in which order.
+
+    An observation is a function of the actions so far; block b is made of b.
+    """
+
+    def __init__(self, every, normalize_observations=False):
+        config = Config(num_envs=ENVS, update_every=every * ENVS, updates_per_step=1 / every, batch_size=4,
+                        hidden_units=(8,), total_steps=1000, actor_learning_rate=0.01,
+                        normalize_observations=normalize_observations)
+        self.every, self.agent = every, DDPG(config, OBSERVATION, -np.ones(ACTION), np.ones(ACTION))
+        self.events, self.actions, self.observation = [], [], FIRST
+
+    def step(self, actions):
+        time.sleep(0.002)  # whoever does not wait for it comes too early
+        self.actions.append(actions.copy())
+        self.observation = np.float32(np.sin(self.observation + actions.sum() + np.arange(OBSERVATION)))
+        self.agent.count_observations(self.observation)
+        self.events.append("step")
+        return self.observation
+
+    def block(self, b):
+        self.events.append("block")
+        rng = np.random.default_rng(int(b))
+        shapes = {"observation": [OBSERVATION], "action": [ACTION], "next_observation": [OBSERVATION]}
+        return Batch(*(rng.uniform(-1, 1, [2, 4, *shapes.get(name, [])]).astype(np.float32)
+                       for name in Batch._fields))
+
+    def blocks(self):
+        tails = [OBSERVATION], [ACTION], [], [], [OBSERVATION]
+
+        def tensors(b):
+            arrays = tf.numpy_function(self.block, [b], [tf.float32] * len(Batch._fields))
+            return Batch(*(tf.ensure_shape(array, [2, 4, *tail])
+                           for array, tail in zip(arrays, tails, strict=True)))
+
+        options = tf.data.Options()
+        options.autotune.enabled = False  # it would prefetch
+        return iter(tf.data.Dataset.counter().map(tensors).with_options(options))
+
+    def in_graph(self, *cuts):
+        loop, metrics = InnerLoop(self.agent, self.blocks(), self.step, self.every), []
+        for first, last in itertools.pairwise(cuts):
+            metrics += loop.run(self.observation, first, last)
+        return metrics
+
+    def in_python(self, first, last):
+        metrics, b = [], 0
+        for t in range(first + 1, last + 1):
+            self.step(self.agent.act(self.observation))
+            if t % self.every == 0:
+                metrics.append(self.agent.update(self.block(b)))
+                b += 1
+        return metrics
+
+
+@pytest.mark.parametrize("every, cuts", [(1, (0, 12)), (1, (5, 6, 17)), (3, (0, 12)), (3, (6, 7, 11, 12, 17))])
+@pytest.mark.parametrize("normalize_observations", [False, True])
+def test_the_graph_does_what_python_would_however_it_is_cut(every, cuts, normalize_observations):
+    """Bit for bit, and in the same order: every action is the updated policy's, every block sees the step before."""
+    graph, python = (World(every, normalize_observations) for _ in range(2))
+    assert graph.in_graph(*cuts) == python.in_python(cuts[0], cuts[-1])
+    np.testing.assert_array_equal(graph.actions, python.actions)
+    assert graph.events == python.events and len(graph.actions) == cuts[-1] - cuts[0]
+    expected = python.agent.state()
+    for name, array in graph.agent.state().items():
+        np.testing.assert_array_equal(array, expected[name], err_msg=name)
+
+
+def test_an_environments_exception_comes_through_as_it_is():
+    world, step = World(1), World.step
+    world.step = lambda actions: raise_refused() if len(world.actions) == 3 else step(world, actions)
+    with pytest.raises(Refused, match="no more") as caught:
+        world.in_graph(0, 10)
+    assert caught.traceback[-1].name == "raise_refused"  # where it happened, not where it came through
+    assert world.events.count("step") == 3
+
+
+def raise_refused():
+    raise Refused("no more")
+
+
+def test_an_error_of_tensorflows_own_comes_through_too():
+    world = World(1)
+    world.block = lambda b: 1 / 0
+    with pytest.raises(tf.errors.OpError, match="ZeroDivisionError"):
+        world.in_graph(0, 3)
