@@ -16,6 +16,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks.report import Part, Row, installed, write
+from benchmarks.scale import Setting, Steps
 from ddpg_tf import cli
 
 ROUNDS = 7
@@ -76,6 +77,9 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
     block_config, _, block_agent, block_replay, _ = parts_of(values.block)
     many = block_replay.sample(rng, (values.block, config.batch_size))
     many_blocks = block_replay.blocks(block_config, 100)
+    per_step, in_blocks = (
+        Steps(Setting(env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=every,
+                      transitions=200 * values.block), directory / f"loop-{every}") for every in (1, values.block))
     floor = _matrix_products((spaces.observation_size, *hidden), spaces.action_size, config.batch_size, values.block)
     return {
         "act": (lambda: agent.act(observation), 1),
@@ -87,6 +91,8 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
         "update, one a call": (lambda: agent.update(one), 1),
         f"update, in a block of {values.block}": (lambda: block_agent.update(many), values.block),
         f"its matrix products, in a block of {values.block}": (floor, values.block),
+        "training, one update per step": (lambda: per_step.run(values.block), values.block),
+        f"training, in blocks of {values.block}": (lambda: in_blocks.run(values.block), values.block),
     }
 
 

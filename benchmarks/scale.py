@@ -36,8 +36,10 @@ class Setting:
     env: str = "HalfCheetah-v5"
     num_envs: int = 1
     vectorization: str = "sync"
-    hidden: int = 256
-    transitions: int = 9_984  # a multiple of BLOCK
+    hidden_units: tuple[int, ...] = (256, 256)
+    batch_size: int = 256
+    update_every: int = BLOCK
+    transitions: int = 9_984  # a multiple of update_every
 
 
 PARTS = {
@@ -49,7 +51,7 @@ PARTS = {
         f"{size} ({env})": Setting(env=env) for size, env in (
             (3, "Pendulum-v1"), (17, "HalfCheetah-v5"), (105, "Ant-v5"), (348, "Humanoid-v5"))}),
     "networks": ("units in each of two hidden layers", {
-        f"{units}": Setting(hidden=units) for units in (64, 128, 256, 512, 1024)}),
+        f"{units}": Setting(hidden_units=(units, units)) for units in (64, 128, 256, 512, 1024)}),
 }
 
 
@@ -92,7 +94,9 @@ def _measure(name: str, rounds: int, steps: int) -> dict[str, float]:
         loops = {label: Steps(setting, Path(directory) / label) for label, setting in PARTS[name][1].items()}
         for i in range(rounds):
             for label, loop in loops.items():
-                times[label].append(loop.milliseconds_per_step(steps))
+                started = time.perf_counter()
+                loop.run(steps)
+                times[label].append(1000 * (time.perf_counter() - started) / steps)
                 print(f"{name}, round {i}, {label}: {times[label][-1]:.2f} ms/step", flush=True)
         for loop in loops.values():
             loop.close()
@@ -108,16 +112,16 @@ class Steps:
         from ddpg_tf.inner_loop import InnerLoop
 
         config = Config(env=setting.env, num_envs=setting.num_envs, vectorization=setting.vectorization,
-                        hidden_units=(setting.hidden, setting.hidden), update_every=BLOCK,
-                        warmup_steps=setting.transitions, total_steps=BLOCK * 100_000)
+                        hidden_units=setting.hidden_units, batch_size=setting.batch_size,
+                        update_every=setting.update_every, warmup_steps=setting.transitions, total_steps=48 * 100_000)
         spaces = run_dir.read_spaces(config)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         self._replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,
                                     num_envs=setting.num_envs, directory=directory)
         self._n, self._collector = setting.num_envs, Collector(config, spaces)
         self._fill(setting.transitions // self._n, spaces)
-        self._loop = InnerLoop(agent, self._replay.blocks(config), self._step, BLOCK // self._n)
-        self.milliseconds_per_step(2 * BLOCK)  # compiles
+        self._loop = InnerLoop(agent, self._replay.blocks(config), self._step, setting.update_every // self._n)
+        self.run(2 * BLOCK)  # compiles
 
     def _fill(self, rows: int, spaces):
         rng, n = np.random.default_rng(0), self._n
@@ -135,11 +139,9 @@ class Steps:
         self._replay.add(*transitions)
         return self._collector.observation
 
-    def milliseconds_per_step(self, steps: int) -> float:
+    def run(self, steps: int):
         first = self._replay.rows
-        started = time.perf_counter()
         self._loop.run(self._collector.observation, first, first + steps // self._n)
-        return 1000 * (time.perf_counter() - started) / steps
 
     def close(self):
         self._collector.close()
@@ -159,7 +161,7 @@ def _memory() -> Part:
 def _resident(transitions: int) -> dict[str, float]:
     with TemporaryDirectory(prefix="scale-", dir=".") as directory:
         steps = Steps(Setting(transitions=BLOCK * (transitions // BLOCK)), Path(directory))
-        steps.milliseconds_per_step(20 * BLOCK)
+        steps.run(20 * BLOCK)
         status = Path("/proc/self/status").read_text()
     return {what: int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
             for what, field in (("all", "VmRSS"), ("its own", "RssAnon"), ("mapped files", "RssFile"))}

@@ -43,7 +43,7 @@ class DDPG:
         self.actor_optimizer.build(self.actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernels(self.critic)
-        self._observation_size = observation_size
+        self.observation_size = observation_size
 
     # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
 
@@ -57,12 +57,12 @@ class DDPG:
     def policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """`act` for tensors, to be called from a graph."""
         return tf.function(lambda observation: self.actor(observation, training=False), jit_compile=True
-                           ).get_concrete_function(tf.TensorSpec([None, self._observation_size], tf.float32))
+                           ).get_concrete_function(tf.TensorSpec([None, self.observation_size], tf.float32))
 
     @functools.cached_property
     def _update(self):
         k = self.config.updates_per_block
-        observations = tf.TensorSpec([k, None, self._observation_size], tf.float32)
+        observations = tf.TensorSpec([k, None, self.observation_size], tf.float32)
         actions = tf.TensorSpec([k, None, len(self.low)], tf.float32)
         scalars = tf.TensorSpec([k, None], tf.float32)
         return tf.function(self._update_block, jit_compile=True).get_concrete_function(

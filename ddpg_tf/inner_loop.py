@@ -27,7 +27,9 @@ class InnerLoop:
     def __init__(self, agent: DDPG, blocks: Iterator[Batch], step: Callable[[np.ndarray], np.ndarray], every: int):
         self._agent, self._blocks, self._step, self._every = agent, blocks, step, every
         self._raised: Exception | None = None
-        self._run = tf.function(self._graph)
+        step_number = tf.TensorSpec([], tf.int32)
+        self._run = tf.function(self._graph).get_concrete_function(
+            tf.TensorSpec([None, agent.observation_size], tf.float32), step_number, step_number)
 
     def run(self, observations: np.ndarray, first: int, last: int) -> list[dict[str, float]]:
         """Vector steps `first` to `last` - 1, counted over the whole run, beginning at `observations` [N, O].
