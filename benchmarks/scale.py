@@ -113,7 +113,8 @@ class Steps:
 
         config = Config(env=setting.env, num_envs=setting.num_envs, vectorization=setting.vectorization,
                         hidden_units=setting.hidden_units, batch_size=setting.batch_size,
-                        update_every=setting.update_every, warmup_steps=setting.transitions, total_steps=48 * 100_000)
+                        update_every=setting.update_every, warmup_steps=setting.transitions,
+                        total_steps=BLOCK * 100_000)
         spaces = run_dir.read_spaces(config)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         self._replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,

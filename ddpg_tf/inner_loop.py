@@ -1,7 +1,7 @@
 """Act, step, update: Algorithm 1's inner loop as one TensorFlow graph, which calls Python for the environments.
 
-A TensorFlow function that Python calls once per environment step costs over a millisecond beside 2.6 ms of update:
-argument handling, threads that went to sleep, cold caches. Called from a graph it does not (benchmarks/profile.py).
+An update that Python calls on its own takes half as long again as one in a block (benchmarks/results/profile.md):
+argument handling, threads that went to sleep, cold caches. Called from a graph, much of that is saved.
 """
 
 from collections.abc import Callable, Iterator

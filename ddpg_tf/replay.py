@@ -16,7 +16,7 @@ import numpy as np
 from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 
-_DRAWN_AHEAD = 10  # steps, so that an element of tf.data, 0.2 ms whatever its size, is not paid at every one
+_DRAWN_AHEAD = 10  # steps: an element of tf.data costs more than drawing a minibatch (benchmarks/results/profile.md)
 
 
 class Batch(NamedTuple):
