@@ -34,19 +34,27 @@ def main(argv):
     path = saved_model.publish(policy, Path(values.export_dir), values.version)
     weights = "latest weights" if policy.score is None else f"best weights, evaluation {policy.score:.1f}"
     print(f"{path}: {policy.config.env}, step {policy.step}, {weights}")
-    _explain(path, policy.spaces)
+    _explain(path, policy)
 
 
-def _explain(path: Path, spaces):
-    """The signature and the request to try."""
-    name = path.absolute().parent.name
-    inputs = ", ".join(f"{leaf} float32 {[None, *shape]}" for leaf, shape in spaces.leaves.items())
+def _explain(path: Path, policy):
+    """The signatures and the request to try."""
+    spaces, name = policy.spaces, path.absolute().parent.name
+    kind = "uint8" if spaces.image else "float32"
+    action = f"action float32 {[None, spaces.action_size]}"
+    inputs = ", ".join(f"{leaf} {kind} {[None, *shape]}" for leaf, shape in spaces.leaves.items())
+    print(f"serving_default: {inputs} -> {action}\naction_value:    {inputs}, {action} -> q float32 [None]")
+    if spaces.image:
+        print(f"observation_bytes: observation_bytes string {[None, policy.config.frame_stack]}, PNG files, the oldest "
+              f"frame first -> {action}")
+    print(f"serve it: python -m serve.local --model_name={name} --model_base_path={path.parent}")
+    url = f"http://localhost:8501/v1/models/{name}"
+    if spaces.image:  # too long for a shell
+        print(f"ask it:   python -m serve.query --model_name={name} --sample")
+        return
     zeros = {leaf: np.zeros(shape).tolist() for leaf, shape in spaces.leaves.items()}
     row = zeros["observation"] if list(zeros) == ["observation"] else zeros
-    print(f"""serving_default: {inputs} -> action float32 {[None, spaces.action_size]}
-action_value:    {inputs}, action float32 {[None, spaces.action_size]} -> q float32 [None]
-serve it: python -m serve.local --model_name={name} --model_base_path={path.parent}
-ask it:   curl -d '{json.dumps({"instances": [row]})}' http://localhost:8501/v1/models/{name}:predict""")
+    print(f"ask it:   curl -d '{json.dumps({'instances': [row]})}' {url}:predict")
 
 
 if __name__ == "__main__":

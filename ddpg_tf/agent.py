@@ -7,8 +7,9 @@ import numpy as np
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
-from ddpg_tf.networks import Normalizer, build_actor, build_critic, kernels
+from ddpg_tf.networks import Normalizer, behind_shared, build_actor, build_critic, build_shared, kernels
 from ddpg_tf.replay import Batch
+from ddpg_tf.vision import random_shift
 
 METRICS = ("critic_loss", "q_mean", "target_mean", "td_error", "critic_gradient_norm", "actor_loss",
            "actor_gradient_norm", "action_saturation")
@@ -19,31 +20,42 @@ class DDPG:
 
     | symbol | shape | |
     |---|---|---|
-    | observation | [B, O] float32 | raw, as the environment gives it |
+    | observation | [B, O] float32, or [B, H, W, C] uint8 | raw, as the environment gives it |
     | action | [B, A] float32 | environment units, inside [low, high] |
     | q, target, reward, discount | [B] float32 | rank 1, asserted |
 
     Args:
       config: hyperparameters; the seed decides the initial weights.
-      observation_size: O.
+      observation_shape: O, or (H, W, C) of images.
       low, high: [A], action bounds in environment units, per dimension.
+      jit_compile: whether XLA compiles the update; default where observations are vectors: with convolutions it
+        takes longer so on a CPU (benchmarks/results/pixels.md).
     """
 
-    def __init__(self, config: Config, observation_size: int, low: np.ndarray, high: np.ndarray):
+    def __init__(self, config: Config, observation_shape: int | tuple[int, ...], low: np.ndarray, high: np.ndarray, *,
+                 jit_compile: bool | None = None):
         self.config = config
+        shape = self._shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
+        self._image = len(shape) == 3
+        self._jit_compile = not self._image if jit_compile is None else jit_compile
+        self.observation_spec = tf.TensorSpec([None, *shape], tf.uint8 if self._image else tf.float32)
         self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-        self.normalizer = Normalizer(observation_size) if config.normalize_observations else None
-        sizes = (config, observation_size, self.low, self.high, self.normalizer)
+        shared = build_shared(config, shape)
+        self.normalizer = shared if isinstance(shared, Normalizer) else None
+        sizes = (config, shape, self.low, self.high, shared)
         self.actor, self.target_actor = build_actor(*sizes), build_actor(*sizes, name="target_actor")
         self.critic, self.target_critic = build_critic(*sizes), build_critic(*sizes, name="target_critic")
         for online, target in self._pairs():
             target.assign(online)
         self.actor_optimizer = keras.optimizers.Adam(config.actor_learning_rate, name="actor_optimizer")
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
-        self.actor_optimizer.build(self.actor.trainable_variables)
+        # What all networks share is computed once, and trained by the critic's loss only.
+        self._shared = shared or (lambda observation: observation)
+        self._actor, self._critic, self._target_actor, self._target_critic = map(
+            behind_shared, (self.actor, self.critic, self.target_actor, self.target_critic))
+        self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernels(self.critic)
-        self.observation_size = observation_size
 
     # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
 
@@ -56,21 +68,21 @@ class DDPG:
     @functools.cached_property
     def policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """`act` for tensors, to be called from a graph."""
-        return tf.function(lambda observation: self.actor(observation, training=False), jit_compile=True
-                           ).get_concrete_function(tf.TensorSpec([None, self.observation_size], tf.float32))
+        return tf.function(lambda observation: self.actor(observation, training=False),
+                           jit_compile=self._jit_compile).get_concrete_function(self.observation_spec)
 
     @functools.cached_property
     def _update(self):
         k = self.config.updates_per_block
-        observations = tf.TensorSpec([k, None, self.observation_size], tf.float32)
+        observations = tf.TensorSpec([k, None, *self._shape], self.observation_spec.dtype)
         actions = tf.TensorSpec([k, None, len(self.low)], tf.float32)
         scalars = tf.TensorSpec([k, None], tf.float32)
-        return tf.function(self._update_block, jit_compile=True).get_concrete_function(
+        return tf.function(self._update_block, jit_compile=self._jit_compile).get_concrete_function(
             Batch(observations, actions, scalars, scalars, observations))
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Deterministic actions [B, A] for observations [B, O]; each batch size B is compiled once."""
-        return self.policy(tf.constant(observations, tf.float32)).numpy()
+        """Deterministic actions [B, A] for observations [B, ...]; each batch size B is compiled once."""
+        return self.policy(tf.constant(observations, self.observation_spec.dtype)).numpy()
 
     def count_observations(self, observations: np.ndarray):
         """Tells the normaliser of observations [N, O] that were acted on; takes effect at the next update."""
@@ -83,9 +95,11 @@ class DDPG:
         Returns:
           The mean over the block of each of METRICS.
         Raises:
-          TypeError: K is not config.updates_per_block, or an array is not float32.
+          TypeError: K is not config.updates_per_block, or an array is not float32 (images: uint8).
         """
-        metrics = self.learn(Batch(*(_float32(array) for array in batch)))
+        image = np.uint8 if self._image else np.float32
+        metrics = self.learn(Batch(*(_typed(array, image if "observation" in name else np.float32)
+                                     for name, array in batch._asdict().items())))
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     def _update_block(self, batch: Batch):
@@ -99,19 +113,32 @@ class DDPG:
 
     def _update_once(self, batch: Batch):
         """Critic, then actor through the updated critic, then both targets."""
-        metrics = tf.stack(self._update_critic(batch) + self._update_actor(batch.observation))
+        if self._image and self.config.random_shift:
+            batch = self._augment(batch)
+        features, critic_metrics = self._update_critic(batch)
+        metrics = tf.stack(critic_metrics + self._update_actor(features))
         self._update_targets()
         return metrics
+
+    def _augment(self, batch: Batch) -> Batch:
+        """Images shifted at random (DrQ, Yarats et al. 2021); update i's shifts are a function of (seed, i)."""
+        seed = tf.stack([self.config.seed, tf.cast(self.critic_optimizer.iterations, tf.int32)])
+        seeds = tf.random.experimental.stateless_split(seed, 2)
+        return batch._replace(
+            observation=random_shift(batch.observation, self.config.random_shift, seeds[0]),
+            next_observation=random_shift(batch.next_observation, self.config.random_shift, seeds[1]))
 
     def _update_critic(self, batch: Batch):
         """One step on L = mean((y - Q(s, a))^2), y = r + discount Q'(s', mu'(s')), plus the kernels' L2."""
         # The targets too use batch statistics: in inference mode Q and Q' are two different functions, and diverge.
-        next_action = self.target_actor(batch.next_observation, training=True)  # [B, A]
-        next_q = self.target_critic([batch.next_observation, next_action], training=True)  # [B]
+        next_features = self._shared(batch.next_observation)
+        next_action = self._target_actor(next_features, training=True)  # [B, A]
+        next_q = self._target_critic([next_features, next_action], training=True)  # [B]
         target = batch.reward + batch.discount * next_q  # [B]
         variables = self.critic.trainable_variables
         with tf.GradientTape() as tape:
-            q = self.critic([batch.observation, batch.action], training=True)  # [B]
+            features = self._shared(batch.observation)
+            q = self._critic([features, batch.action], training=True)  # [B]
             for tensor in (q, next_q, target, batch.reward, batch.discount):
                 tensor.shape.assert_has_rank(1)
             error = target - q
@@ -121,15 +148,15 @@ class DDPG:
             gradients = [gradient + self.config.critic_l2 * variable if is_kernel else gradient
                          for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)]
         self.critic_optimizer.apply(gradients, variables)
-        return [loss, tf.reduce_mean(q), tf.reduce_mean(target), tf.reduce_mean(tf.abs(error)),
-                _norm(gradients)]
+        return features, [loss, tf.reduce_mean(q), tf.reduce_mean(target), tf.reduce_mean(tf.abs(error)),
+                          _norm(gradients)]
 
-    def _update_actor(self, observation):
+    def _update_actor(self, features):
         """One step up mean(Q(s, mu(s))); the critic in inference mode, and unchanged."""
-        variables = self.actor.trainable_variables
+        variables = self._actor.trainable_variables
         with tf.GradientTape() as tape:
-            action = self.actor(observation, training=True)  # [B, A]
-            loss = -tf.reduce_mean(self.critic([observation, action], training=False))
+            action = self._actor(features, training=True)  # [B, A]
+            loss = -tf.reduce_mean(self._critic([features, action], training=False))
         gradients = tape.gradient(loss, variables)
         self.actor_optimizer.apply(gradients, variables)
         position = (action - self.low) / tf.maximum(self.high - self.low, 1e-12)  # 0 at low, 1 at high
@@ -198,6 +225,7 @@ class DDPG:
 
 def _norm(gradients) -> tf.Tensor:
     """The length of all gradients as one vector. XLA sums a matrix faster by a product than by a reduction."""
+    gradients = [tf.reshape(g, [-1, g.shape[-1]]) if g.shape.rank > 2 else g for g in gradients]  # convolutions
     rows = [tf.linalg.matvec(tf.square(g), tf.ones(g.shape[1:])) if g.shape.rank == 2 else tf.square(g)
             for g in gradients]
     return tf.sqrt(tf.add_n([tf.reduce_sum(row) for row in rows]))
@@ -211,7 +239,7 @@ def _check_same(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarr
             raise ValueError(f"{name}: found {shapes[0]}, expected {shapes[1]}")
 
 
-def _float32(array):
-    if array.dtype != np.float32:
-        raise TypeError(f"minibatches are float32, not {array.dtype}")
+def _typed(array, dtype):
+    if array.dtype != dtype:
+        raise TypeError(f"minibatches are {np.dtype(dtype)}, not {array.dtype}")
     return tf.convert_to_tensor(array)

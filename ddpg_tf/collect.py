@@ -1,6 +1,5 @@
 """Environments + acting policy -> transitions. Knows nothing of learning; could run elsewhere."""
 
-import json
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -12,16 +11,16 @@ from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 from ddpg_tf.noise import ActionNoise, WarmupActions
 
-Policy = Callable[[np.ndarray], np.ndarray]  # observations float32 [N, O] -> actions float32 [N, A]
+Policy = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
 
 
 class Transitions(NamedTuple):
-    """One step of N environments, as ReplayBuffer.add takes it; float32 but for the two masks."""
+    """One step of N environments, as ReplayBuffer.add takes it; float32 but for images and the two masks."""
 
-    observation: np.ndarray  # [N, O], what was acted on
+    observation: np.ndarray  # [N, O], or uint8 [N, H, W, C]; what was acted on
     action: np.ndarray  # [N, A], environment units, exactly what the environment executed
     reward: np.ndarray  # [N]
-    next_observation: np.ndarray  # [N, O], the true successor
+    next_observation: np.ndarray  # as observation, the true successor
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
 
@@ -41,17 +40,18 @@ class Collector:
         self._half_range = spaces.high / 2 - spaces.low / 2
         self._warmup = WarmupActions(spaces.low, spaces.high, n, config.seed)
         self._noise = ActionNoise(config.noise, n, spaces.action_size, config.seed, sigma=config.noise_sigma,
-                                  theta=config.noise_theta, dt=config.noise_dt)
-        self._envs = envs.make_vector_env(config.env, json.loads(config.env_kwargs), n, config.vectorization)
+                                  theta=config.noise_theta, dt=config.noise_dt, final_sigma=config.noise_final_sigma,
+                                  decay=config.noise_decay_steps / n)
+        self._envs = envs.make_vector_env(config)
         self._episode = np.zeros(n, np.int64)
         self._return = np.zeros(n)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(n)]  # of the unfinished episodes
-        self._observation = np.zeros([n, spaces.observation_size], np.float32)
+        self._observation = np.zeros([n, *spaces.observation_shape], spaces.observation_dtype)
         self._reset(np.ones(n, bool))
 
     @property
     def observation(self) -> np.ndarray:
-        """float32 [N, O], what the next step's actions answer to."""
+        """float32 [N, O] or uint8 [N, H, W, C], what the next step's actions answer to."""
         return self._observation
 
     def step(self, t: int, policy: Policy) -> tuple[Transitions, list[tuple[float, int]]]:
@@ -64,7 +64,7 @@ class Collector:
         """
         observation, action = self._observation, self._choose(t, policy)
         successor, reward, terminated, truncated, _ = self._envs.step(action.copy())  # they may write into it
-        successor = successor.astype(np.float32)
+        successor = successor.astype(observation.dtype)
         self._observation = successor
         self._return += reward
         for i in range(self._n):
@@ -95,7 +95,8 @@ class Collector:
         """Resets the environments in `mask` to their episode's seed and steps `actions` [L, A] there."""
         seeds = [episode_seed(self._seed, i, int(k)) for i, k in enumerate(self._episode)]
         observation, _ = self._envs.reset(seed=seeds, options={"reset_mask": mask, "actions": actions})
-        self._observation = np.where(mask[:, None], observation.astype(np.float32), self._observation)
+        self._observation = self._observation.copy()  # transitions hold the old one
+        self._observation[mask] = observation[mask]
         for i in np.flatnonzero(mask):
             self._return[i] = 0
             self._actions[i] = list(actions)
@@ -117,7 +118,7 @@ class Collector:
         for i in range(self._n):
             self._reset(np.arange(self._n) == i, state[f"actions_{i}"])
         self._noise.x, self._return[:] = state["noise"], state["return"]
-        differs = (self._observation != state["observation"]).any(axis=1)
+        differs = (self._observation != state["observation"]).reshape(self._n, -1).any(axis=1)
         if differs.any():
             warnings.warn("the environment does not repeat an episode from its seed and actions: unfinished episodes "
                           "start anew, and the resumed run will differ from an uninterrupted one", stacklevel=2)

@@ -20,6 +20,7 @@ from ddpg_tf.cli import UsageError
 
 PRESETS = Path(__file__).parent / "presets"
 RUN, ENVIRONMENT, SCHEDULE = "Run", "Environment", "Schedule (unit: environment steps, one action in one environment)"
+PIXELS = "Pixels (where the observation is an image; an action is then repeated, and is one step)"
 NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
 
 
@@ -56,6 +57,16 @@ class Config:
     vectorization: str = _field("sync", ENVIRONMENT, "sync: in this process; async: one process each",
                                 choices=("sync", "async"))
 
+    pixels: bool = _field(False, PIXELS, "learn from rendered frames, whatever else the environment observes")
+    frame_size: int = _field(64, PIXELS, "height and width of a frame, resized by area (paper: 64)", least=8)
+    frame_stack: int = _field(3, PIXELS, "frames in an observation, the oldest first (paper: 3)", least=1)
+    action_repeat: int = _field(3, PIXELS, "environment steps that each action is held for; their rewards are summed "
+                                "(paper: 3)", least=1)
+    frame_source: str = _field("steps", PIXELS, "steps: the frames after each of the last frame_stack actions; "
+                               "substeps: those of the last frame_stack repeats of one action (paper)",
+                               choices=("steps", "substeps"))
+    grayscale: bool = _field(False, PIXELS, "one channel a frame instead of three")
+
     warmup_steps: int = _field(10_000, SCHEDULE, "uniformly random actions before the policy acts; learning starts "
                                "after max(warmup_steps, batch_size) (TD3; the paper has none)", least=0)
     update_every: int = _field(0, SCHEDULE, "steps between blocks of updates, a multiple of num_envs; "
@@ -83,7 +94,17 @@ class Config:
                                         "(Keras: 0.99)", least=0, most=1)
     normalize_observations: bool = _field(False, NETWORKS, "scale observations by their running mean and standard "
                                           "deviation, inside the model")
-    final_init: float = _field(3e-3, NETWORKS, "last layers start uniform in +-final_init (paper: 3e-3)", above=0)
+    final_init: float = _field(3e-3, NETWORKS, "last layers start uniform in +-final_init (paper: 3e-3; from pixels "
+                               "3e-4)", above=0)
+    encoder: str = _field("shared", NETWORKS, "convolutions for images: shared by all networks and trained by the "
+                          "critic's loss only (DrQ-v2), or separate, each network its own (paper)",
+                          choices=("shared", "separate"))
+    conv_filters: tuple[int, ...] = _field((32, 32, 32), NETWORKS, "filters of each convolution (paper: 32,32,32)",
+                                           least=1)
+    conv_kernels: tuple[int, ...] = _field((8, 4, 3), NETWORKS, "kernel size of each convolution", least=1)
+    conv_strides: tuple[int, ...] = _field((4, 2, 1), NETWORKS, "stride of each convolution", least=1)
+    bottleneck: int = _field(50, NETWORKS, "units between convolutions and hidden layers, with layer norm and tanh "
+                             "(DrQ-v2: 50); 0: none (paper)", least=0)
 
     gamma: float = _field(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
     tau: float = _field(0.005, LEARNING, "share of the online weights mixed into the targets at each update "
@@ -95,6 +116,8 @@ class Config:
                          least=1)
     actor_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
     critic_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
+    random_shift: int = _field(4, LEARNING, "pixels by which minibatches' images are shifted at random, at most "
+                               "(DrQ-v2: 4; paper: 0)", least=0)
     critic_l2: float = _field(0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to "
                               "biases (paper: 0.01)", least=0)
 
@@ -102,6 +125,10 @@ class Config:
                         "(paper: ou)", choices=("ou", "gaussian", "none"))
     noise_sigma: float = _field(0.1, EXPLORATION, "standard deviation of the noise per step (TD3: gaussian 0.1; "
                                 "paper: ou 0.2)", least=0)
+    noise_decay_steps: int = _field(0, EXPLORATION, "steps, counted from the first, over which noise_sigma goes "
+                                    "linearly to noise_final_sigma (DrQ-v2); 0: it stays", least=0)
+    noise_final_sigma: float = _field(0.1, EXPLORATION, "standard deviation after noise_decay_steps (DrQ-v2: 0.1)",
+                                      least=0)
     noise_theta: float = _field(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
     noise_dt: float = _field(1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse "
                              "tasks", above=0)
@@ -130,6 +157,11 @@ class Config:
         require(self.action_layer < len(self.hidden_units),
                 f"action_layer {self.action_layer} needs at least {self.action_layer + 1} hidden_units, "
                 f"not {len(self.hidden_units)}")
+        lengths = {len(self.conv_filters), len(self.conv_kernels), len(self.conv_strides)}
+        require(len(lengths) == 1, "conv_filters, conv_kernels and conv_strides need one number for each convolution")
+        require(self.frame_source == "steps" or self.frame_stack <= self.action_repeat,
+                f"frame_source substeps needs a frame_stack ({self.frame_stack}) of at most action_repeat "
+                f"({self.action_repeat})")
         require(self.noise != "ou" or self.noise_theta * self.noise_dt < 2,
                 "the ou process diverges: noise_theta x noise_dt must be below 2")
         try:
@@ -219,32 +251,43 @@ def _check(field: dataclasses.Field, value: Any):
             raise UsageError(f"{name} must be above {limits['above']}, not {number}")
 
 
-def define_flags(values: flags.FlagValues) -> dict[str, str]:
-    """Defines one flag per Config field, and --resume and --preset. Returns each flag's help heading."""
-    for name, field in FIELDS.items():
+def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str, str]:
+    """Defines one flag per Config field, and --resume and --preset. Returns each flag's help heading.
+
+    Args:
+      only: define these fields' flags and nothing else.
+    """
+    for name in only or FIELDS:
+        field = FIELDS[name]
         kind, limits = _TYPES[name], field.metadata
         define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean,
                   str: flags.DEFINE_string}.get(kind, flags.DEFINE_list)
         default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         note = f"; one of {', '.join(limits['choices'])}" if limits["choices"] else ""
         define(name, default, field.metadata["help"] + note, flag_values=values)
+    if only:
+        return {name: FIELDS[name].metadata["group"] for name in only}
     flags.DEFINE_boolean("resume", False, "continue the run in --run_dir from its newest checkpoint; only total_steps, "
                          "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir and "
                          "keep_versions may change",
                          flag_values=values)
     flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where "
-                        "there is one), none, a name in ddpg_tf/presets, or a path", flag_values=values)
+                        "there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
+                        flag_values=values)
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 
 
 def settings_of(values: flags.FlagValues) -> dict[str, Any]:
     """The Config fields that the flags spell."""
     settings = {name: getattr(values, name) for name in FIELDS}
-    units = settings["hidden_units"]
-    try:
-        return settings | {"hidden_units": tuple(int(unit) for unit in units)}
-    except ValueError:
-        raise UsageError(f"hidden_units must be integers separated by commas, not {','.join(units)!r}") from None
+    for name in FIELDS:
+        if _TYPES[name] == tuple[int, ...]:
+            try:
+                settings[name] = tuple(int(unit) for unit in settings[name])
+            except ValueError:
+                raise UsageError(f"{name} must be integers separated by commas, not {','.join(settings[name])!r}"
+                                 ) from None
+    return settings
 
 
 def require_resumable(saved: Config, given: Mapping[str, Any]):
@@ -259,8 +302,8 @@ def require_resumable(saved: Config, given: Mapping[str, Any]):
             raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")
 
 
-def find_preset(preset: str, env_id: str) -> Path | None:
-    """The flagfile `preset` stands for, None for none.
+def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
+    """The flagfile `preset` stands for, None for none; auto is the environment's, with --pixels that for pixels.
 
     Raises:
       UsageError: there is no such preset; names those there are.
@@ -268,7 +311,7 @@ def find_preset(preset: str, env_id: str) -> Path | None:
     if preset == "none":
         return None
     if preset == "auto":
-        path = PRESETS / f"{env_id}.flags"
+        path = PRESETS / f"{'pixels' if pixels else env_id}.flags"
         return path if path.is_file() else None
     for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
         if path.is_file():
@@ -293,7 +336,7 @@ def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str
     cli.parse(argv, values, doc, groups)
     first = values.env
     env = resolve_env(first)
-    preset = None if values.resume else find_preset(values.preset, env)
+    preset = None if values.resume else find_preset(values.preset, env, values.pixels)
     base = flags_file(values.run_dir) if values.resume else preset
     if base:
         values = flags.FlagValues()

@@ -3,24 +3,31 @@
 Does not import TensorFlow: vector workers and the video process start from here.
 """
 
+import contextlib
 import dataclasses
 import difflib
 import functools
 import importlib
+import json
 import multiprocessing
 import os
 import re
 import signal
+import sys
 import warnings
 from typing import Any
 
 os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+if not {"DISPLAY", "WAYLAND_DISPLAY"} & os.environ.keys():  # or SDL complains before it finds this by itself
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
+from ddpg_tf import frames
 from ddpg_tf.cli import UserError
+from ddpg_tf.config import Config
 
 
 def resolve_id(env_id: str) -> str:
@@ -52,7 +59,9 @@ def _register_dm_control(name: str):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # glfw complains of the missing display
                 importlib.import_module("shimmy")
-        except ImportError as error:
+        except Exception as error:  # dm_control opens its GL library at import
+            if frames.is_about_gl(error):
+                raise UserError(frames.NO_GL.format(error)) from None
             raise UserError(f"{name} needs shimmy and dm_control (see requirements.txt): {error}") from None
 
 
@@ -85,6 +94,8 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
             rendering = {"render_mode": render_mode} if render_mode else {}  # not every environment knows the argument
             env = gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **(env_kwargs or {}), **rendering)
     except Exception as error:  # constructors raise all kinds of things at arguments they do not like
+        if frames.is_about_gl(error):
+            raise UserError(frames.NO_GL.format(error)) from None
         raise UserError(f"cannot make {env_id}: {error}") from None
     return FreshWorld(env) if "bipedal_walker" in type(env.unwrapped).__module__ else env
 
@@ -120,19 +131,30 @@ class Spaces:
 
     Attributes:
       leaves: {name in the SavedModel: shape} of each observation array, in the order they are flattened; a Box is
-        {"observation": shape}.
+        {"observation": shape}. An image is the only leaf.
       keys: {name in the SavedModel: path in the observation space}, for policy.json.
       low, high: float32 [A], action bounds in environment units, rounded inwards.
+      image: whether the observation is an image, uint8 [H, W, C]; else it is a vector, float32 [O].
     """
 
     leaves: dict[str, tuple[int, ...]]
     keys: dict[str, str]
     low: np.ndarray
     high: np.ndarray
+    image: bool = False
 
     @property
     def observation_size(self) -> int:
         return sum(int(np.prod(shape)) for shape in self.leaves.values())
+
+    @property
+    def observation_shape(self) -> tuple[int, ...]:
+        """(O,), or (H, W, C) of an image."""
+        return self.leaves["observation"] if self.image else (self.observation_size,)
+
+    @property
+    def observation_dtype(self) -> type:
+        return np.uint8 if self.image else np.float32
 
     @property
     def action_size(self) -> int:
@@ -143,7 +165,8 @@ def read_spaces(env: gym.Env, env_id: str) -> Spaces:
     """Checks that DDPG can learn `env`.
 
     Raises:
-      UserError: discrete, unbounded or oddly shaped actions; observations that are not numbers, or are images.
+      UserError: discrete, unbounded or oddly shaped actions; observations that are not numbers, or images among
+        others.
     """
     space = env.action_space
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
@@ -157,8 +180,9 @@ def read_spaces(env: gym.Env, env_id: str) -> Spaces:
     for path, leaf in _observation_leaves(env.observation_space, ()):
         if not isinstance(leaf, Box):
             raise UserError(f"{env_id} has an observation of {leaf}: ddpg_tf needs Box, or Dict/Tuple of Box")
-        if leaf.dtype == np.uint8 and len(leaf.shape) > 1:
-            raise UserError(f"{env_id} has image observations {leaf.shape}: learning from pixels is not there yet")
+        if leaf.dtype == np.uint8 and len(leaf.shape) > 1 and not is_image(env.observation_space):
+            raise UserError(f"{env_id} has images {leaf.shape} within its observations: ddpg_tf needs one image, "
+                            "[H, W], [H, W, 1] or [H, W, 3], and nothing else")
         name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)) or "observation"
         if name.startswith("_"):
             raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, "
@@ -167,7 +191,12 @@ def read_spaces(env: gym.Env, env_id: str) -> Spaces:
             raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} is {name!r} in a SavedModel, and so is "
                             f"{keys.get(name, 'the action')!r}: rename one")
         leaves[name], keys[name] = leaf.shape, "/".join(path)
-    return Spaces(leaves, keys, *_float32_bounds(space))
+    return Spaces(leaves, keys, *_float32_bounds(space), image=is_image(env.observation_space))
+
+
+def is_image(space: gym.Space) -> bool:
+    """Whether observations of `space` are images, and nothing else."""
+    return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
 def _observation_leaves(space: gym.Space, path: tuple[str, ...]):
@@ -189,28 +218,66 @@ def _float32_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
     return low, high
 
 
-def make_flat_env(env_id: str, env_kwargs: dict[str, Any] | None = None) -> gym.Env:
-    """As `make_env`, with observations flattened to one vector; what training and evaluation step."""
-    env = make_env(env_id, env_kwargs)
-    if not isinstance(env.observation_space, Box) or len(env.observation_space.shape) != 1:
+def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
+    """The environment as a policy sees it: image observations as stacked frames, others as they are.
+
+    Args:
+      isolate: put what renders with OpenGL into a process of its own, where no TensorFlow is; without, and beside
+        TensorFlow, it can be asked for its spaces but must not be reset.
+    Raises:
+      UserError: as `make_env` does, or it cannot render.
+    """
+    kwargs = json.loads(config.env_kwargs)
+    env = make_env(config.env, kwargs)
+    if not config.pixels:
+        if not is_image(env.observation_space):
+            return env
+        draws = "car_racing" in type(env.unwrapped).__module__
+        return frames.Frames(frames.DrawnWhenSeen(env) if draws else env, config)
+    if "rgb_array" not in env.metadata.get("render_modes", ()):
+        raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")
+    gl = frames.renders_with_gl(env)
+    if gl and isolate:
+        env.close()
+        return frames.Isolated(functools.partial(_make_in_worker, make_policy_env, config))
+    kwargs = frames.render_arguments(env, config.frame_size) | kwargs
+    env.close()
+    env = make_env(config.env, kwargs, render_mode="rgb_array")
+    if gl:
+        frames.simplify_rendering(env)
+    return frames.Frames(env, config)
+
+
+def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
+    """As `make_policy_env`, with other than image observations flattened to one vector; what the loop steps."""
+    env = make_policy_env(config, isolate=isolate)
+    space = env.observation_space
+    if not is_image(space) and (not isinstance(space, Box) or len(space.shape) != 1):
         env = gym.wrappers.FlattenObservation(env)
     return Replayable(env)
 
 
-def make_vector_env(env_id: str, env_kwargs: dict[str, Any], num_envs: int, vectorization: str) -> gym.vector.VectorEnv:
-    """`num_envs` environments stepped together, autoreset disabled: `step` returns true successors.
+def make_vector_env(config: Config) -> gym.vector.VectorEnv:
+    """The environments of `config` stepped together, autoreset disabled: `step` returns true successors.
 
     Workers are spawned, not forked: TensorFlow's threads do not survive a fork.
     """
-    make = functools.partial(make_flat_env, env_id, env_kwargs)
     disabled = gym.vector.AutoresetMode.DISABLED
-    if vectorization == "async":
-        make = functools.partial(_make_in_worker, env_id, env_kwargs)
-        return gym.vector.AsyncVectorEnv([make] * num_envs, context="spawn", autoreset_mode=disabled)
-    return gym.vector.SyncVectorEnv([make] * num_envs, autoreset_mode=disabled)
+    if config.vectorization == "async":
+        make = functools.partial(_make_in_worker, make_flat_env, config)
+        with frames.without_main() if config.pixels else contextlib.nullcontext():
+            return gym.vector.AsyncVectorEnv([make] * config.num_envs, context="spawn", autoreset_mode=disabled)
+    make = functools.partial(make_flat_env, config)
+    return gym.vector.SyncVectorEnv([make] * config.num_envs, autoreset_mode=disabled)
 
 
-def _make_in_worker(env_id: str, env_kwargs: dict[str, Any]) -> gym.Env:
+def _make_in_worker(make, config: Config) -> gym.Env:
     if multiprocessing.parent_process() is not None:  # Gymnasium makes one in the parent too, to learn its spaces
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which still needs its workers
-    return make_flat_env(env_id, env_kwargs)
+        frames.use_display_or_egl()
+        try:
+            return make(config, isolate=False)
+        except Exception as error:  # a GL library that is missing shows when it is imported, in all kinds of ways
+            print(f"warning: {config.env} cannot be made in a process of its own: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+    return make(config, isolate=False)

@@ -3,7 +3,6 @@
     python -m ddpg_tf.evaluate --run_dir=DIR [--episodes=100] [--checkpoint=best|latest] [--video=FILE.mp4]
 """
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +16,7 @@ from ddpg_tf.config import Config
 
 FIRST_SEED = 10_000
 _TOGETHER = 10  # episodes stepped side by side, for one call of the policy
+_TOGETHER_PIXELS = 2  # each may be a process that renders
 
 
 class Episode(NamedTuple):
@@ -35,11 +35,11 @@ class Evaluator:
 
     def __init__(self, config: Config, episodes: int):
         self._episodes = episodes
-        self._envs = [envs.make_flat_env(config.env, json.loads(config.env_kwargs))
-                      for _ in range(min(episodes, _TOGETHER))]
+        together = _TOGETHER_PIXELS if config.pixels else _TOGETHER
+        self._envs = [envs.make_flat_env(config) for _ in range(min(episodes, together))]
 
     def run(self, policy: Callable[[np.ndarray], np.ndarray]) -> list[Episode]:
-        """`policy` maps observations float32 [N, O] to actions float32 [N, A]; N is the same at every call."""
+        """`policy` maps observations [N, ...] to actions float32 [N, A]; N is the same at every call."""
         episodes: list[Episode] = []
         while len(episodes) < self._episodes:
             count = min(len(self._envs), self._episodes - len(episodes))
@@ -47,8 +47,9 @@ class Evaluator:
         return episodes
 
     def _run_together(self, policy, first_seed: int, count: int) -> list[Episode]:
-        observations = np.stack([env.reset(seed=first_seed + i)[0] for i, env in enumerate(self._envs)]
-                                ).astype(np.float32)
+        observations = np.stack([env.reset(seed=first_seed + i)[0] for i, env in enumerate(self._envs)])
+        if observations.dtype != np.uint8:
+            observations = observations.astype(np.float32)
         returns, actions = np.zeros(count), [[] for _ in range(count)]
         running = list(range(count))
         while running:
@@ -92,8 +93,7 @@ def main(argv: Sequence[str]):
     weights = "latest" if policy.score is None else "best"
     print(f"{policy.config.env}, {weights} weights, step {policy.step}: mean {returns.mean():.2f}, "
           f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes")
-    if values.video and video.record(Path(values.video), policy.config.env, policy.config.env_kwargs, FIRST_SEED,
-                                     episodes[0].actions):
+    if values.video and video.record(Path(values.video), policy.config, FIRST_SEED, episodes[0].actions):
         print(f"first episode: {values.video}")
 
 

@@ -19,20 +19,23 @@ class InnerLoop:
     Args:
       agent: acts and learns.
       blocks: what ReplayBuffer.blocks gave, starting with the first block that will be due.
-      step: does the policy's actions [N, A] and returns the next observations, float32 [N, O]. Called in threads of
+      step: does the policy's actions [N, A] and returns the next observations [N, ...]. Called in threads of
         TensorFlow, one call at a time.
       every: vector steps between blocks.
+      overlap: learn from a due block while the environments do the step before it; `blocks` must not need that step.
     """
 
-    def __init__(self, agent: DDPG, blocks: Iterator[Batch], step: Callable[[np.ndarray], np.ndarray], every: int):
+    def __init__(self, agent: DDPG, blocks: Iterator[Batch], step: Callable[[np.ndarray], np.ndarray], every: int,
+                 overlap: bool = False):
         self._agent, self._blocks, self._step, self._every = agent, blocks, step, every
+        self._overlap = overlap
         self._raised: Exception | None = None
         step_number = tf.TensorSpec([], tf.int32)
         self._run = tf.function(self._graph).get_concrete_function(
-            tf.TensorSpec([None, agent.observation_size], tf.float32), step_number, step_number)
+            agent.observation_spec, step_number, step_number)
 
     def run(self, observations: np.ndarray, first: int, last: int) -> list[dict[str, float]]:
-        """Vector steps `first` to `last` - 1, counted over the whole run, beginning at `observations` [N, O].
+        """Vector steps `first` to `last` - 1, counted over the whole run, beginning at `observations` [N, ...].
 
         How a run is cut into calls changes nothing.
 
@@ -53,8 +56,9 @@ class InnerLoop:
         every, done = self._every, first // self._every
         metrics = tf.TensorArray(tf.float32, last // every - done, element_shape=[len(METRICS)])
         for t in tf.range(first + 1, last + 1):
-            stepped = tf.numpy_function(self._stepped, [self._agent.policy(observations)], tf.float32)
-            with tf.control_dependencies([stepped]):  # the replay has the step before a block is taken
+            stepped = tf.numpy_function(self._stepped, [self._agent.policy(observations)], observations.dtype)
+            # The replay has the step before a block is taken; rendering takes long, and goes on during the update.
+            with tf.control_dependencies([] if self._overlap else [stepped]):
                 if every == 1 or t % every == 0:
                     metrics = metrics.write(t // every - done - 1, self._agent.learn(next(self._blocks)))
             with tf.control_dependencies([metrics.flow]):  # the next action is the updated policy's

@@ -71,7 +71,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     if not resume:
-        replay.require_disk(path, replay.ring_bytes(config, spaces.observation_size, spaces.action_size))
+        replay.require_disk(path, replay.ring_bytes(config, spaces.observation_shape, spaces.action_size))
         run_dir.create(path, config)
         if config.learning_starts >= config.total_steps:
             warnings.warn(f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
@@ -101,17 +101,19 @@ class _Run:
         self._best_step, self._best_score = meta["best_step"], meta["best_score"]
         self._last_step, self._last_score = meta["last_step"], meta["last_score"]
         self._best = checkpoint.select(arrays, "best")
-        self._agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
+        self._agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
             try:
                 self._agent.load_state(checkpoint.select(arrays, "agent"))
             except ValueError as error:
                 raise UserError(f"incompatible checkpoint in {path}: {error}") from None
+        capacity, slack = replay.ring_size(config, spaces.image)
         self._replay = ReplayBuffer(
-            min(config.replay_capacity, config.total_steps), spaces.observation_size, spaces.action_size,
-            num_envs=config.num_envs, n_step=config.n_step, gamma=config.gamma, slack=replay.ring_slack(config),
-            directory=path / "replay", rows=self._step // config.num_envs)
+            capacity, spaces.observation_shape, spaces.action_size, num_envs=config.num_envs, n_step=config.n_step,
+            gamma=config.gamma, frame_stack=replay.stack_of(config), slack=slack, directory=path / "replay",
+            rows=self._step // config.num_envs)
         self._collector = Collector(config, spaces)
+        self._image = spaces.image
         if found:
             self._replay.end_episodes(self._collector.load_state(checkpoint.select(arrays, "collector")))
         self._inner_loop: InnerLoop | None = None
@@ -168,12 +170,14 @@ class _Run:
         return -(-min(ends) // n) * n
 
     def _collect(self, policy: Policy) -> np.ndarray:
-        """One vector step. Returns the observations that follow, [N, O]."""
+        """One vector step. Returns the observations that follow, [N, ...]."""
         transitions, finished = self._collector.step(self._step // self._config.num_envs, policy)
         self._replay.add(*transitions)
         self._agent.count_observations(transitions.observation)
         self._step += self._config.num_envs
         self._logger.steps(self._config.num_envs, finished)
+        if self._image and self._step == self._config.frame_stack * self._config.num_envs:
+            video.picture(self._path / "observation.png", self._collector.observation[0], self._config.frame_stack)
         return self._collector.observation
 
     def _learn(self, until: int):
@@ -181,7 +185,7 @@ class _Run:
         if self._inner_loop is None:
             blocks = self._replay.blocks(config, (before - config.learning_starts) // config.update_every)
             self._inner_loop = InnerLoop(self._agent, blocks, lambda actions: self._collect(lambda _: actions),
-                                         config.update_every // n)
+                                         config.update_every // n, overlap=self._image)
         for metrics in self._inner_loop.run(self._collector.observation, before // n, until // n):
             for name, value in metrics.items():
                 if not math.isfinite(value):
@@ -201,8 +205,7 @@ class _Run:
             if self._publisher:
                 self._publisher.submit(self._best, self._step, score)
         if _due(max(0, self._step - (config.eval_every or self._step)), self._step, config.video_every):
-            video.record(self._path / "videos" / f"step-{self._step}.mp4", config.env, config.env_kwargs, FIRST_SEED,
-                         episodes[0].actions)
+            video.record(self._path / "videos" / f"step-{self._step}.mp4", config, FIRST_SEED, episodes[0].actions)
 
     def _checkpoint(self):
         self._replay.flush()

@@ -9,36 +9,71 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from ddpg_tf._tf import keras, tf
+from ddpg_tf.cli import UsageError
 from ddpg_tf.config import Config
+from ddpg_tf.vision import ToUnit, convolutions
+
+Shape = int | tuple[int, ...]
 
 
-def build_actor(config: Config, observation_size: int, low: np.ndarray, high: np.ndarray,
-                normalizer: "Normalizer | None", name: str = "actor") -> keras.Model:
-    """observation float32 [B, O], raw -> action float32 [B, A] in environment units, inside [low, high].
+def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
+    """What stands between the observation and all four networks: the normaliser, the encoder of images, or nothing.
+
+    Raises:
+      UsageError: a setting that does not fit images, or the other way round.
+    """
+    if len(shape) == 1:
+        return Normalizer(shape[0]) if config.normalize_observations else None
+    if config.normalize_observations:
+        raise UsageError("normalize_observations is for vectors: images are scaled to [0, 1]")
+    if config.encoder == "separate":
+        return ToUnit()
+    image = keras.Input(shape, dtype="uint8", name="observation")
+    x = convolutions(config, ToUnit()(image), Initialisation(config.seed, "encoder"))
+    return keras.Model(image, x, name="encoder")
+
+
+def behind_shared(model: keras.Model) -> keras.Model:
+    """The part of an actor or critic behind what all share: takes features in the observation's place."""
+    if model.features is model.inputs[0]:
+        return model
+    inputs = [model.features, *model.inputs[1:]]
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], model.outputs[0], name=f"{model.name}_behind_shared")
+
+
+def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
+                shared: keras.Layer | None, name: str = "actor") -> keras.Model:
+    """observation [B, ...], raw -> action float32 [B, A] in environment units, inside [low, high].
 
     Lillicrap et al. section 7: ReLU layers, tanh output, batch norm on the state and every hidden layer.
+
+    Args:
+      shape: O of vectors, float32 [B, O]; (H, W, C) of images, uint8 [B, H, W, C].
+      shared: what `build_shared` gave.
     """
-    init = _Initialisation(config.seed, "actor")
-    observation = keras.Input([observation_size], name="observation")
-    x = _input_layer(config, observation, normalizer)
+    init = Initialisation(config.seed, "actor")
+    observation = _observation(shape)
+    features, x = _input_layers(config, observation, shared, init)
     for i, units in enumerate(config.hidden_units):
         x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
         x = keras.layers.ReLU()(_normalized(config, x, f"norm_{i}"))
     x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
-    return keras.Model(observation, ToBounds(low, high)(keras.ops.tanh(x)), name=name)
+    model = keras.Model(observation, ToBounds(low, high)(keras.ops.tanh(x)), name=name)
+    model.features = features
+    return model
 
 
-def build_critic(config: Config, observation_size: int, low: np.ndarray, high: np.ndarray,
-                 normalizer: "Normalizer | None", name: str = "critic") -> keras.Model:
-    """(observation [B, O], action [B, A] in environment units) -> q float32 [B].
+def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
+                 shared: keras.Layer | None, name: str = "critic") -> keras.Model:
+    """(observation [B, ...], action [B, A] in environment units) -> q float32 [B].
 
     The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1]; normalisation
     only before that.
     """
-    init = _Initialisation(config.seed, "critic")
-    observation = keras.Input([observation_size], name="observation")
+    init = Initialisation(config.seed, "critic")
+    observation = _observation(shape)
     action = keras.Input([len(low)], name="action")
-    x = _input_layer(config, observation, normalizer)
+    features, x = _input_layers(config, observation, shared, init)
     for i, units in enumerate(config.hidden_units):
         if i == config.action_layer:
             x = keras.layers.Concatenate()([x, FromBounds(low, high)(action)])
@@ -47,12 +82,29 @@ def build_critic(config: Config, observation_size: int, low: np.ndarray, high: n
             x = _normalized(config, x, f"norm_{i}")
         x = keras.layers.ReLU()(x)
     q = init.dense(1, x.shape[-1], "output", limit=config.final_init)(x)
-    return keras.Model([observation, action], keras.layers.Reshape([])(q), name=name)
+    model = keras.Model([observation, action], keras.layers.Reshape([])(q), name=name)
+    model.features = features
+    return model
 
 
-def _input_layer(config: Config, observation, normalizer: "Normalizer | None"):
-    x = normalizer(observation) if normalizer is not None else observation
-    return _normalized(config, x, "norm_input") if config.normalization == "batch" else x
+def _observation(shape: Shape):
+    shape = (shape,) if isinstance(shape, int) else shape
+    return keras.Input(shape, dtype="uint8" if len(shape) == 3 else "float32", name="observation")
+
+
+def _input_layers(config: Config, observation, shared, init: "Initialisation"):
+    """(what `shared` makes of the observation, what the hidden layers start from)."""
+    features = x = shared(observation) if shared is not None else observation
+    if config.normalization == "batch":
+        x = _normalized(config, x, "norm_input")
+    if len(observation.shape) == 2:
+        return features, x
+    if config.encoder == "separate":
+        x = convolutions(config, x, init, lambda x, name: _normalized(config, x, name))
+    if config.bottleneck:
+        x = init.dense(config.bottleneck, x.shape[-1], "bottleneck")(x)
+        x = keras.ops.tanh(keras.layers.LayerNormalization(name="bottleneck_norm")(x))
+    return features, x
 
 
 def _normalized(config: Config, x, name: str):
@@ -61,17 +113,23 @@ def _normalized(config: Config, x, name: str):
     return keras.layers.LayerNormalization(name=name)(x) if config.normalization == "layer" else x
 
 
-class _Initialisation:
-    """Dense layers as the paper starts them: uniform in +-1/sqrt(fan-in), the last one in +-`limit`."""
+class Initialisation:
+    """Layers as the paper starts them: uniform in +-1/sqrt(fan-in), the last one in +-`limit`."""
 
     def __init__(self, seed: int, network: str):
         self._seeds = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, *network.encode()])))
 
     def dense(self, units: int, fan_in: int, name: str, limit: float | None = None) -> keras.layers.Dense:
-        limit = fan_in**-0.5 if limit is None else limit
+        return keras.layers.Dense(units, **self._uniform(fan_in**-0.5 if limit is None else limit), name=name)
+
+    def convolution(self, filters: int, kernel: int, stride: int, channels: int, name: str) -> keras.layers.Conv2D:
+        return keras.layers.Conv2D(filters, kernel, stride, **self._uniform((kernel * kernel * channels) ** -0.5),
+                                   name=name)
+
+    def _uniform(self, limit: float) -> dict[str, keras.initializers.Initializer]:
         kernel, bias = (keras.initializers.RandomUniform(-limit, limit, seed=int(seed))
                         for seed in self._seeds.integers(2**31, size=2))
-        return keras.layers.Dense(units, kernel_initializer=kernel, bias_initializer=bias, name=name)
+        return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 
 class Normalizer(keras.layers.Layer):
@@ -145,5 +203,5 @@ class FromBounds(keras.layers.Layer):
 
 
 def kernels(model: keras.Model) -> Sequence[bool]:
-    """For each trainable variable of `model`: is it a Dense kernel (what critic_l2 acts on)?"""
+    """For each trainable variable of `model`: is it a kernel (what critic_l2 acts on)?"""
     return [variable.path.endswith("/kernel") for variable in model.trainable_variables]

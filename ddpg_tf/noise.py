@@ -67,10 +67,13 @@ class ActionNoise:
       kind: "gaussian" (independent), "ou" (x <- x - theta x dt + sigma sqrt(dt) N(0, 1), one process per environment;
         Lillicrap et al. section 7, dt explicit) or "none".
       sigma, theta, dt: parameters of the process; theta and dt matter to "ou" only.
+      final_sigma, decay: sigma goes linearly to final_sigma over the first `decay` vector steps; 0: it stays.
     """
 
-    def __init__(self, kind: str, num_envs: int, action_size: int, seed: int, *, sigma: float, theta: float, dt: float):
-        self._kind, self._sigma, self._theta, self._dt = kind, sigma, theta, dt
+    def __init__(self, kind: str, num_envs: int, action_size: int, seed: int, *, sigma: float, theta: float, dt: float,
+                 final_sigma: float = 0.0, decay: float = 0.0):
+        self._kind, self._theta, self._dt = kind, theta, dt
+        self._sigma, self._final_sigma, self._decay = sigma, final_sigma, decay
         shape = [num_envs, action_size]
         self._innovations = Stream(tfp.distributions.Normal(tf.zeros(shape), tf.ones(shape)), seed, "noise")
         self.x = np.zeros(shape, np.float32)  # the "ou" process; its only state
@@ -80,11 +83,17 @@ class ActionNoise:
         if self._kind == "none":
             return np.zeros_like(self.x)
         innovation = self._innovations[t]
+        sigma = self._sigma_at(t)
         if self._kind == "gaussian":
-            return np.float32(self._sigma) * innovation
+            return np.float32(sigma) * innovation
         self.x = (self.x - np.float32(self._theta * self._dt) * self.x
-                  + np.float32(self._sigma * self._dt**0.5) * innovation)
+                  + np.float32(sigma * self._dt**0.5) * innovation)
         return self.x
+
+    def _sigma_at(self, t: int) -> float:
+        if not self._decay:
+            return self._sigma
+        return self._sigma + min(1.0, t / self._decay) * (self._final_sigma - self._sigma)
 
     def reset(self, mask: np.ndarray):
         """Sets the processes of the environments in `mask` (bool [N]) to zero: a new episode."""

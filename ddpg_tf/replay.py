@@ -1,10 +1,12 @@
 """Replay: a ring of transitions on memory-mapped files -> tf.data blocks of minibatches.
 
 The ring keeps one-step rows in arrays [T, N, ...] (time, environment) with an episode-end bit; n-step returns are put
-together when sampling. A draw of minibatches is a function of (seed, its number) and of the rows that were there one
-draw earlier: prefetching, interrupting and resuming cannot change it.
+together when sampling. Images are kept once each and stacked when sampling. A draw of minibatches is a function of
+(seed, its number) and of the rows that were there one draw earlier: prefetching, interrupting and resuming cannot
+change it.
 """
 
+import bisect
 import os
 import shutil
 from collections.abc import Iterator
@@ -17,10 +19,11 @@ from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 
 _DRAWN_AHEAD = 10  # steps: an element of tf.data costs more than drawing a minibatch (benchmarks/results/profile.md)
+_COPIED_AT_ONCE = 4096  # rows
 
 
 class Batch(NamedTuple):
-    """K minibatches of B transitions; every array is float32.
+    """K minibatches of B transitions; every array is float32, but for images: uint8 [K, B, H, W, C].
 
     The target is `reward + discount * Q'(next_observation)`: termination, truncation and n-step are all in `discount`,
     gamma^n x (1 - terminated).
@@ -36,9 +39,15 @@ class Batch(NamedTuple):
 class ReplayBuffer:
     """The newest `capacity` transitions of N environments, and `slack` older ones that only a resume needs.
 
+    Of images, rows hold only where they are: environment i's frames are slots 0, 1, ... of a ring of their own, one for
+    each step and one for what follows an episode's last. The ring of frames has as many slots as there are rows, so
+    each episode's end takes one transition out of the past.
+
     Args:
-      capacity: transitions that `sample` draws from.
-      observation_size, action_size: O and A.
+      capacity: transitions that `sample` draws from; of images, slots that these may lie in.
+      observation_shape: O, or (H, W, C) of images.
+      action_size: A.
+      frame_stack: slots that an image is made of: its newest C / frame_stack channels are new at each step.
       num_envs: N; one `add` is a row of N transitions.
       n_step, gamma: rewards summed and discount per step of the sampled transitions.
       slack: further transitions kept. A checkpoint stores only how many rows there were, so what it may sample must
@@ -49,11 +58,13 @@ class ReplayBuffer:
       UserError: the disk has no room (with the sizes).
     """
 
-    def __init__(self, capacity: int, observation_size: int, action_size: int, *, num_envs: int = 1, n_step: int = 1,
-                 gamma: float = 0.99, slack: int = 0, directory: str | os.PathLike | None = None, rows: int = 0):
+    def __init__(self, capacity: int, observation_shape: int | tuple[int, ...], action_size: int, *, num_envs: int = 1,
+                 n_step: int = 1, gamma: float = 0.99, frame_stack: int = 1, slack: int = 0,
+                 directory: str | os.PathLike | None = None, rows: int = 0):
         self._capacity = max(capacity // num_envs, 1)
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
-        self._layout = _layout(num_envs, observation_size, action_size)
+        self._layout = _layout(num_envs, observation_shape, action_size, frame_stack)
+        self._image, self._frame_stack = "frame" in self._layout, frame_stack
         self.rows = rows
         length = self._capacity + -(-slack // num_envs)
         if directory is None:
@@ -70,17 +81,53 @@ class ReplayBuffer:
         """Appends one transition per environment; copies, so the caller may reuse its arrays.
 
         Args:
-          observation, next_observation: [N, O]; next_observation is the true successor, also when an episode ends.
+          observation, next_observation: [N, ...]; next_observation is the true successor, also when an episode ends.
           action: [N, A]; reward: [N]; terminated, truncated: bool [N].
         """
         slot, ring = self.rows % self._length, self._ring
-        ring["observation"][slot] = observation
+        if self._image:
+            self._add_frames(slot, observation, next_observation)
+        else:
+            ring["observation"][slot] = observation
+            ring["next_observation"][slot] = next_observation
         ring["action"][slot] = action
         ring["reward"][slot] = reward
-        ring["next_observation"][slot] = next_observation
         ring["terminated"][slot] = terminated
         ring["ended"][slot] = np.logical_or(terminated, truncated)
         self.rows += 1
+
+    def _add_frames(self, slot: int, observation, next_observation):
+        """The successor's newest frame; at the start of an episode also the observation's."""
+        ring, every_env = self._ring, np.arange(self._num_envs)
+        before = (self.rows - 1) % self._length
+        begins = ring["ended"][before] != 0 if self.rows else np.ones(self._num_envs, bool)
+        frame = ring["frame"][before] + 1 + begins if self.rows else np.zeros(self._num_envs, np.int64)
+        age = np.minimum(ring["age"][before] + 1, self._frame_stack - 1)
+        new = ring["pixels"].shape[-1]
+        ring["pixels"][frame[begins] % self._length, every_env[begins]] = observation[begins][..., -new:]
+        ring["pixels"][(frame + 1) % self._length, every_env] = next_observation[..., -new:]
+        ring["frame"][slot], ring["age"][slot] = frame, np.where(begins, 0, age)
+
+    def _stacks(self, slot, env, successor: bool) -> np.ndarray:
+        """uint8 [..., frame_stack, H, W, c], the frames of the observations in `slot` or of what followed them."""
+        ring, stack = self._ring, self._frame_stack
+        newest, age = ring["frame"][slot, env] + successor, np.minimum(ring["age"][slot, env] + successor, stack - 1)
+        back = np.minimum(np.arange(stack - 1, -1, -1), age[..., None])  # an episode begins with its frame repeated
+        return ring["pixels"][(newest[..., None] - back) % self._length, env[..., None]]
+
+    def _oldest(self, rows: int) -> int:
+        """The first of the first `rows` rows that may be drawn."""
+        oldest = max(0, rows - self._capacity)
+        if not self._image or not rows:
+            return oldest
+        ring = self._ring
+        first_frame = ring["frame"][(rows - 1) % self._length] + 2 - self._capacity  # [N]
+
+        def whole(row):
+            slot = row % self._length
+            return bool((ring["frame"][slot] - ring["age"][slot] >= first_frame).all())
+
+        return bisect.bisect_left(range(rows), True, lo=max(oldest, rows - self._length), key=whole)
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int | None = None) -> Batch:
         """Transitions drawn uniformly, with replacement, from the newest `capacity` of the first `rows` rows.
@@ -89,8 +136,16 @@ class ReplayBuffer:
           shape: leading shape of every array, say (updates, batch_size).
           rows: how much of the past to see; default all of it.
         """
+        batch = self._draw(rng, shape, rows)
+        if not self._image:
+            return batch
+        return batch._replace(observation=_stacked(np, batch.observation),
+                              next_observation=_stacked(np, batch.next_observation))
+
+    def _draw(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int | None) -> Batch:
+        """As `sample`, but frames are not yet stacked: [..., frame_stack, H, W, c]."""
         rows = self.rows if rows is None else rows
-        oldest, ring, n_envs = max(0, rows - self._capacity), self._ring, self._num_envs
+        oldest, ring, n_envs = self._oldest(rows), self._ring, self._num_envs
         draw = rng.integers(oldest * n_envs, rows * n_envs, size=shape)
         first, env = np.divmod(draw, n_envs)
         slot = first % self._length
@@ -104,32 +159,43 @@ class ReplayBuffer:
             going = going & (ring["ended"][following, env] == 0) & (last + 1 < rows)
         end = last % self._length
         discount = self._gamma ** (last - first + 1.0) * (ring["terminated"][end, env] == 0)
-        return Batch(ring["observation"][slot, env], ring["action"][slot, env], reward.astype(np.float32),
-                     discount.astype(np.float32), ring["next_observation"][end, env])
+        if self._image:
+            observation, next_observation = self._stacks(slot, env, False), self._stacks(end, env, True)
+        else:
+            observation, next_observation = ring["observation"][slot, env], ring["next_observation"][end, env]
+        return Batch(observation, ring["action"][slot, env], reward.astype(np.float32), discount.astype(np.float32),
+                     next_observation)
 
     def blocks(self, config: Config, first_block: int = 0) -> Iterator[Batch]:
         """Blocks `first_block`, `first_block` + 1, ... of minibatches, as tensors, through tf.data.
 
         Block b is due at step learning_starts + (b + 1) x update_every. Small blocks are drawn some at a time. A draw
         sees the rows that were there when the first block of the draw before it was due: the prefetch makes it while
-        that one is learnt from and the environments go on.
+        that one is learnt from and the environments go on. With images, whose step goes on during its update, it sees
+        one update_every less.
         """
         from ddpg_tf._tf import tf
 
-        together = _blocks_per_draw(config)
+        together = _blocks_per_draw(config, self._image)
         shape = (together, config.updates_per_block, config.batch_size)
 
         def sample(draw):
-            blocks_before = max(0, (int(draw) - 1) * together + 1)
+            blocks_before = max(0, (int(draw) - 1) * together + (not self._image))
             rows = (config.learning_starts + blocks_before * config.update_every) // self._num_envs
             rng = np.random.Generator(np.random.Philox(key=np.array([config.seed, draw], np.uint64)))
-            return self.sample(rng, shape, rows)
+            return self._draw(rng, shape, rows)
+
+        picture = (self._frame_stack, *self._layout["pixels"][0][1:]) if self._image else None
 
         def tensors(draw):
-            batch = Batch(*tf.numpy_function(sample, [draw], [tf.float32] * len(Batch._fields), stateful=True))
+            kinds = [tf.uint8 if picture and "observation" in name else tf.float32 for name in Batch._fields]
+            batch = Batch(*tf.numpy_function(sample, [draw], kinds, stateful=True))
             for name, array in batch._asdict().items():
-                tail = self._layout[name][0][1:] if name in self._layout else ()
+                tail = picture if picture and "observation" in name else self._layout.get(name, ((0,),))[0][1:]
                 array.set_shape((*shape, *tail))
+            if picture:  # TensorFlow transposes faster than NumPy
+                batch = batch._replace(observation=_stacked(tf, batch.observation),
+                                       next_observation=_stacked(tf, batch.next_observation))
             return batch
 
         options = tf.data.Options()
@@ -149,23 +215,42 @@ class ReplayBuffer:
                 array.flush()
 
 
-def ring_slack(config: Config) -> int:
-    """Transitions to keep beyond replay_capacity so that either of the two kept checkpoints can be resumed."""
+def _stacked(np_or_tf, frames):
+    """[..., S, H, W, c] -> [..., H, W, S x c], the oldest frame first."""
+    *lead, stack, height, width, channels = frames.shape
+    axes = [*range(len(lead)), *(len(lead) + axis for axis in (1, 2, 0, 3))]
+    return np_or_tf.reshape(np_or_tf.transpose(frames, axes), [*lead, height, width, stack * channels])
+
+
+def ring_size(config: Config, image: bool = False) -> tuple[int, int]:
+    """(capacity, slack) of the ring of `config`.
+
+    Slack is the transitions to keep beyond replay_capacity so that either of the two kept checkpoints can be resumed.
+    Of images both are slots, of which a step takes two at worst.
+    """
+    slots = 1 + image
     interval = config.checkpoint_every or config.total_steps
-    oldest_draw = (2 * _blocks_per_draw(config) - 1) * config.update_every
-    return min(2 * interval + oldest_draw, max(0, config.total_steps - config.replay_capacity))
+    oldest_draw = (2 * _blocks_per_draw(config, image) - 1 + image) * config.update_every
+    most = slots * config.total_steps
+    slack = min(slots * (2 * interval + oldest_draw), max(0, most - config.replay_capacity))
+    return min(config.replay_capacity, most), slack
 
 
-def _blocks_per_draw(config: Config) -> int:
-    return max(1, _DRAWN_AHEAD // config.update_every)
+def _blocks_per_draw(config: Config, image: bool) -> int:
+    return 1 if image else max(1, _DRAWN_AHEAD // config.update_every)
 
 
-def ring_bytes(config: Config, observation_size: int, action_size: int) -> int:
+def stack_of(config: Config) -> int:
+    """Slots that an image is made of: with frame_source=substeps all of its frames are new at each step."""
+    return config.frame_stack if config.frame_source == "steps" else 1
+
+
+def ring_bytes(config: Config, observation_shape: int | tuple[int, ...], action_size: int) -> int:
     """Bytes on disk of the ring of `config`."""
-    row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize
-              for shape, dtype in _layout(config.num_envs, observation_size, action_size).values())
-    steps = min(config.replay_capacity, config.total_steps) + ring_slack(config)
-    return row * -(-steps // config.num_envs)
+    layout = _layout(config.num_envs, observation_shape, action_size, stack_of(config))
+    row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values())
+    capacity, slack = ring_size(config, "frame" in layout)
+    return row * -(-(capacity + slack) // config.num_envs)
 
 
 def require_disk(directory: Path, needed: int):
@@ -177,11 +262,18 @@ def require_disk(directory: Path, needed: int):
                         "--replay_capacity or choose a --run_dir elsewhere")
 
 
-def _layout(num_envs: int, observation_size: int, action_size: int) -> dict[str, tuple[tuple[int, ...], type]]:
+def _layout(num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
+            ) -> dict[str, tuple[tuple[int, ...], type]]:
     """{array: (shape of a row, dtype)}"""
-    return {"observation": ((num_envs, observation_size), np.float32), "action": ((num_envs, action_size), np.float32),
-            "reward": ((num_envs,), np.float32), "next_observation": ((num_envs, observation_size), np.float32),
+    shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
+    rest = {"action": ((num_envs, action_size), np.float32), "reward": ((num_envs,), np.float32),
             "terminated": ((num_envs,), np.uint8), "ended": ((num_envs,), np.uint8)}
+    if len(shape) == 1:
+        return {"observation": ((num_envs, *shape), np.float32), "next_observation": ((num_envs, *shape), np.float32),
+                **rest}
+    pixels = (num_envs, *shape[:2], shape[2] // frame_stack)
+    # Where an observation's newest frame is, and how many of the episode's lie before it, at most frame_stack - 1.
+    return {"pixels": (pixels, np.uint8), "frame": ((num_envs,), np.int64), "age": ((num_envs,), np.uint8), **rest}
 
 
 def _open_ring(directory: Path, layout, length: int, rows: int) -> tuple[int, dict[str, np.memmap]]:
@@ -219,7 +311,13 @@ def _make_ring(directory: Path, layout, length: int, source: Path | None, rows: 
             old_length = int(source.name[5:])
             old = np.memmap(source / name, dtype, "r", shape=(old_length, *shape))
             new = np.memmap(partial / name, dtype, "r+", shape=(length, *shape))
-            kept = np.arange(max(0, rows - old_length), rows)
-            new[kept % length] = old[kept % old_length]
+            for env in range(shape[0]):
+                number = rows  # of the slots ever written
+                if name == "pixels":
+                    frames = np.memmap(source / "frame", np.int64, "r", shape=(old_length, shape[0]))
+                    number = int(frames[(rows - 1) % old_length, env]) + 2
+                for start in range(max(0, number - old_length), number, _COPIED_AT_ONCE):
+                    kept = np.arange(start, min(start + _COPIED_AT_ONCE, number))
+                    new[kept % length, env] = old[kept % old_length, env]
             new.flush()
     partial.rename(home)

@@ -131,7 +131,7 @@ def restore_policy(run_config: Config, state: dict[str, np.ndarray], step: int, 
                    run: str) -> Policy:
     """A Policy from DDPG.policy_state."""
     spaces = read_spaces(run_config)
-    agent = ddpg_tf.DDPG(run_config, spaces.observation_size, spaces.low, spaces.high)
+    agent = ddpg_tf.DDPG(run_config, spaces.observation_shape, spaces.low, spaces.high)
     try:
         agent.load_policy_state(state)
     except ValueError as error:
@@ -141,7 +141,7 @@ def restore_policy(run_config: Config, state: dict[str, np.ndarray], step: int, 
 
 
 def read_spaces(run_config: Config) -> envs.Spaces:
-    env = envs.make_env(run_config.env, json.loads(run_config.env_kwargs))
+    env = envs.make_policy_env(run_config, isolate=False)
     try:
         return envs.read_spaces(env, run_config.env)
     finally:

@@ -74,14 +74,20 @@ def prune(export_dir: Path, run: str, keep: int):
 
 
 def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool):
-    """The SavedModel contract: serving_default (observation -> action), action_value (observation, action -> q)."""
+    """The SavedModel contract: serving_default (observation -> action), action_value (observation, action -> q).
+
+    From pixels also observation_bytes (PNG files, the oldest frame first -> action).
+    """
     actor, critic, leaves = policy.agent.actor, policy.agent.critic, policy.spaces.leaves
 
     def flat(inputs):  # as gymnasium.spaces.flatten does
+        if policy.spaces.image:
+            return inputs["observation"]
         rows = tf.shape(next(iter(inputs.values())))[0]
         return tf.concat([tf.reshape(inputs[name], [rows, int(np.prod(shape))]) for name, shape in leaves.items()], 1)
 
-    observation = {name: tf.TensorSpec([None, *shape], tf.float32, name=name) for name, shape in leaves.items()}
+    kind = tf.as_dtype(policy.spaces.observation_dtype)
+    observation = {name: tf.TensorSpec([None, *shape], kind, name=name) for name, shape in leaves.items()}
     action = tf.TensorSpec([None, policy.spaces.action_size], tf.float32, name="action")
     archive = keras.export.ExportArchive()
     archive.track(actor)
@@ -90,11 +96,33 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool
                          input_signature=[observation])
     archive.add_endpoint("action_value", lambda inputs: {"q": critic([flat(inputs), inputs["action"]], training=False)},
                          input_signature=[observation | {"action": action}])
+    if policy.spaces.image:
+        stack, shape = policy.config.frame_stack, policy.spaces.observation_shape
+        pngs = tf.TensorSpec([None, stack], tf.string, name="observation_bytes")
+        archive.add_endpoint("observation_bytes", lambda inputs: {
+            "action": actor(_decoded(inputs["observation_bytes"], stack, shape), training=False)},
+                             input_signature=[{"observation_bytes": pngs}])
     archive.write_out(str(path), verbose=False)
     extra = path / "assets.extra"
     extra.mkdir()
     _write_warmup(policy, extra / "tf_serving_warmup_requests", probes)
     (extra / "policy.json").write_text(json.dumps(_card(policy) | {"live": live}, indent=1))
+
+
+def _decoded(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tensor:
+    """Strings [B, stack], a PNG file each -> images uint8 [B, H, W, C]; another size is an invalid argument."""
+    height, width, channels = shape
+
+    def decode(png):
+        frame = tf.io.decode_png(png, channels=channels // stack)
+        fits = tf.debugging.Assert(tf.reduce_all(tf.shape(frame)[:2] == [height, width]), [
+            f"a frame must be a PNG of {height} x {width} pixels, not", tf.shape(frame)[:2]])
+        with tf.control_dependencies([fits]):
+            return tf.ensure_shape(tf.identity(frame), [height, width, channels // stack])
+
+    frames = tf.map_fn(decode, tf.reshape(pngs, [-1]), fn_output_signature=tf.uint8)  # [B x stack, H, W, c]
+    frames = tf.reshape(frames, [-1, stack, height, width, channels // stack])
+    return tf.reshape(tf.transpose(frames, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
 
 def _card(policy: Policy) -> dict:
@@ -105,6 +133,7 @@ def _card(policy: Policy) -> dict:
         "score": policy.score,
         "observation": {name: {"key": spaces.keys[name], "shape": list(shape)}
                         for name, shape in spaces.leaves.items()},
+        "frame_stack": config.frame_stack if spaces.image else None,
         "action": {"low": spaces.low.tolist(), "high": spaces.high.tolist()},
         "flags": {name: value for name, value in dataclasses.asdict(config).items()
                   if name not in ("run_dir", "export_dir")},
@@ -118,6 +147,8 @@ def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
 
     observation = {name: probes[f"input/{name}"][:1] for name in policy.spaces.leaves}
     feeds = {"serving_default": observation, "action_value": observation | {"action": probes["given_action"][:1]}}
+    if "pngs" in probes:
+        feeds["observation_bytes"] = {"observation_bytes": probes["pngs"][:1]}
     with tf.io.TFRecordWriter(str(path)) as writer:
         for signature, feed in feeds.items():
             request = predict_pb2.PredictRequest()
@@ -129,12 +160,21 @@ def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
 
 
 def _probes(policy: Policy) -> dict[str, np.ndarray]:
-    """7 observations, as input/<name>, with the live networks' answers: what `verify` compares with."""
+    """7 observations, as input/<name>, with the live networks' answers: what `verify` compares with.
+
+    Images also as PNG files, pngs [7, frame_stack].
+    """
     spaces, agent, rng = policy.spaces, policy.agent, np.random.default_rng(0)
+    given = rng.uniform(spaces.low, spaces.high, size=(7, spaces.action_size)).astype(np.float32)
+    if spaces.image:
+        images = rng.integers(0, 256, size=(7, *spaces.observation_shape), dtype=np.uint8)
+        pngs = [[tf.io.encode_png(frame).numpy() for frame in np.split(image, policy.config.frame_stack, axis=2)]
+                for image in images]
+        return {"input/observation": images, "pngs": np.array(pngs, np.object_), "given_action": given,
+                "action": agent.act(images), "q": agent.critic([images, given], training=False).numpy()}
     flat = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
     if agent.normalizer:
         flat = flat * agent.normalizer.std.numpy() + agent.normalizer.mean.numpy()
-    given = rng.uniform(spaces.low, spaces.high, size=(7, spaces.action_size)).astype(np.float32)
     ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
     parts = np.split(flat, ends, axis=1)
     leaves = {f"input/{name}": part.reshape(7, *shape)

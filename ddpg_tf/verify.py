@@ -2,8 +2,9 @@
 
     python -m ddpg_tf.verify SAVED_MODEL_DIR PROBES.npz
 
-Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds 7 rows of each input, as input/<name>, and the
-live networks' `action` and `q` for them (the actions to be valued are in `given_action`).
+Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds 7 rows of each input, as input/<name>, and
+the live networks' `action` and `q` for them (the actions to be valued are in `given_action`, images as PNG files in
+`pngs`).
 """
 
 import os
@@ -15,7 +16,7 @@ import numpy as np
 
 from ddpg_tf._tf import tf
 
-SIGNATURES = {"serving_default": "action", "action_value": "q"}
+SIGNATURES = {"serving_default": "action", "action_value": "q", "observation_bytes": "action"}
 
 
 def verify(path: str, probes: dict[str, np.ndarray]):
@@ -31,16 +32,19 @@ def verify(path: str, probes: dict[str, np.ndarray]):
     inputs = {name.removeprefix("input/"): array for name, array in probes.items() if name.startswith("input/")}
     feeds = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
     expected = {"serving_default": probes["action"], "action_value": probes["q"]}
+    if "pngs" in probes:
+        feeds["observation_bytes"] = {"observation_bytes": probes["pngs"]}
+        expected["observation_bytes"] = probes["action"]
     _refuse_jit(path)
     loaded = tf.saved_model.load(path)
-    for name, output in SIGNATURES.items():
+    for name, output in ((name, SIGNATURES[name]) for name in feeds):
         for rows in (1, 7):
             feed = {key: tf.constant(array[:rows]) for key, array in feeds[name].items()}
             _compare("TF2", name, loaded.signatures[name](**feed)[output].numpy(), expected[name][:rows])
     warm_up = _warm_up_requests(path)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], path)
-        for name, output in SIGNATURES.items():
+        for name, output in ((name, SIGNATURES[name]) for name in feeds):
             signature = meta.signature_def[name]
             for rows in (1, 7):
                 feed = {signature.inputs[key].name: array[:rows] for key, array in feeds[name].items()}
@@ -87,6 +91,6 @@ def _refuse_jit(path: str):
 
 if __name__ == "__main__":
     try:
-        verify(sys.argv[1], dict(np.load(sys.argv[2])))
+        verify(sys.argv[1], dict(np.load(sys.argv[2], allow_pickle=True)))  # byte strings are objects; they are ours
     except (ValueError, KeyError, tf.errors.OpError, OSError) as problem:
         sys.exit(f"{type(problem).__name__}: {problem}")

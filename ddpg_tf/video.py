@@ -3,6 +3,7 @@
 A process of its own, without TensorFlow: Mesa's software renderer and TensorFlow crash when they share one.
 """
 
+import dataclasses
 import json
 import os
 import sys
@@ -12,46 +13,59 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import child
+from ddpg_tf import child, envs, frames
 from ddpg_tf.cli import UserError
+from ddpg_tf.config import Config
 
 
-def record(path: Path, env_id: str, env_kwargs: str, seed: int, actions: np.ndarray) -> bool:
+def picture(path: Path, observation: np.ndarray, stack: int):
+    """What the networks see: the `stack` frames of an image uint8 [H, W, C] side by side, the oldest at the left."""
+    from PIL import Image
+
+    image = np.concatenate(np.split(observation, stack, axis=2), axis=1)
+    scale = max(1, 256 // len(image))
+    image = image.squeeze(2) if image.shape[2] == 1 else image
+    Image.fromarray(image.repeat(scale, 0).repeat(scale, 1)).save(path)
+
+
+def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:
     """Films the episode into `path` (the suffix chooses the format: mp4, gif). False, with a warning, if it cannot.
 
     Args:
-      env_kwargs: JSON, as Config has it.
+      config: names the environment, and from pixels how long actions are held.
       actions: float32 [L, A], environment units.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    gl = {} if "DISPLAY" in os.environ or "MUJOCO_GL" in os.environ else {"MUJOCO_GL": "egl"}
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file, actions)
         file.flush()
-        done = child.run("ddpg_tf.video", env_id, env_kwargs, seed, file.name, path, **gl)
+        done = child.run("ddpg_tf.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        warnings.warn(f"no video of {env_id}: {reason} (MuJoCo without a display needs the packages libegl1 and "
+        warnings.warn(f"no video of {config.env}: {reason} (MuJoCo without a display needs the packages libegl1 and "
                       "libgl1-mesa-dri)", stacklevel=2)
     return done.returncode == 0
 
 
-def _main(env_id: str, env_kwargs: str, seed: str, actions: str, out: str):
+def _main(settings: str, seed: str, actions: str, out: str):
     import imageio
 
-    from ddpg_tf import envs
-
-    env = envs.make_env(env_id, json.loads(env_kwargs), render_mode="rgb_array")
+    frames.use_display_or_egl()
+    config = Config(**json.loads(settings))
+    env = envs.make_env(config.env, json.loads(config.env_kwargs), render_mode="rgb_array")
+    repeat = config.action_repeat if config.pixels or envs.is_image(env.observation_space) else 1
     env.reset(seed=int(seed))
     _follow(env)
-    frames = [env.render()]
-    for action in np.load(actions):
-        env.step(action)
-        frames.append(env.render())
+    pictures = [env.render()]
+    for action in np.load(actions).repeat(repeat, axis=0):
+        _, _, terminated, truncated, _ = env.step(action)
+        pictures.append(env.render())
+        if terminated or truncated:
+            break
     fps = env.metadata.get("render_fps", 30)
-    height, width = (side // 2 * 2 for side in frames[0].shape[:2])  # H.264 wants even sides
+    height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # H.264 wants even sides
     partial = f"{Path(out).with_suffix('')}.partial{Path(out).suffix}"
-    imageio.mimwrite(partial, [frame[:height, :width] for frame in frames], fps=fps)
+    imageio.mimwrite(partial, [frame[:height, :width] for frame in pictures], fps=fps)
     os.replace(partial, out)
     env.close()
 

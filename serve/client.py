@@ -4,6 +4,7 @@ Needs requests and NumPy; imports neither TensorFlow nor ddpg_tf, so that whatev
 web service) installs little.
 """
 
+import base64
 import json
 import re
 import time
@@ -62,6 +63,8 @@ class PolicyClient:
       retries: how many more times to try when the connection fails or the server is overloaded (503). Nothing
         else is retried.
       backoff: seconds before the first retry, doubled for each further one.
+    Attributes:
+      bytes_sent: size of the last question's body.
     Raises:
       ValueError: the URL has no scheme, or both version and label are given.
     """
@@ -90,6 +93,7 @@ class PolicyClient:
         self._backoff = backoff
         self._session = requests.Session()
         self._inputs: dict[str, Any] | None = None
+        self.bytes_sent = 0
 
     def act(self, observation: Any) -> np.ndarray:
         """The action for one observation, or the actions for a batch.
@@ -108,15 +112,26 @@ class PolicyClient:
         """
         inputs = self.inputs()
         columns, batch = _columns(observation, inputs)
-        answer = self._ask("POST", ":predict", json.dumps({"inputs": columns}))
+        return self._actions({"inputs": columns}, len(next(iter(columns.values()))), batch)
+
+    def act_on_pngs(self, pngs: Any) -> np.ndarray:
+        """As `act`, from compressed frames, for a policy that learnt from pixels: a fraction of the bytes.
+
+        Args:
+          pngs: the frames of one observation, a PNG file (bytes) each, the oldest first; or a batch of such lists.
+        Returns:
+          float32 `[A]`, or `[N, A]` for a batch, in the environment's units.
+        Raises:
+          BadRequest: the model takes no frames, or these are not PNG files of its size; ModelNotFound,
+          ServerUnavailable, ServerError.
+        """
+        batch = bool(len(pngs)) and not isinstance(pngs[0], bytes)
         try:
-            actions = np.asarray(answer["outputs"], np.float32)
-        except (KeyError, TypeError, ValueError):
-            raise ServerError("the model's answer is not one array of actions", 200) from None
-        rows = len(next(iter(columns.values())))
-        if not actions.ndim or len(actions) != rows:
-            raise ServerError(f"the model answered {actions.shape} to {rows} observations", 200)
-        return actions if batch else actions[0]
+            rows = [[{"b64": base64.b64encode(png).decode()} for png in row] for row in (pngs if batch else [pngs])]
+        except TypeError:
+            raise BadRequest("frames are PNG files, as bytes") from None
+        return self._actions({"signature_name": "observation_bytes", "inputs": {"observation_bytes": rows}}, len(rows),
+                             batch)
 
     def inputs(self) -> dict[str, Any]:
         """The inputs of `serving_default` by name: `dtype` ("DT_FLOAT") and `shape` (None: the batch)."""
@@ -130,6 +145,18 @@ class PolicyClient:
             except (KeyError, TypeError, AttributeError):
                 raise ServerError("the model has no signature serving_default") from None
         return self._inputs
+
+    def _actions(self, request: dict[str, Any], rows: int, batch: bool) -> np.ndarray:
+        body = json.dumps(request)
+        self.bytes_sent = len(body)
+        answer = self._ask("POST", ":predict", body)
+        try:
+            actions = np.asarray(answer["outputs"], np.float32)
+        except (KeyError, TypeError, ValueError):
+            raise ServerError("the model's answer is not one array of actions", 200) from None
+        if not actions.ndim or len(actions) != rows:
+            raise ServerError(f"the model answered {actions.shape} to {rows} observations", 200)
+        return actions if batch else actions[0]
 
     def status(self) -> dict[str, Any]:
         """The state of the model's versions: `{"model_version_status": [{"version", "state", "status"}, ...]}`."""

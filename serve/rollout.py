@@ -3,11 +3,13 @@
 python -m serve.rollout --url=http://localhost:8501 --model_name=policy --env=Pendulum-v1 --episodes=10
 python -m serve.rollout --model_name=policy --flagfile=runs/pendulum/flags.txt --compare_run_dir=runs/pendulum
 
-Of a run's flags.txt, given as --flagfile, only the environment counts; --seed in it is the training's, not this one.
+Of a run's flags.txt, given as --flagfile, only the environment counts, and how it is seen in pixels; --seed in it is
+the training's, not this one. A policy that sees pixels is asked twice at each step: with numbers, and with PNG files.
 """
 
+import contextlib
+import dataclasses
 import itertools
-import json
 import math
 import os
 import time
@@ -23,12 +25,16 @@ from absl import flags
 from ddpg_tf import config
 from ddpg_tf.cli import UsageError, UserError, parse, run
 from serve.client import PolicyClient, PolicyError
+from serve.pngs import Asking
 from serve.query import client_from_flags, define_server_flags
 
 if TYPE_CHECKING:
     import gymnasium
 
 TOLERANCE = 1e-5  # of an action's half-range
+# The settings that say what is driven, and how it is seen.
+_ENVIRONMENT = ("env", "env_kwargs", "pixels", "frame_size", "frame_stack", "action_repeat", "frame_source",
+                "grayscale")
 
 
 @dataclass
@@ -83,14 +89,21 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
 
 
 def _flat(env: "gymnasium.Env", observation: Any) -> np.ndarray:
-    """float32 [O], as training sees it; a copy."""
+    """float32 [O], or an image uint8 [H, W, C], as training sees it; a copy."""
     from gymnasium.spaces import flatten
 
+    if env.observation_space.dtype == np.uint8:  # an image
+        return observation.copy()
     return flatten(env.observation_space, observation).astype(np.float32)
 
 
-def drive(client: PolicyClient, env: "gymnasium.Env", episodes: int, seed: int, *, keep: bool = False) -> list[Episode]:
+def drive(client: PolicyClient, env: "gymnasium.Env", episodes: int, seed: int, *, keep: bool = False,
+          act: Callable[[Any], np.ndarray] | None = None) -> list[Episode]:
     """Plays `episodes` with the deployed policy, the first reset with `seed`, and prints a line for each.
+
+    Args:
+      keep: whether the episodes hold their observations.
+      act: asks the policy; default client.act.
 
     An answer does not say which version it is from, so the server is asked between episodes.
 
@@ -101,7 +114,7 @@ def drive(client: PolicyClient, env: "gymnasium.Env", episodes: int, seed: int, 
     client.inputs()  # fetched before the first latency is taken
     version, played = _version(client), []
     for i in range(episodes):
-        episode = play(client.act, env, seed + i, keep=keep)
+        episode = play(act or client.act, env, seed + i, keep=keep)
         before, version = version, _version(client)
         episode.versions = (before, version)
         answered = f"version {version}" if before == version else f"versions {before}-{version}"
@@ -129,13 +142,13 @@ def summarise(episodes: Sequence[Episode]):
     print(f"answered by version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}", flush=True)
 
 
-def film(path: Path, env_id: str, env_kwargs: dict[str, Any], seed: int, episode: Episode) -> list[str]:
+def film(path: Path, driven: config.Config, seed: int, episode: Episode) -> list[str]:
     """Films `episode` into `path`; returns what went wrong."""
     from ddpg_tf import video
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        if not video.record(path, env_id, json.dumps(env_kwargs), seed, np.array(episode.actions)):
+        if not video.record(path, driven, seed, np.array(episode.actions)):
             return [str(caught[-1].message)]
     print(f"first episode: {path}", flush=True)
     return []
@@ -176,23 +189,26 @@ def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequ
             f"server's {episodes[i].actions[t]}, the checkpoint's {expected[i][t]}" for i, t in wrong[:1]]
 
 
-def _require_same_environment(run_dir: Path, env_id: str, env_kwargs: dict[str, Any]):
-    """UserError unless the run in `run_dir` is of this environment."""
+def _require_same_environment(run_dir: Path, driven: config.Config):
+    """UserError unless the run in `run_dir` is of this environment, seen alike."""
     from ddpg_tf import envs
     from ddpg_tf.run_dir import read_config
 
     learnt = read_config(run_dir)
-    if (envs.resolve_id(learnt.env), json.loads(learnt.env_kwargs)) != (env_id, env_kwargs):
-        raise UserError(f"{run_dir} is a run of {learnt.env} {learnt.env_kwargs}, not of {env_id} "
-                        f"{json.dumps(env_kwargs)}: drive its environment with --flagfile={run_dir / 'flags.txt'}")
+    different = [name for name in _ENVIRONMENT if getattr(learnt, name) != getattr(driven, name)
+                 and not (name == "env" and envs.resolve_id(learnt.env) == driven.env)]
+    if different:
+        seen = "".join(f" with --{name}={getattr(driven, name)}" for name in different if not name.startswith("env"))
+        raise UserError(f"{run_dir} is a run of {learnt.env} {learnt.env_kwargs}, not of {driven.env} "
+                        f"{driven.env_kwargs}{seen}: drive its environment with --flagfile={run_dir / 'flags.txt'}")
 
 
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
     """Reads the flagfiles, which may be a run's, then what was typed."""
     values = flags.FlagValues()
     define_server_flags(values)
-    flags.DEFINE_string("env", None, "Gymnasium environment id; required", flag_values=values)
-    flags.DEFINE_string("env_kwargs", "{}", "JSON object of arguments to the environment", flag_values=values)
+    config.define_flags(values, only=_ENVIRONMENT)
+    values["env"].default = values["env"].value = None
     flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0, flag_values=values)
     flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
@@ -224,35 +240,29 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
     return files, others
 
 
-def _env_kwargs(text: str) -> dict[str, Any]:
-    try:
-        kwargs = json.loads(text)
-    except ValueError as error:
-        raise UsageError(f"--env_kwargs is not JSON: {error}") from None
-    if not isinstance(kwargs, dict):
-        raise UsageError("--env_kwargs must be a JSON object")
-    return kwargs
-
-
 def main(argv: Sequence[str]) -> None:
     values = _parse(argv)
-    env_kwargs = _env_kwargs(values.env_kwargs)
     client = client_from_flags(values)
     from ddpg_tf import envs  # imports Gymnasium: not for --help and mistakes
 
-    env_id = envs.resolve_id(values.env)
+    driven = config.Config(**{name: getattr(values, name) for name in _ENVIRONMENT})
+    driven = dataclasses.replace(driven, env=envs.resolve_id(driven.env))
     run_dir = Path(values.compare_run_dir) if values.compare_run_dir else None
     if run_dir:
-        _require_same_environment(run_dir, env_id, env_kwargs)
+        _require_same_environment(run_dir, driven)
     problems = []
-    with client, envs.make_env(env_id, env_kwargs) as env:
+    with client, contextlib.closing(envs.make_policy_env(driven)) as env:
+        asking = Asking(client, driven.frame_stack) if env.observation_space.dtype == np.uint8 else None
         try:
-            episodes = drive(client, env, values.episodes, values.seed, keep=run_dir is not None)
+            episodes = drive(client, env, values.episodes, values.seed, keep=run_dir is not None,
+                             act=asking.act if asking else None)
         except PolicyError as error:
             raise UserError(error.message) from None
         summarise(episodes)
+        if asking:
+            asking.summarise()
         if values.video:
-            problems += film(Path(values.video), env_id, env_kwargs, values.seed, episodes[0])
+            problems += film(Path(values.video), driven, values.seed, episodes[0])
         if run_dir:
             problems += compare(run_dir, values.checkpoint, env, episodes, values.seed)
     if problems:

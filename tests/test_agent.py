@@ -133,7 +133,7 @@ def test_the_loss_of_three_transitions_matches_a_hand_calculation(eager_agent):
     next_q = eager_agent.target_critic([batch.next_observation, next_action]).numpy()
     q = eager_agent.critic([batch.observation, batch.action]).numpy()
     error = [float(batch.reward[i] + batch.discount[i] * next_q[i] - q[i]) for i in range(3)]
-    loss, q_mean, target_mean, td_error, _ = eager_agent._update_critic(batch)
+    _, (loss, q_mean, target_mean, td_error, _) = eager_agent._update_critic(batch)
     assert float(loss) == pytest.approx(sum(e * e for e in error) / 3, rel=1e-5)
     assert float(td_error) == pytest.approx(sum(map(abs, error)) / 3, rel=1e-5)
     assert float(q_mean) == pytest.approx(sum(q) / 3, rel=1e-5)
@@ -280,7 +280,7 @@ def test_l2_shrinks_the_critics_kernels_by_lr_c_w_and_nothing_else(critic_l2):
     batch = random_minibatch()
     q = agent.critic([batch.observation, batch.action], training=True)
     actor, before = values(agent.actor.variables), values(agent.critic.trainable_variables)
-    loss, *_ = agent._update_critic(batch._replace(reward=q, discount=tf.zeros_like(q)))
+    _, (loss, *_) = agent._update_critic(batch._replace(reward=q, discount=tf.zeros_like(q)))
     assert float(loss) == 0.0
     decayed = []
     for variable, old in zip(agent.critic.trainable_variables, before, strict=True):
@@ -577,6 +577,9 @@ def test_the_defaults_of_config_are_these():
         env_kwargs="{}", num_envs=1, vectorization="sync",
         warmup_steps=10_000, update_every=1, updates_per_step=1.0, eval_every=5_000, eval_episodes=10,
         checkpoint_every=10_000, log_every=1_000, video_every=0,
+        pixels=False, frame_size=64, frame_stack=3, action_repeat=3, frame_source="steps", grayscale=False,
+        encoder="shared", conv_filters=(32, 32, 32), conv_kernels=(8, 4, 3), conv_strides=(4, 2, 1), bottleneck=50,
+        random_shift=4, noise_decay_steps=0, noise_final_sigma=0.1,
         hidden_units=(256, 256), action_layer=0, normalization="none", batch_norm_momentum=0.99,
         normalize_observations=False, final_init=0.003,
         gamma=0.99, tau=0.005, batch_size=256, replay_capacity=1_000_000, n_step=1, actor_learning_rate=0.001,

@@ -1,7 +1,6 @@
 """Environments + policy -> transitions: what is stored is what happened."""
 
 import copy
-import json
 import warnings
 
 import gymnasium as gym
@@ -37,7 +36,7 @@ class Run:
     """A collector and everything it gave."""
 
     def __init__(self, settings, steps, policy=wandering, first=0, state=None):
-        env = envs.make_env(settings.env, json.loads(settings.env_kwargs))
+        env = envs.make_policy_env(settings)
         self.spaces = envs.read_spaces(env, settings.env)
         self.policy, self.collector = policy, Collector(settings, self.spaces)
         self.differs = None if state is None else self.collector.load_state(state)

@@ -113,7 +113,7 @@ def test_help_names_every_field_with_its_default_under_its_heading(command):
 ENVIRONMENTS = [
     ("Pendulam-v1", "did you mean Pendulum-v1"), ("Nothing-like-it", "no environment"), ("", "no environment"),
     ("CartPole-v1", "continuous"), ("tests.toy_envs:ToyUnboundedAction-v0", "unbounded"),
-    ("tests.toy_envs:ToyImageObservation-v0", "image observations"), ("no_such_module:A-v0", "no_such_module"),
+    ("tests.toy_envs:ToyDeepImage-v0", "images of shape"), ("no_such_module:A-v0", "no_such_module"),
     ("tests.toy_envs:ToyDiscreteObservation-v0", "needs Box"), ("tests.toy_envs:ToyKeyAction-v0", "action")]
 
 
@@ -200,7 +200,10 @@ CHANGED = dict(env="Pendulum-v1", seed="1", env_kwargs='{"max_episode_steps": 3}
                warmup_steps="999", update_every="4", updates_per_step="2", hidden_units="9", normalization="layer",
                batch_norm_momentum="0.9", normalize_observations="true", final_init="0.1", gamma="0.9", tau="0.1",
                batch_size="16", replay_capacity="300", n_step="2", actor_learning_rate="1", critic_learning_rate="1",
-               critic_l2="1", noise="ou", noise_sigma="1", noise_theta="1", noise_dt="0.1")
+               critic_l2="1", noise="ou", noise_sigma="1", noise_theta="1", noise_dt="0.1",
+               pixels="true", frame_size="32", frame_stack="2", action_repeat="4", frame_source="substeps",
+               grayscale="true", encoder="separate", conv_filters="8,8,8", conv_kernels="5,3,3", conv_strides="2,2,2",
+               bottleneck="9", random_shift="1", noise_decay_steps="9", noise_final_sigma="0.3")
 
 
 def test_every_flag_that_may_not_change_is_tried_below():

@@ -111,7 +111,11 @@ OTHER = {
     "gamma": ("1", 1.0), "tau": ("0.25", 0.25), "batch_size": ("32", 32), "replay_capacity": ("5000", 5000),
     "n_step": ("3", 3), "actor_learning_rate": ("3e-5", 3e-5), "critic_learning_rate": ("2e-4", 2e-4),
     "critic_l2": ("0.01", 0.01), "noise": ("none", "none"), "noise_sigma": ("0", 0.0), "noise_theta": ("0.3", 0.3),
-    "noise_dt": ("0.01", 0.01)}
+    "noise_dt": ("0.01", 0.01), "pixels": ("true", True), "frame_size": ("84", 84), "frame_stack": ("2", 2),
+    "action_repeat": ("4", 4), "frame_source": ("substeps", "substeps"), "grayscale": ("true", True),
+    "encoder": ("separate", "separate"), "conv_filters": ("16,32,64", (16, 32, 64)),
+    "conv_kernels": ("5,3,3", (5, 3, 3)), "conv_strides": ("2,2,2", (2, 2, 2)), "bottleneck": ("0", 0),
+    "random_shift": ("2", 2), "noise_decay_steps": ("100", 100), "noise_final_sigma": ("0.2", 0.2)}
 
 
 def test_the_table_above_has_every_field():
@@ -257,7 +261,10 @@ OUT_OF_RANGE = [
     ("batch_norm_momentum", -0.1), ("batch_norm_momentum", 1.1),
     ("final_init", 0), ("gamma", -0.1), ("gamma", 1.01), ("tau", 0), ("tau", 1.5), ("batch_size", 0),
     ("replay_capacity", 0), ("n_step", 0), ("actor_learning_rate", 0), ("critic_learning_rate", -1),
-    ("critic_l2", -1e-9), ("noise_sigma", -0.1), ("noise_theta", -1), ("noise_dt", 0)]
+    ("critic_l2", -1e-9), ("noise_sigma", -0.1), ("noise_theta", -1), ("noise_dt", 0),
+    ("frame_size", 7), ("frame_stack", 0), ("action_repeat", 0), ("conv_filters", (8, 0, 8)),
+    ("conv_kernels", (0, 1, 1)), ("conv_strides", (1, 1, 0)), ("bottleneck", -1), ("random_shift", -1),
+    ("noise_decay_steps", -1), ("noise_final_sigma", -0.1)]
 
 
 @pytest.mark.parametrize("name, value", OUT_OF_RANGE)
@@ -281,7 +288,7 @@ def test_a_number_that_is_not_finite_names_its_flag(name, value):
         parse("--preset=none", f"--{name}={value}")
 
 
-@pytest.mark.parametrize("name", ["vectorization", "normalization", "noise"])
+@pytest.mark.parametrize("name", ["vectorization", "normalization", "noise", "frame_source", "encoder"])
 def test_an_unknown_choice_names_its_flag_and_the_choices(name):
     choices = ", ".join(FIELDS[name].metadata["choices"])
     with pytest.raises(UsageError, match=f"^{name} must be one of {choices}, not 'Some'"):
@@ -290,6 +297,8 @@ def test_an_unknown_choice_names_its_flag_and_the_choices(name):
 
 @pytest.mark.parametrize("settings, names", [
     (dict(replay_capacity=100, batch_size=101), ["replay_capacity (100)", "batch_size (101)"]),
+    (dict(conv_filters=(8, 8)), ["conv_filters, conv_kernels and conv_strides"]),
+    (dict(frame_source="substeps", frame_stack=4), ["frame_stack (4)", "action_repeat (3)"]),
     (dict(total_steps=1001, num_envs=4), ["total_steps (1001)", "num_envs (4)"]),
     (dict(update_every=6, num_envs=4), ["update_every (6)", "num_envs (4)"]),
     (dict(update_every=3, updates_per_step=0.5), ["update_every", "updates_per_step", "1.5"]),

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import envs
+from ddpg_tf import Config, envs
 from ddpg_tf.cli import UserError
 from ddpg_tf.config import PRESETS
 from tests import toy_envs
@@ -26,7 +26,7 @@ def toy(name):
 
 
 def spaces_of(env_id):
-    return envs.read_spaces(envs.make_env(env_id), env_id)
+    return envs.read_spaces(envs.make_policy_env(Config(env=env_id)), env_id)
 
 
 def refusal(env_id):
@@ -98,8 +98,8 @@ def test_no_tensorflow_is_imported_to_make_step_and_describe_an_environment():
     """Vector workers and the video process: TensorFlow would cost them seconds, and crashes beside a renderer."""
     code = """
 import sys
-from ddpg_tf import envs
-env = envs.make_flat_env("InvertedPendulum-v5")
+from ddpg_tf import Config, envs
+env = envs.make_flat_env(Config(env="InvertedPendulum-v5"))
 envs.read_spaces(env, "x"), env.reset(seed=0), env.step(env.action_space.sample())
 print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "tensorflow_probability")])
 """
@@ -131,8 +131,8 @@ def test_environment_arguments_arrive():
 @pytest.mark.parametrize("env_id, says", [
     ("CartPole-v1", "needs continuous actions"), (toy("DiscreteAction"), "needs continuous actions"),
     (toy("IntegerAction"), "needs continuous actions"), (toy("UnboundedAction"), "unbounded actions"),
-    (toy("MatrixAction"), r"shape \(2, 2\)"), (toy("ImageObservation"), "image observations .* not there yet"),
-    (toy("DictWithImage"), "image observations"), (toy("DiscreteObservation"), "needs Box, or Dict/Tuple of Box"),
+    (toy("MatrixAction"), r"shape \(2, 2\)"), (toy("DeepImage"), "images of shape"),
+    (toy("DictWithImage"), "within its observations"), (toy("DiscreteObservation"), "needs Box, or Dict/Tuple of Box"),
     (toy("DictWithDiscrete"), "needs Box, or Dict/Tuple of Box")])
 def test_environments_that_ddpg_cannot_learn_are_refused(env_id, says):
     message = refusal(env_id)
@@ -188,7 +188,7 @@ def test_nested_observations_are_flattened_in_the_order_of_the_leaves():
     """What the SavedModel puts together from its named inputs must be what training saw."""
     env = envs.make_env(toy("Nested"))
     spaces = envs.read_spaces(env, "x")
-    flat, _ = envs.make_flat_env(toy("Nested")).reset(seed=3)
+    flat, _ = envs.make_flat_env(Config(env=toy("Nested"))).reset(seed=3)
     observation, _ = env.reset(seed=3)
     assert spaces.keys == {"arm_observation_0_a": "arm/observation_0/a", "arm_observation_0_z": "arm/observation_0/z",
                            "arm_observation_1": "arm/observation_1", "joint_angle": "joint angle",
@@ -225,16 +225,16 @@ def assert_same_rollout(found, expected):
 
 
 def test_every_preset_environment_is_tested_here():
-    assert len(PRESET_ENVS) == 14 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
+    assert len(PRESET_ENVS) == 15 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
 
 
 @pytest.mark.parametrize("env_id", [*PRESET_ENVS, "dm_control/cheetah-run-v0"])
 def test_a_used_environment_is_as_good_as_a_fresh_one_after_a_reset(env_id):
     """Otherwise a resumed run, whose environments are fresh, could not equal an uninterrupted one."""
-    used = envs.make_flat_env(env_id)
+    used = envs.make_flat_env(Config(env=env_id))
     for seed in range(4):
         rollout(used, 100 + seed, 15 + 20 * seed)
-        fresh = envs.make_flat_env(env_id)
+        fresh = envs.make_flat_env(Config(env=env_id))
         assert_same_rollout(rollout(used, seed, 40), rollout(fresh, seed, 40))
         fresh.close()
     used.close()
@@ -255,11 +255,11 @@ def test_the_worlds_of_bipedal_walker_remember_without_our_wrapper():
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5",
                                     "dm_control/cheetah-run-v0"])
 def test_a_reset_with_actions_re_enters_the_episode(env_id):
-    env, rng = envs.make_flat_env(env_id), np.random.default_rng(0)
+    env, rng = envs.make_flat_env(Config(env=env_id)), np.random.default_rng(0)
     actions = rng.uniform(env.action_space.low, env.action_space.high, (12, *env.action_space.shape)).astype(np.float32)
     env.reset(seed=5)
     seen = [env.step(action)[0].copy() for action in actions]
-    other = envs.make_flat_env(env_id)
+    other = envs.make_flat_env(Config(env=env_id))
     rollout(other, 9, 10)
     np.testing.assert_array_equal(other.reset(seed=5, options={"actions": actions[:8]})[0], seen[7])
     for action, expected in zip(actions[8:], seen[8:], strict=True):
@@ -268,7 +268,7 @@ def test_a_reset_with_actions_re_enters_the_episode(env_id):
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_one_environment_of_a_vector_re_enters_its_episode_beside_the_other(vectorization):
-    vector = envs.make_vector_env(toy("Steered"), {}, 2, vectorization)
+    vector = envs.make_vector_env(Config(env=toy("Steered"), num_envs=2, vectorization=vectorization))
     try:
         assert vector.metadata["autoreset_mode"] == gym.vector.AutoresetMode.DISABLED
         actions = np.random.default_rng(0).uniform(toy_envs.LOW, toy_envs.HIGH, (6, 2, 3)).astype(np.float32)
@@ -297,7 +297,7 @@ def episode_length(seed):
 
 def test_dm_control_tasks_work_through_shimmy():
     env_id = "dm_control/cheetah-run-v0"
-    env = envs.make_flat_env(env_id)
+    env = envs.make_flat_env(Config(env=env_id))
     spaces = spaces_of(env_id)
     assert spaces.leaves == {"position": (8,), "velocity": (9,)} and spaces.action_size == 6
     np.testing.assert_array_equal(spaces.low, -np.ones(6))
@@ -309,7 +309,7 @@ def test_dm_control_tasks_work_through_shimmy():
 
 def test_gymnasium_mujoco_box2d_and_dm_control_live_in_one_process():
     for env_id in ("HalfCheetah-v5", "LunarLanderContinuous-v3", "dm_control/cheetah-run-v0", "Pendulum-v1"):
-        env = envs.make_flat_env(env_id)
+        env = envs.make_flat_env(Config(env=env_id))
         env.reset(seed=0)
         observation, *_ = env.step(env.action_space.sample())
         assert env.observation_space.contains(observation.astype(env.observation_space.dtype))

@@ -123,4 +123,4 @@ def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(tmp_path):
     from ddpg_tf import video
 
     with pytest.warns(UserWarning, match="no video"):
-        assert not video.record(tmp_path / "film.gif", "Nonsense-v0", "{}", 0, np.zeros([1, 1], np.float32))
+        assert not video.record(tmp_path / "film.gif", Config(env="Nonsense-v0"), 0, np.zeros([1, 1], np.float32))

@@ -196,7 +196,7 @@ def idle_id():
 def collect(env_id, greedy, steps, **settings):
     """(actions [T, A], of one environment and a policy that always answers `greedy`)"""
     config = Config(env=env_id, **settings)
-    env = envs.make_flat_env(env_id)
+    env = envs.make_flat_env(config)
     collector = Collector(config, envs.read_spaces(env, env_id))
     actions = np.concatenate([collector.step(t, lambda _: np.float32([greedy]))[0].action for t in range(steps)])
     collector.close()

@@ -179,7 +179,7 @@ ROWS = make_rows(200, 2)
 
 def blocks_buffer(config=BLOCKS, **kwargs):
     return ReplayBuffer(config.replay_capacity, 2, 3, num_envs=config.num_envs, n_step=config.n_step,
-                        gamma=config.gamma, slack=replay.ring_slack(config), **kwargs)
+                        gamma=config.gamma, slack=replay.ring_size(config)[1], **kwargs)
 
 
 def rows_seen(block, config=BLOCKS):
@@ -284,7 +284,7 @@ def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity,
     """The ring may not come round to a row that a resume from the older checkpoint still needs; in rows of N steps."""
     config = Config(num_envs=num_envs, update_every=every * num_envs, total_steps=total * num_envs, warmup_steps=0,
                     batch_size=1, replay_capacity=capacity * num_envs, checkpoint_every=checkpoint)
-    length = min(capacity, total) + -(-replay.ring_slack(config) // num_envs)
+    length = min(capacity, total) + -(-replay.ring_size(config)[1] // num_envs)
     interval = checkpoint / num_envs if checkpoint else total
     checkpoints = sorted({math.ceil(k * interval) for k in range(1, 400) if k * interval <= total})
     for older, _, overtaken in zip(checkpoints, checkpoints[1:], [*checkpoints[2:], total], strict=False):
@@ -306,7 +306,7 @@ def test_files_are_reserved_before_the_first_row(tmp_path):
 
 def test_ring_bytes_is_what_the_files_take(tmp_path):
     config = Config(num_envs=2, replay_capacity=1000, total_steps=5000, checkpoint_every=300, update_every=10)
-    ReplayBuffer(1000, 7, 2, num_envs=2, slack=replay.ring_slack(config), directory=tmp_path)
+    ReplayBuffer(1000, 7, 2, num_envs=2, slack=replay.ring_size(config)[1], directory=tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert replay.ring_bytes(config, 7, 2) == sum(path.stat().st_size for path in files)
 

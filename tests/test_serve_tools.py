@@ -178,7 +178,7 @@ def test_query_sample(url, monkeypatch, capsys):
 def test_query_of_dict_observations(nested, monkeypatch, capsys):
     """By the inputs' names or by the environment's keys, one or a batch; --sample draws each input."""
     path, url = nested
-    env = envs.make_flat_env(NESTED)
+    env = envs.make_flat_env(Config(env=NESTED))
     observation = env.unwrapped.observation_space.sample()
     agent = run_dir.load_policy(path, "latest").agent
     expected = agent.act(gymnasium.spaces.flatten(env.unwrapped.observation_space, observation)[None])[0]
@@ -302,8 +302,8 @@ def test_rollout_seed_and_env_kwargs(url):
     ("flags", "status", "error"),
     [
         ([], 2, "--env is required"),
-        (["--env=Pendulum-v1", "--env_kwargs={"], 2, "--env_kwargs is not JSON"),
-        (["--env=Pendulum-v1", "--env_kwargs=[1]"], 2, "--env_kwargs must be a JSON object"),
+        (["--env=Pendulum-v1", "--env_kwargs={"], 2, "env_kwargs is not JSON"),
+        (["--env=Pendulum-v1", "--env_kwargs=[1]"], 2, "env_kwargs must be a JSON object"),
         (["--env=Pendulum-v1", '--env_kwargs={"gravity": 1}'], 1, "gravity"),
         (["--env=Pendulum-v1", "--episodes=0"], 2, "episodes"),
         (["--env=Pendulun-v1"], 1, "Pendulum"),

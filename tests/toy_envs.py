@@ -187,8 +187,62 @@ class MatrixAction(Toy):
     action_space = Box(-1, 1, (2, 2))
 
 
-class ImageObservation(Toy):
-    observation_space = Box(0, 255, (8, 8, 3), np.uint8)
+class DeepImage(Toy):
+    observation_space = Box(0, 255, (8, 8, 9), np.uint8)
+
+
+class Picture(Counter):
+    """Counter's episodes as pictures: a square as bright as the step, a red one below it, the start behind them."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None, length=None, native=16):
+        self.render_mode, self.fixed, self.native = render_mode, length, native
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.length = self.fixed or self.length
+        return found
+
+    def render(self):
+        picture = np.full((self.native, self.native, 3), self.start % 200, np.uint8)
+        picture[:4, :4] = 8 * self.t
+        picture[4:8, :4] = [250, 0, 0]
+        return picture
+
+
+class PictureObservation(Picture):
+    observation_space = Box(0, 255, (16, 16, 3), np.uint8)
+
+    def observe(self):
+        return self.render()
+
+
+class Look(Toy):
+    """Pays minus the distance between the action and where the picture's bar stands; ten steps."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+    action_space = Box(-1, 1, (1,))
+
+    def __init__(self, render_mode=None):
+        self.render_mode = render_mode
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        self.wanted = self.np_random.uniform(-1, 1)
+        return found
+
+    def step(self, action):
+        self.t += 1
+        reward = -abs(self.wanted - float(action[0]))
+        self.wanted = self.np_random.uniform(-1, 1)
+        return self.observe(), reward, False, self.t == 10, {}
+
+    def render(self):
+        picture = np.zeros((16, 16, 3), np.uint8)
+        left = int(6 * (1 + self.wanted))  # 0 to 12
+        picture[:, left:left + 4] = 255
+        return picture
 
 
 class DictWithImage(Toy):
@@ -226,8 +280,8 @@ class Unhurried(PendulumEnv):
 
 for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
             SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
-            MatrixAction, ImageObservation, DictWithImage, DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky,
-            Unhurried):
+            MatrixAction, DeepImage, Picture, PictureObservation, Look, DictWithImage,
+            DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky, Unhurried):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")
 # A package that keeps two versions: v1 is retired, v3 runs.

@@ -1,0 +1,241 @@
+"""Learning from pixels: what an update, a minibatch, a step and a request cost.
+
+    python -m benchmarks.pixels [update] [replay] [step] [request] [random] [--out=benchmarks/results/pixels.md]
+
+update: preset pixels' networks, batch 128, with and without XLA, grey and RGB; the convolutions alone in both layouts.
+replay: bytes of a slot, and drawing a minibatch beside the update. step: CarRacing's with the update during the
+environment's step and after it. request: the bytes of an observation as numbers and as PNG files, on the frames of a
+uniformly random policy. random: that policy's returns. Pieces alternate; medians of rounds.
+"""
+
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+from absl import flags
+
+from benchmarks import report
+from ddpg_tf import cli, config, envs, replay, run_dir
+from ddpg_tf.config import Config
+
+BATCH, SIDE = 128, 64
+CURVES = ("InvertedPendulum-v5-pixels", "Pendulum-v1-pixels", "paper-Pendulum-v1-pixels", "CarRacing-v3")
+ENVIRONMENTS = ("InvertedPendulum-v5", "Pendulum-v1", "CarRacing-v3")
+
+
+def main(argv):
+    values = flags.FlagValues()
+    flags.DEFINE_string("out", "benchmarks/results/pixels.md", "file for the results", flag_values=values)
+    flags.DEFINE_integer("rounds", 15, "times that each piece is measured", lower_bound=1, flag_values=values)
+    names = cli.parse(argv, values, __doc__, positional=True)
+    parts = {"update": update, "replay": replay_cost, "step": step, "request": request, "random": random_returns}
+    found = {name: parts[name](values.rounds) for name in report.chosen(names, parts)}
+    curves = ", ".join(f"[{name}]({name})" for name in CURVES)
+    about = ("Preset pixels: three convolutions of 32 filters shared by all networks, 64 x 64, three frames; learning "
+             f"curves, csv and commands: {curves}")
+    report.write(Path(values.out), "From pixels", about, " ".join(["python -m benchmarks.pixels", *argv[1:]]), found,
+                 report.installed("tensorflow", "keras", "gymnasium", "mujoco", "pillow"))
+    print(Path(values.out).read_text())
+
+
+def settings(**changes) -> Config:
+    """Preset pixels'."""
+    values = flags.FlagValues()
+    config.define_flags(values)
+    values(["", f"--flagfile={config.PRESETS / 'pixels.flags'}"])
+    return Config(**{**config.settings_of(values), **changes})
+
+
+def update(rounds: int) -> report.Part:
+    """Milliseconds of one update, and of the convolutions."""
+    pieces = {}
+    for name, channels in (("grey", 3), ("RGB", 9)):
+        batch = _minibatch(channels)
+        for jit in (False, True):
+            agent = _agent(channels, jit)
+            pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = (
+                lambda agent=agent, batch=batch: agent.learn(batch).numpy())
+    pieces |= {f"convolutions, grey, {name}": _convolutions(first, jit) for name, first, jit in (
+        ("channels last, without XLA", False, False), ("channels last, with XLA", False, True),
+        ("channels first, with XLA", True, True))}
+    found = _alternate(pieces, rounds)
+    rows = [report.Row(f"{name}, ms", value) for name, value in found.items()]
+    for name in ("grey", "RGB"):
+        without, with_xla = (found[f"update, {name}, {how} XLA"] for how in ("without", "with"))
+        rows.append(report.Row(f"update, {name}, without XLA / with", without / with_xla, "<", 1.0))
+    return report.Part("Batch 128, random shifts included. Convolutions: both passes over a batch, and one more "
+                       "forward. On a CPU TensorFlow has channels first with XLA only.", rows)
+
+
+def replay_cost(rounds: int) -> report.Part:
+    """Bytes on disk; a minibatch against the update that it is for."""
+    rows = []
+    for name, channels in (("grey", 3), ("RGB", 9)):
+        settings_ = settings(replay_capacity=1_000_000, total_steps=10_000_000, grayscale=channels == 3)
+        size = replay.ring_bytes(settings_, (SIDE, SIDE, channels), 3)
+        slots, new = sum(replay.ring_size(settings_, image=True)), SIDE * SIDE * channels // 3
+        rows.append(report.Row(f"1e6 slots and the slack, {name}, GB", size / 1e9, "<=", 12.8))
+        rows.append(report.Row(f"bytes of a slot / the new pixels of a step, {name}", size / slots / new, "<=", 1.05))
+        with tempfile.TemporaryDirectory() as directory:
+            buffer, agent = _filled(channels, 20_000, Path(directory)), _agent(channels, False)
+            blocks = buffer.blocks(settings(warmup_steps=0, total_steps=10**9))
+            batch = next(blocks)
+            found = _alternate({"ten draws": lambda blocks=blocks: [next(blocks) for _ in range(10)],
+                                "update": lambda agent=agent, batch=batch: agent.learn(batch).numpy()}, rounds)
+        drawing, updating = found["ten draws"] / 10, found["update"]
+        rows += [report.Row(f"a minibatch, {name}, ms", drawing), report.Row(f"update, {name}, ms", updating),
+                 report.Row(f"a minibatch / update, {name}", drawing / updating, "<", 1 / 3)]
+    return report.Part("Minibatches through tf.data, one after the other with no update between; 20,000 slots on disk, "
+                       "in memory's cache.", rows)
+
+
+def step(rounds: int) -> report.Part:
+    """Milliseconds of a CarRacing step with its update, one after the other and at once."""
+    from ddpg_tf.collect import Collector
+    from ddpg_tf.inner_loop import InnerLoop
+
+    settings_ = settings(env="CarRacing-v3", pixels=False, warmup_steps=0, total_steps=10**6, action_repeat=4)
+    spaces, pieces, closing = run_dir.read_spaces(settings_), {}, []
+    with tempfile.TemporaryDirectory() as directory:
+        for name, overlap in (("update during the step", True), ("update after the step", False)):
+            buffer, agent = _filled(3, 3_000, Path(directory) / name), _agent(3, False, actions=3)
+            collector = Collector(settings_, spaces)
+            closing.append(collector)
+            done = iter(range(10**9))
+
+            def move(actions, collector=collector, done=done):
+                collector.step(next(done), lambda _: actions)
+                return collector.observation
+
+            loop = InnerLoop(agent, buffer.blocks(settings_), move, 1, overlap=overlap)
+            at = iter(range(0, 10**9, 10))
+
+            def ten(loop=loop, collector=collector, at=at):
+                first = next(at)
+                loop.run(collector.observation, first, first + 10)
+
+            pieces[name] = ten
+        found = _alternate(pieces, rounds)
+        for collector in closing:
+            collector.close()
+    rows = [report.Row(f"{name}, ms", value / 10) for name, value in found.items()]
+    during, after = found.values()
+    return report.Part("CarRacing-v3, four simulated steps an action, an update each step, grey.",
+                       [*rows, report.Row("during / after", during / after, "<", 1.0)])
+
+
+def request(rounds: int) -> report.Part:
+    """Bytes of a question on each environment's own frames."""
+    import base64
+
+    from serve.pngs import to_pngs
+
+    rows = []
+    for env_id in ENVIRONMENTS:
+        settings_ = settings(env=env_id, pixels=env_id != "CarRacing-v3")
+        env, numbers, files = envs.make_policy_env(settings_), [], []
+        env.action_space.seed(0)
+        observation, _ = env.reset(seed=0)
+        for _ in range(10 * rounds):
+            numbers.append(len(json.dumps({"inputs": {"observation": [observation.tolist()]}})))
+            pngs = [{"b64": base64.b64encode(png).decode()} for png in to_pngs(observation, settings_.frame_stack)]
+            files.append(len(json.dumps({"signature_name": "observation_bytes", "inputs": {
+                "observation_bytes": [pngs]}})))
+            observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
+            if terminated or truncated:
+                observation, _ = env.reset()
+        env.close()
+        rows += [report.Row(f"{env_id}, numbers, bytes", int(np.mean(numbers))),
+                 report.Row(f"{env_id}, PNG files, bytes", int(np.mean(files))),
+                 report.Row(f"{env_id}, PNG files / numbers", np.mean(files) / np.mean(numbers), "<=", 0.1)]
+    return report.Part("Whole bodies of requests, three grey frames.", rows)
+
+
+def random_returns(_: int) -> report.Part:
+    """Mean return of uniformly random actions over the ten episodes that evaluations begin with."""
+    rows = []
+    for env_id in ENVIRONMENTS:
+        # The same steps with frames of 8 pixels; InvertedPendulum's curve has actions of two steps.
+        repeat = {"InvertedPendulum-v5": 2, "CarRacing-v3": 4}.get(env_id, 3)
+        env, returns = envs.make_policy_env(settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8,
+                                                     action_repeat=repeat)), []
+        env.action_space.seed(0)
+        for seed in range(10_000, 10_010):
+            env.reset(seed=seed)
+            total, over = 0.0, False
+            while not over:
+                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+                total, over = total + reward, terminated or truncated
+            returns.append(total)
+        env.close()
+        rows.append(report.Row(f"{env_id}, mean return of a random policy", float(np.mean(returns))))
+    return report.Part("Ten episodes from seeds 10000 to 10009, actions held as in the learning curves.", rows)
+
+
+def _agent(channels: int, jit: bool, actions: int = 1):
+    from ddpg_tf import DDPG
+
+    return DDPG(settings(), (SIDE, SIDE, channels), -np.ones(actions), np.ones(actions), jit_compile=jit)
+
+
+def _minibatch(channels: int):
+    from ddpg_tf._tf import tf
+    from ddpg_tf.replay import Batch
+
+    rng = np.random.default_rng(0)
+    image, other = (tf.constant(rng.integers(0, 256, (1, BATCH, SIDE, SIDE, channels), dtype=np.uint8))
+                    for _ in range(2))
+    numbers = tf.constant(rng.random((1, BATCH), np.float32))
+    return Batch(image, numbers[..., None], numbers, numbers, other)
+
+
+def _filled(channels: int, slots: int, directory: Path):
+    """A replay with `slots` rows of noise, in episodes of 250."""
+    rng, actions = np.random.default_rng(0), 3 if slots < 10_000 else 1
+    buffer = replay.ReplayBuffer(slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000,
+                                 directory=directory)
+    image = rng.integers(0, 256, (1, SIDE, SIDE, channels), dtype=np.uint8)
+    for t in range(slots):
+        image = np.roll(image, 1, axis=1)
+        buffer.add(image, np.zeros((1, actions)), np.zeros(1), image, np.array([t % 250 == 249]), np.array([False]))
+    return buffer
+
+
+def _convolutions(channels_first: bool, jit: bool) -> Callable[[], object]:
+    from ddpg_tf._tf import keras, tf
+
+    layers = [keras.layers.Conv2D(32, kernel, stride, activation="relu",
+                                  data_format="channels_first" if channels_first else "channels_last")
+              for kernel, stride in ((8, 4), (4, 2), (3, 1))]
+    shape = (3, SIDE, SIDE) if channels_first else (SIDE, SIDE, 3)
+    model = keras.Sequential([keras.Input(shape), *layers])
+    x = tf.random.stateless_uniform([BATCH, *shape], [0, 0])
+
+    @tf.function(jit_compile=jit)
+    def run():
+        with tf.GradientTape() as tape:
+            loss = tf.reduce_sum(model(x))
+        return [tf.reduce_sum(g) for g in tape.gradient(loss, model.trainable_variables)], tf.reduce_sum(model(x + 1))
+
+    return lambda: run()[1].numpy()
+
+
+def _alternate(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
+    """Median milliseconds of each piece."""
+    times: dict[str, list[float]] = {name: [] for name in pieces}
+    for call in pieces.values():
+        call(), call()  # traces and compiles
+    for _ in range(rounds):
+        for name, call in pieces.items():
+            began = time.perf_counter()
+            call()
+            times[name].append(1000 * (time.perf_counter() - began))
+    return {name: statistics.median(found) for name, found in times.items()}
+
+
+if __name__ == "__main__":
+    cli.run(main)
