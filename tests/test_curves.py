@@ -52,6 +52,18 @@ def test_report_over_seeds(finished, tmp_path, capsys):
     assert "--seed" not in (out / "flags.txt").read_text() and "--gamma=0.99" in (out / "flags.txt").read_text()
 
 
+def test_one_run_has_no_interval_and_another_curve_beside_it(finished, tmp_path):
+    out, other = tmp_path / "new", tmp_path / "old"
+    curves.main(["curves", str(finished(0, [1.0, 2.0])), f"--out={other}", "--episodes=0"])
+    text = (other / "README.md").read_text()
+    assert "1 seed;" in text and "| 0 | 2.0 | 1.5 | 2.0 |" in text and "interquartile" not in text
+    curves.main(["curves", str(finished(1, [3.0, 4.0])), f"--out={out}", "--episodes=0", f"--beside={other}"])
+    assert f"--episodes=0 --beside={other}" in (out / "README.md").read_text()
+    assert len((out / "curve.png").read_bytes()) > len((other / "curve.png").read_bytes())
+    with pytest.raises(UsageError, match=r"no seed-\*\.csv"):
+        curves.main(["curves", str(tmp_path / "run-0"), f"--out={out}", "--episodes=0", f"--beside={tmp_path}"])
+
+
 def test_runs_that_differ_in_more_than_the_seed_are_not_mixed(finished, tmp_path):
     runs = [finished(0, [1.0]), finished(1, [1.0], gamma=0.5)]
     with pytest.raises(UsageError, match="gamma"):
