@@ -1,14 +1,18 @@
 """Learning from pixels: what an update, a minibatch, a step and a request cost.
 
     python -m benchmarks.pixels [update] [replay] [step] [request] [random] [--out=benchmarks/results/pixels.md]
+    systemd-run --scope -p MemoryMax=4G python -m benchmarks.pixels memory --out=benchmarks/results/pixels-memory.md
 
 update: preset pixels' networks, batch 128, with and without XLA, grey and RGB; the convolutions alone in both layouts.
 replay: bytes of a slot, and drawing a minibatch beside the update. step: CarRacing's with the update during the
 environment's step and after it. request: the bytes of an observation as numbers and as PNG files, on the frames of a
-uniformly random policy. random: that policy's returns. Pieces alternate; medians of rounds.
+uniformly random policy. random: that policy's returns. memory, only when named: drawing from a replay that is larger
+than the memory there is (12.4 GB on disk). Pieces alternate; medians of rounds.
 """
 
 import json
+import os
+import re
 import statistics
 import tempfile
 import time
@@ -32,8 +36,9 @@ def main(argv):
     flags.DEFINE_string("out", "benchmarks/results/pixels.md", "file for the results", flag_values=values)
     flags.DEFINE_integer("rounds", 15, "times that each piece is measured", lower_bound=1, flag_values=values)
     names = cli.parse(argv, values, __doc__, positional=True)
-    parts = {"update": update, "replay": replay_cost, "step": step, "request": request, "random": random_returns}
-    found = {name: parts[name](values.rounds) for name in report.chosen(names, parts)}
+    parts = {"update": update, "replay": replay_cost, "step": step, "request": request, "random": random_returns,
+             "memory": memory}
+    found = {name: parts[name](values.rounds) for name in report.chosen(names or list(parts)[:-1], parts)}
     curves = ", ".join(f"[{name}]({name})" for name in CURVES)
     about = ("Preset pixels: three convolutions of 32 filters shared by all networks, 64 x 64, three frames; learning "
              f"curves, csv and commands: {curves}")
@@ -82,15 +87,49 @@ def replay_cost(rounds: int) -> report.Part:
         rows.append(report.Row(f"bytes of a slot / the new pixels of a step, {name}", size / slots / new, "<=", 1.05))
         with tempfile.TemporaryDirectory() as directory:
             buffer, agent = _filled(channels, 20_000, Path(directory)), _agent(channels, False)
-            blocks = buffer.blocks(settings(warmup_steps=0, total_steps=10**9))
-            batch = next(blocks)
-            found = _alternate({"ten draws": lambda blocks=blocks: [next(blocks) for _ in range(10)],
-                                "update": lambda agent=agent, batch=batch: agent.learn(batch).numpy()}, rounds)
-        drawing, updating = found["ten draws"] / 10, found["update"]
-        rows += [report.Row(f"a minibatch, {name}, ms", drawing), report.Row(f"update, {name}, ms", updating),
-                 report.Row(f"a minibatch / update, {name}", drawing / updating, "<", 1 / 3)]
+            rows += _drawing(buffer, agent, name, rounds)
     return report.Part("Minibatches through tf.data, one after the other with no update between; 20,000 slots on disk, "
                        "in memory's cache.", rows)
+
+
+def _drawing(buffer: replay.ReplayBuffer, agent, name: str, rounds: int) -> list[report.Row]:
+    """A minibatch of all that is in `buffer` against an update."""
+    blocks = buffer.blocks(settings(warmup_steps=buffer.rows, total_steps=10**9))
+    batch = next(blocks)
+    found = _alternate({"ten draws": lambda: [next(blocks) for _ in range(10)],
+                        "update": lambda: agent.learn(batch).numpy()}, rounds)
+    drawing, updating = found["ten draws"] / 10, found["update"]
+    return [report.Row(f"a minibatch, {name}, ms", drawing), report.Row(f"update, {name}, ms", updating),
+            report.Row(f"a minibatch / update, {name}", drawing / updating, "<", 1 / 3)]
+
+
+def memory(rounds: int) -> report.Part:
+    """A million RGB slots on disk, and as much memory as this process may have."""
+    slots = 1_000_000
+    with tempfile.TemporaryDirectory(dir=".") as directory:
+        began = time.perf_counter()
+        buffer = _filled(9, slots, Path(directory))
+        filling = (time.perf_counter() - began) / slots * 1000
+        size = sum(file.stat().st_size for file in Path(directory).rglob("*"))
+        rows = _drawing(buffer, _agent(9, False), "RGB", rounds)
+    own = int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
+    return report.Part(
+        "Drawn with no update between. The memory is the machine's or the control group's, with the system's cache of "
+        "files.",
+        [report.Row("slots", slots), report.Row("on disk, GB", size / 1e9),
+         report.Row("memory, GB", _memory_limit() / 1e9, "<", size / 1e9),
+         report.Row("of it the process's own, GB", own / 1e9), report.Row("adding a row, ms", filling), *rows])
+
+
+def _memory_limit() -> float:
+    """Bytes that this process and its files' cache may have: of the machine, or of a control group if that is less."""
+    limits = [float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"))]
+    for line in Path("/proc/self/cgroup").read_text().splitlines():
+        _, kind, group = line.split(":", 2)
+        for file in (f"/sys/fs/cgroup{group}/memory.max", f"/sys/fs/cgroup/{kind}{group}/memory.limit_in_bytes"):
+            if kind in ("", "memory") and Path(file).exists() and (text := Path(file).read_text().strip()) != "max":
+                limits.append(float(text))
+    return min(limits)
 
 
 def step(rounds: int) -> report.Part:
@@ -111,7 +150,8 @@ def step(rounds: int) -> report.Part:
                 collector.step(next(done), lambda _: actions)
                 return collector.observation
 
-            loop = InnerLoop(agent, buffer.blocks(settings_), move, 1, overlap=overlap)
+            blocks = buffer.blocks(settings(warmup_steps=buffer.rows, total_steps=10**9))
+            loop = InnerLoop(agent, blocks, move, 1, overlap=overlap)
             at = iter(range(0, 10**9, 10))
 
             def ten(loop=loop, collector=collector, at=at):

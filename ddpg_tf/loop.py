@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, replay, run_dir, video
+from ddpg_tf import checkpoint, networks, replay, run_dir, video
 from ddpg_tf.agent import DDPG
 from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.collect import Collector, Policy
-from ddpg_tf.config import Config, require_resumable
+from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
+from ddpg_tf.envs import Spaces
 from ddpg_tf.evaluate import FIRST_SEED, Evaluator
 from ddpg_tf.inner_loop import InnerLoop
 from ddpg_tf.logger import Logger, draw_learning_curve
@@ -71,11 +72,10 @@ def train(config: Config, *, resume: bool = False) -> Result:
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     if not resume:
+        networks.require_buildable(config, spaces.observation_shape)
         replay.require_disk(path, replay.ring_bytes(config, spaces.observation_shape, spaces.action_size))
         run_dir.create(path, config)
-        if config.learning_starts >= config.total_steps:
-            warnings.warn(f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
-                          f"batch_size) and total_steps is {config.total_steps}", stacklevel=2)
+        _warn_of_no_effect(config, spaces)
     lock = run_dir.lock(path)
     try:
         found = checkpoint.load(path / "checkpoints") if resume else None
@@ -88,6 +88,17 @@ def train(config: Config, *, resume: bool = False) -> Result:
             return run.until_done(interrupted)
     finally:
         os.close(lock)
+
+
+def _warn_of_no_effect(config: Config, spaces: Spaces):
+    if config.learning_starts >= config.total_steps:
+        warnings.warn(f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
+                      f"batch_size) and total_steps is {config.total_steps}", stacklevel=3)
+    unused = [f"--{name}" for name, field in FIELDS.items() if field.metadata["group"] == PIXELS
+              and not spaces.image and getattr(config, name) != field.default]
+    if unused:
+        warnings.warn(f"{', '.join(unused)}: no effect, for {config.env} is not seen in images; see --pixels",
+                      stacklevel=3)
 
 
 class _Run:

@@ -11,21 +11,28 @@ import numpy as np
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.cli import UsageError
 from ddpg_tf.config import Config
-from ddpg_tf.vision import ToUnit, convolutions
+from ddpg_tf.vision import ToUnit, convolutions, require_fits
 
 Shape = int | tuple[int, ...]
+
+
+def require_buildable(config: Config, shape: tuple[int, ...]):
+    """Raises UsageError when a setting does not fit observations of `shape`."""
+    if len(shape) == 3:
+        require_fits(config, shape[0])
+        if config.normalize_observations:
+            raise UsageError("normalize_observations is for vectors: images are scaled to [0, 1]")
 
 
 def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
     """What stands between the observation and all four networks: the normaliser, the encoder of images, or nothing.
 
     Raises:
-      UsageError: a setting that does not fit images, or the other way round.
+      UsageError: as `require_buildable`.
     """
+    require_buildable(config, shape)
     if len(shape) == 1:
         return Normalizer(shape[0]) if config.normalize_observations else None
-    if config.normalize_observations:
-        raise UsageError("normalize_observations is for vectors: images are scaled to [0, 1]")
     if config.encoder == "separate":
         return ToUnit()
     image = keras.Input(shape, dtype="uint8", name="observation")

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import shutil
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -81,8 +82,8 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool
     actor, critic, leaves = policy.agent.actor, policy.agent.critic, policy.spaces.leaves
 
     def flat(inputs):  # as gymnasium.spaces.flatten does
-        if policy.spaces.image:
-            return inputs["observation"]
+        if policy.spaces.image:  # convolutions would take other sizes, and twice the channels
+            return tf.ensure_shape(inputs["observation"], [None, *policy.spaces.observation_shape])
         rows = tf.shape(next(iter(inputs.values())))[0]
         return tf.concat([tf.reshape(inputs[name], [rows, int(np.prod(shape))]) for name, shape in leaves.items()], 1)
 
@@ -100,7 +101,7 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool
         stack, shape = policy.config.frame_stack, policy.spaces.observation_shape
         pngs = tf.TensorSpec([None, stack], tf.string, name="observation_bytes")
         archive.add_endpoint("observation_bytes", lambda inputs: {
-            "action": actor(_decoded(inputs["observation_bytes"], stack, shape), training=False)},
+            "action": actor(decode_pngs(inputs["observation_bytes"], stack, shape), training=False)},
                              input_signature=[{"observation_bytes": pngs}])
     archive.write_out(str(path), verbose=False)
     extra = path / "assets.extra"
@@ -109,19 +110,23 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool
     (extra / "policy.json").write_text(json.dumps(_card(policy) | {"live": live}, indent=1))
 
 
-def _decoded(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tensor:
-    """Strings [B, stack], a PNG file each -> images uint8 [B, H, W, C]; another size is an invalid argument."""
+def decode_pngs(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tensor:
+    """Strings [B, stack], a PNG file each -> images uint8 [B, H, W, C]; anything else is an invalid argument.
+
+    Judged by their heads, before memory is spent on them; TensorFlow would take JPEG too, and turn colours into its own
+    grey, which is not the one that was learnt from.
+    """
     height, width, channels = shape
-
-    def decode(png):
-        frame = tf.io.decode_png(png, channels=channels // stack)
-        fits = tf.debugging.Assert(tf.reduce_all(tf.shape(frame)[:2] == [height, width]), [
-            f"a frame must be a PNG of {height} x {width} pixels, not", tf.shape(frame)[:2]])
-        with tf.control_dependencies([fits]):
-            return tf.ensure_shape(tf.identity(frame), [height, width, channels // stack])
-
-    frames = tf.map_fn(decode, tf.reshape(pngs, [-1]), fn_output_signature=tf.uint8)  # [B x stack, H, W, c]
-    frames = tf.reshape(frames, [-1, stack, height, width, channels // stack])
+    one = [height, width, channels // stack]
+    files = tf.ensure_shape(pngs, [None, stack])
+    head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", width, height, 8, 0 if one[2] == 1 else 2)
+    fits = tf.debugging.Assert(tf.reduce_all(tf.strings.substr(files, 0, len(head)) == head), [
+        f"a frame must be a PNG file of {height} x {width} pixels in 8-bit {'grey' if one[2] == 1 else 'RGB'}"])
+    with tf.control_dependencies([fits]):
+        files = tf.reshape(files, [-1])
+    frames = tf.map_fn(lambda png: tf.ensure_shape(tf.io.decode_png(png, channels=one[2]), one), files,
+                       fn_output_signature=tf.TensorSpec(one, tf.uint8))
+    frames = tf.reshape(frames, [tf.shape(pngs)[0], stack, *one])
     return tf.reshape(tf.transpose(frames, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
 
@@ -167,7 +172,10 @@ def _probes(policy: Policy) -> dict[str, np.ndarray]:
     spaces, agent, rng = policy.spaces, policy.agent, np.random.default_rng(0)
     given = rng.uniform(spaces.low, spaces.high, size=(7, spaces.action_size)).astype(np.float32)
     if spaces.image:
-        images = rng.integers(0, 256, size=(7, *spaces.observation_shape), dtype=np.uint8)
+        height, width, channels = spaces.observation_shape
+        # Patches: the mean of noise is the same for all, and so would be a young policy's answer.
+        patches = rng.integers(0, 256, size=(7, 4, 4, channels), dtype=np.uint8)
+        images = patches.repeat(-(-height // 4), 1)[:, :height].repeat(-(-width // 4), 2)[:, :, :width]
         pngs = [[tf.io.encode_png(frame).numpy() for frame in np.split(image, policy.config.frame_stack, axis=2)]
                 for image in images]
         return {"input/observation": images, "pngs": np.array(pngs, np.object_), "given_action": given,

@@ -25,18 +25,22 @@ def convolutions(config: Config, x, init, normalized: Callable = lambda x, name:
     Args:
       init: makes the layers.
       normalized: applied before each ReLU.
-    Raises:
-      UsageError: the frame is too small for the convolutions.
     """
-    size = x.shape[1]
     for i, (filters, kernel, stride) in enumerate(zip(config.conv_filters, config.conv_kernels, config.conv_strides,
                                                       strict=True)):
-        if x.shape[1] < kernel:
-            raise UsageError(f"frame_size {size} is too small for the convolutions: {x.shape[1]} pixels are left for "
-                             f"a kernel of {config.conv_kernels[i]}; see --conv_kernels and --conv_strides")
         x = init.convolution(filters, kernel, stride, x.shape[-1], f"conv_{i}")(x)
         x = keras.layers.ReLU()(normalized(x, f"norm_conv_{i}"))
     return keras.layers.Flatten()(x)
+
+
+def require_fits(config: Config, size: int):
+    """UsageError unless frames of `size` x `size` pixels are large enough for the convolutions."""
+    left = size
+    for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
+        if left < kernel:
+            raise UsageError(f"frame_size {size} is too small for the convolutions: {left} pixels are left for a "
+                             f"kernel of {kernel}; see --conv_kernels and --conv_strides")
+        left = (left - kernel) // stride + 1
 
 
 def random_shift(images: tf.Tensor, pad: int, seed: tf.Tensor) -> tf.Tensor:

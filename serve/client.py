@@ -125,11 +125,11 @@ class PolicyClient:
           BadRequest: the model takes no frames, or these are not PNG files of its size; ModelNotFound,
           ServerUnavailable, ServerError.
         """
-        batch = bool(len(pngs)) and not isinstance(pngs[0], bytes)
         try:
+            batch = bool(len(pngs)) and not isinstance(pngs[0], bytes)
             rows = [[{"b64": base64.b64encode(png).decode()} for png in row] for row in (pngs if batch else [pngs])]
-        except TypeError:
-            raise BadRequest("frames are PNG files, as bytes") from None
+        except (TypeError, KeyError):
+            raise BadRequest("frames are a list of PNG files, as bytes, or a list of such lists") from None
         return self._actions({"signature_name": "observation_bytes", "inputs": {"observation_bytes": rows}}, len(rows),
                              batch)
 
@@ -229,7 +229,7 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
     columns, batches = {}, set()
     for name, value in parts.items():
         try:
-            array = np.asarray(value, _DTYPES.get(inputs[name]["dtype"]))
+            array = _array(value, _DTYPES.get(inputs[name]["dtype"]))
         except (TypeError, ValueError, OverflowError) as error:
             raise BadRequest(f"{name} is not an array of numbers: {error}") from None
         shape = inputs[name]["shape"]
@@ -241,6 +241,18 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
     if len(batches) > 1:
         raise BadRequest("some parts of the observation are batches, some are not")
     return columns, batches.pop()
+
+
+def _array(value: Any, dtype: type | None) -> np.ndarray:
+    """`value` as `dtype`; images must be whole numbers already: NumPy would make 0 of 0.5, and 44 of 300."""
+    if dtype is not np.uint8:
+        return np.asarray(value, dtype)
+    array = np.asarray(value)
+    with np.errstate(invalid="ignore"):  # NaN
+        pixels = array.astype(np.uint8)
+    if (pixels != array).any():
+        raise ValueError("pixels are whole numbers from 0 to 255")
+    return pixels
 
 
 def _leaves(observation: Any, path: tuple[str, ...]):

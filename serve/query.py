@@ -54,6 +54,13 @@ def _sample(inputs: Mapping[str, Any]) -> dict[str, Any]:
     return sample
 
 
+def _brief(observation: dict[str, Any]) -> str:
+    text = json.dumps(observation)
+    if len(text) < 4000:
+        return text
+    return ", ".join(f"{name} {list(np.shape(value))}, random" for name, value in observation.items())
+
+
 def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     define_server_flags(values)
@@ -72,7 +79,7 @@ def main(argv: Sequence[str]) -> None:
         try:
             if values.sample:
                 observation = _sample(client.inputs())
-                print(f"observation: {json.dumps(observation)}", file=sys.stderr)
+                print(f"observation: {_brief(observation)}", file=sys.stderr)
             action = client.act(observation)
         except PolicyError as error:
             raise UserError(error.message) from None

@@ -92,7 +92,9 @@ def _flat(env: "gymnasium.Env", observation: Any) -> np.ndarray:
     """float32 [O], or an image uint8 [H, W, C], as training sees it; a copy."""
     from gymnasium.spaces import flatten
 
-    if env.observation_space.dtype == np.uint8:  # an image
+    from ddpg_tf.envs import is_image
+
+    if is_image(env.observation_space):
         return observation.copy()
     return flatten(env.observation_space, observation).astype(np.float32)
 
@@ -131,13 +133,14 @@ def _version(client: PolicyClient) -> int:
         raise UserError("the server does not say which version answers") from None
 
 
-def summarise(episodes: Sequence[Episode]):
+def summarise(episodes: Sequence[Episode], *, latency: bool = True):
     """Prints returns, latency and versions over all episodes."""
     returns = [episode.total_reward for episode in episodes]
     print(f"mean return {np.mean(returns):.2f}, standard deviation {np.std(returns):.2f}")
-    milliseconds = 1000 * np.concatenate([episode.latencies for episode in episodes])
-    p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
-    print(f"latency p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms over {len(milliseconds)} requests")
+    if latency:
+        milliseconds = 1000 * np.concatenate([episode.latencies for episode in episodes])
+        p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])
+        print(f"latency p50 {p50:.2f} ms, p95 {p95:.2f} ms, p99 {p99:.2f} ms over {len(milliseconds)} requests")
     versions = sorted({version for episode in episodes for version in episode.versions})
     print(f"answered by version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}", flush=True)
 
@@ -203,6 +206,17 @@ def _require_same_environment(run_dir: Path, driven: config.Config):
                         f"{driven.env_kwargs}{seen}: drive its environment with --flagfile={run_dir / 'flags.txt'}")
 
 
+def _require_same_images(client: PolicyClient, env: "gymnasium.Env", driven: config.Config):
+    """UserError unless the environment is seen in images of the policy's shape; says how it is driven."""
+    seen = list(env.observation_space.shape)
+    wanted = next(iter(client.inputs().values()))["shape"] or [None]
+    if wanted[1:] != seen:
+        raise UserError(f"the policy takes images of {wanted[1:]}, and {driven.env} so seen gives {seen}: give what it "
+                        "was trained with, by --flagfile=RUN_DIR/flags.txt or --pixels, --frame_size, --frame_stack, "
+                        "--grayscale")
+    print(f"images of {seen}; each action is held for {driven.action_repeat} steps", flush=True)
+
+
 def _parse(argv: Sequence[str]) -> flags.FlagValues:
     """Reads the flagfiles, which may be a run's, then what was typed."""
     values = flags.FlagValues()
@@ -252,15 +266,19 @@ def main(argv: Sequence[str]) -> None:
         _require_same_environment(run_dir, driven)
     problems = []
     with client, contextlib.closing(envs.make_policy_env(driven)) as env:
-        asking = Asking(client, driven.frame_stack) if env.observation_space.dtype == np.uint8 else None
+        asking = Asking(client, driven.frame_stack) if envs.is_image(env.observation_space) else None
         try:
+            if asking:
+                _require_same_images(client, env, driven)
             episodes = drive(client, env, values.episodes, values.seed, keep=run_dir is not None,
                              act=asking.act if asking else None)
         except PolicyError as error:
             raise UserError(error.message) from None
-        summarise(episodes)
+        summarise(episodes, latency=not asking)
         if asking:
-            asking.summarise()
+            one_version = len({version for episode in episodes for version in episode.versions}) == 1
+            tolerance = TOLERANCE if one_version else np.inf  # or the two answers may be of two policies
+            problems += asking.summarise(tolerance * (env.action_space.high - env.action_space.low) / 2)
         if values.video:
             problems += film(Path(values.video), driven, values.seed, episodes[0])
         if run_dir:

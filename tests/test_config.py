@@ -170,7 +170,7 @@ def test_the_environments_promised_have_a_preset():
     mujoco = ("InvertedPendulum", "InvertedDoublePendulum", "Reacher", "Pusher", "Swimmer", "Hopper", "HalfCheetah",
               "Walker2d", "Ant", "Humanoid")
     promised = {"Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3", "paper",
-                *(f"{name}-v5" for name in mujoco)}
+                "CarRacing-v3", "pixels", "paper-pixels", *(f"{name}-v5" for name in mujoco)}
     assert promised <= {path.stem for path in PRESET_FILES}
 
 
@@ -181,18 +181,35 @@ PAPER = dict(actor_learning_rate=1e-4, critic_learning_rate=1e-3, critic_l2=1e-2
              warmup_steps=0, normalize_observations=False)
 
 
-@pytest.mark.parametrize("name", PAPER)
-def test_paper_flags_holds_the_papers_value(name):
-    assert getattr(parsed("--preset=paper"), name) == PAPER[name]
+# The same from pixels.
+PAPER_PIXELS = PAPER | dict(batch_size=16, hidden_units=(200, 200), action_layer=0, final_init=3e-4, pixels=True,
+                            frame_size=64, frame_stack=3, action_repeat=3, frame_source="substeps", grayscale=False,
+                            encoder="separate", conv_filters=(32, 32, 32), bottleneck=0, random_shift=0)
+OF_THE_PAPER = [("paper", name, value) for name, value in PAPER.items()] + [
+    ("paper-pixels", name, value) for name, value in PAPER_PIXELS.items()]
 
 
-def test_paper_flags_spells_out_what_the_paper_gives():
-    """So that it keeps the paper's values when a default changes."""
-    text = (PRESETS / "paper.flags").read_text()
+@pytest.mark.parametrize("preset, name, value", OF_THE_PAPER)
+def test_the_papers_presets_hold_the_papers_values(preset, name, value):
+    assert getattr(parsed(f"--preset={preset}"), name) == value
+
+
+@pytest.mark.parametrize("preset, more", [("paper", ()), ("paper-pixels", (
+    "pixels", "frame_size", "frame_stack", "action_repeat", "frame_source", "encoder", "conv_filters", "bottleneck",
+    "random_shift"))])
+def test_the_papers_presets_spell_out_what_the_paper_gives(preset, more):
+    """So that they keep the paper's values when a default changes."""
+    text = (PRESETS / f"{preset}.flags").read_text()
     for name in ("actor_learning_rate", "critic_learning_rate", "critic_l2", "gamma", "tau", "batch_size",
                  "replay_capacity", "hidden_units", "action_layer", "final_init", "normalization", "noise",
-                 "noise_theta", "noise_sigma", "noise_dt", "updates_per_step", "warmup_steps"):
+                 "noise_theta", "noise_sigma", "noise_dt", "updates_per_step", "warmup_steps", *more):
         assert re.search(rf"^--{name}=", text, re.MULTILINE), name
+
+
+def test_pixels_choose_the_preset_for_pixels():
+    assert parse("--env=InvertedPendulum-v5", "--pixels").preset == PRESETS / "pixels.flags"
+    assert parse("--env=CarRacing-v3").preset == PRESETS / "CarRacing-v3.flags"
+    assert parse("--env=InvertedPendulum-v5", "--pixels", "--preset=none").preset is None
 
 
 @pytest.mark.parametrize("order", [0, 1])

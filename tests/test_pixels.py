@@ -1,6 +1,9 @@
 """Pixels: what the networks are shown, how it is stored, learnt from, exported and asked for."""
 
+import base64
+import concurrent.futures
 import importlib.util
+import io
 import json
 import os
 import subprocess
@@ -8,13 +11,15 @@ import sys
 
 import numpy as np
 import pytest
+import requests
 from conftest import ROOT, command, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpg_tf import DDPG, Config, ReplayBuffer, envs, frames, replay, run_dir, train
-from ddpg_tf._tf import tf
+from ddpg_tf._tf import keras, tf
 from ddpg_tf.cli import UsageError, UserError
+from ddpg_tf.config import parse_command_line
 from ddpg_tf.replay import Batch
 from ddpg_tf.vision import random_shift
 
@@ -110,14 +115,41 @@ def test_what_cannot_be_seen_is_refused(env_id, says):
         envs.make_policy_env(Config(env=f"tests.toy_envs:{env_id}-v0", pixels=env_id == "ToyCannotRender"))
 
 
-def test_a_frame_too_small_for_the_network_is_refused():
-    with pytest.raises(UsageError, match="frame_size 10 is too small"):
-        DDPG(Config(frame_size=10), (10, 10, 9), np.array([-1]), np.array([1]))
+@pytest.mark.parametrize("changes, says", [
+    (dict(frame_size=10, conv_kernels=(8, 4), conv_strides=(4, 1)), "frame_size 10 is too small"),
+    (dict(normalize_observations=True), "normalize_observations is for vectors")])
+def test_what_the_networks_cannot_take_is_refused_before_anything_is_made(tmp_path, changes, says):
+    with pytest.raises(UsageError, match=says):
+        train(small(tmp_path / "run", **changes))
+    assert not (tmp_path / "run").exists()
+    with pytest.raises(UsageError, match=says):
+        DDPG(small(**changes), (small(**changes).frame_size,) * 2 + (9,), np.array([-1]), np.array([1]))
 
 
-def test_normalize_observations_is_for_vectors():
-    with pytest.raises(UsageError, match="normalize_observations is for vectors"):
-        DDPG(small(normalize_observations=True), (16, 16, 9), np.array([-1]), np.array([1]))
+def test_the_smallest_frame_that_fits_the_convolutions():
+    for size, fits in ((36, True), (35, False)):  # 36 -> 8 -> 3 -> 1
+        config = Config(frame_size=size)
+        if fits:
+            assert DDPG(config, (size, size, 9), np.array([-1]), np.array([1])).act(
+                np.zeros((1, size, size, 9), np.uint8)).shape == (1, 1)
+        else:
+            with pytest.raises(UsageError, match="2 pixels are left for a kernel of 3"):
+                DDPG(config, (size, size, 9), np.array([-1]), np.array([1]))
+
+
+def test_an_environment_that_reuses_its_picture_does_not_change_old_frames():
+    env = envs.make_policy_env(small(env="tests.toy_envs:ToySamePicture-v0", pixels=False, env_kwargs={"length": 20},
+                                     action_repeat=1))
+    first, _ = env.reset(seed=0)
+    kept = first.copy()
+    after, *_ = env.step(env.action_space.low)
+    np.testing.assert_array_equal(first, kept)
+    assert [shown(after, k)[0] for k in range(3)] == [0, 0, 1]
+
+
+def test_flags_for_images_warn_where_there_are_none(tmp_path, tiny):
+    with pytest.warns(UserWarning, match=r"--action_repeat, --grayscale: no effect, for Pendulum-v1 is not seen in im"):
+        train(tiny(tmp_path / "run", action_repeat=2, grayscale=True, total_steps=300))
 
 
 def has_gl():
@@ -288,7 +320,7 @@ def test_the_shared_encoder_is_trained_by_the_critics_loss_only():
 
 def test_separate_encoders_are_the_papers():
     """About 430,000 parameters each (Lillicrap et al. section 7); online and target ones differ after an update."""
-    config = Config(**{**paper_flags(), "total_steps": 100, "env": PICTURE, "pixels": True})
+    config = parse_command_line(["train.py", "--preset=paper-pixels"], "").config
     built = DDPG(config, (64, 64, 9), np.array([-1]), np.array([1]))
     for network in (built.actor, built.critic):
         assert 400_000 < sum(int(np.prod(v.shape)) for v in network.trainable_variables) < 460_000
@@ -299,13 +331,14 @@ def test_separate_encoders_are_the_papers():
     assert 1e-4 < max(np.abs(output).max() for output in outputs) <= 3e-4
 
 
-def paper_flags():
-    text = (ROOT / "ddpg_tf" / "presets" / "paper-pixels.flags").read_text()
-    pairs = dict(line[2:].split("=") for line in text.splitlines() if line.startswith("--"))
-    lists = {name: tuple(map(int, pairs[name].split(","))) for name in pairs if "," in pairs[name]}
-    plain = {name: {"true": True}.get(value, value) for name, value in pairs.items() if name not in lists}
-    return {name: float(value) if isinstance(value, str) and value[0].isdigit() else value
-            for name, value in plain.items()} | lists
+@pytest.mark.parametrize("encoder", ["shared", "separate"])
+def test_pixels_are_scaled_to_one_once(encoder):
+    built = agent(encoder=encoder)
+    owner = built.actor.get_layer("encoder") if encoder == "shared" else built.actor
+    scaled = keras.Model(owner.inputs[0], owner.get_layer("conv_0").input)
+    image = np.zeros((1, 16, 16, 9), np.uint8)
+    image[0, 0, 0, :3] = 255, 51, 1
+    np.testing.assert_allclose(scaled(image)[0, 0, 0, :4], [1, 0.2, 1 / 255, 0], rtol=1e-6)
 
 
 def test_minibatches_of_images_are_uint8():
@@ -314,9 +347,10 @@ def test_minibatches_of_images_are_uint8():
 
 
 def test_act_does_not_depend_on_xla():
-    images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 9), dtype=np.uint8)
-    with_xla, without = (DDPG(small(), (16, 16, 9), np.array([-1, -2]), np.array([1, 2]), jit_compile=jit)
+    images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 9), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+    with_xla, without = (DDPG(small(**TELLING), (16, 16, 9), np.array([-1, -2]), np.array([1, 2]), jit_compile=jit)
                          for jit in (True, False))
+    assert np.ptp(without.act(images), axis=0).min() > 1e-3
     np.testing.assert_allclose(with_xla.act(images), without.act(images), rtol=1e-4, atol=1e-6)
 
 
@@ -331,25 +365,21 @@ def test_it_learns_what_only_the_picture_tells(tmp_path):
 
 # Runs -----------------------------------------------------------------------------------------------------------------
 
+# An actor whose actions tell images apart, and go on doing so.
+TELLING = dict(final_init=0.5, hidden_units=(32, 32), bottleneck=16, actor_learning_rate=1e-6)
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory):
     path = tmp_path_factory.mktemp("pixels") / "run"
-    train(small(path))
+    train(small(path, **TELLING))
     return path
 
 
 def test_the_same_seed_gives_the_same_metrics(finished, tmp_path):
-    train(small(tmp_path / "again"))
+    train(small(tmp_path / "again", **TELLING))
     assert timeless(finished / "metrics.csv") == timeless(tmp_path / "again" / "metrics.csv")
     assert (finished / "evaluations.csv").read_text() == (tmp_path / "again" / "evaluations.csv").read_text()
-
-
-def test_a_resumed_run_equals_an_uninterrupted_one(finished, tmp_path):
-    """The ring goes round between the two halves; episodes of 1 to 7 steps, so that frames outnumber steps."""
-    train(small(tmp_path / "run", total_steps=130))
-    train(small(tmp_path / "run", total_steps=240), resume=True)
-    found, expected = (timeless(path / "metrics.csv")[-2:] for path in (tmp_path / "run", finished))
-    assert found == expected
 
 
 def test_a_run_shows_what_the_networks_see(finished):
@@ -380,35 +410,180 @@ def url(exported):
         process.terminate()
 
 
-def test_png_files_give_the_action_of_the_numbers(exported, url):
-    from serve.client import BadRequest, PolicyClient
+TOLERANCE = 1e-5
+
+
+def questions():
+    """uint8 [2, 16, 16, 9], patches of different brightness."""
+    return np.random.default_rng(0).integers(0, 256, (2, 4, 4, 9), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
+
+
+def files(image):
     from serve.pngs import to_pngs
 
-    rng, policy = np.random.default_rng(0), run_dir.load_policy(exported[0], "latest")
-    images = rng.integers(0, 256, (2, 16, 16, 9), dtype=np.uint8)
-    expected = policy.agent.act(images)
+    return to_pngs(image, 3)
+
+
+def test_png_files_give_the_action_of_the_numbers(exported, url):
+    """One and several; every way of getting an image wrong would give other actions."""
+    from serve.client import PolicyClient
+
+    images, actor = questions(), run_dir.load_policy(exported[0], "latest").agent.act
+    expected, parts = actor(images), images.reshape(2, 16, 16, 3, 3)  # frames, colours
+    for wrong in (images[::-1], parts[..., ::-1, :].reshape(images.shape), parts[..., ::-1].reshape(images.shape),
+                  images.swapaxes(1, 2), np.zeros_like(images)):
+        assert np.abs(actor(np.ascontiguousarray(wrong)) - expected).min(axis=0).max() > 100 * TOLERANCE
     with PolicyClient(url, "policy") as client:
-        np.testing.assert_allclose(client.act(images), expected, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(client.act_on_pngs([to_pngs(image, 3) for image in images]), expected, rtol=1e-5,
-                                   atol=1e-5)
-        np.testing.assert_allclose(client.act_on_pngs(to_pngs(images[1], 3)), expected[1], rtol=1e-5, atol=1e-5)
-        good = to_pngs(images[0], 3)
-        wrong_size = to_pngs(np.zeros((8, 16, 9), np.uint8), 3)
-        for bad, says in (([b"no picture", *good[1:]], "PNG|image"), ([*good[:2], wrong_size[0]], "16"),
-                          (good[:2], "shape|size|dim")):
-            with pytest.raises(BadRequest, match=says) as caught:
-                client.act_on_pngs(bad)
+        for found in (client.act(images), client.act_on_pngs([files(image) for image in images])):
+            np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+        for image, action in zip(images, expected, strict=True):
+            np.testing.assert_allclose(client.act_on_pngs(files(image)), action, rtol=0, atol=TOLERANCE)
+        signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
+    for signature, name, kind, shape in (("serving_default", "observation", "DT_UINT8", ["-1", "16", "16", "9"]),
+                                         ("observation_bytes", "observation_bytes", "DT_STRING", ["-1", "3"])):
+        (given, spec), = signatures[signature]["inputs"].items()
+        assert (given, spec["dtype"], [dim["size"] for dim in spec["tensor_shape"]["dim"]]) == (name, kind, shape)
+        assert list(signatures[signature]["outputs"]) == ["action"]
+
+
+def encoded(kind, image=None, **options):
+    from PIL import Image
+
+    file = io.BytesIO()
+    Image.fromarray(np.zeros((16, 16, 3), np.uint8) if image is None else image).save(file, kind, **options)
+    return file.getvalue()
+
+
+NOT_A_FRAME = {
+    "nothing": b"", "nonsense": b"no picture", "a head only": encoded("PNG")[:33], "cut short": encoded("PNG")[:-20],
+    "jpeg": encoded("JPEG"), "gif": encoded("GIF"), "bmp": encoded("BMP"),
+    "too low": encoded("PNG", np.zeros((8, 16, 3), np.uint8)),
+    "too wide": encoded("PNG", np.zeros((16, 17, 3), np.uint8)),
+    "grey": encoded("PNG", np.zeros((16, 16), np.uint8)), "16 bits": encoded("PNG", np.zeros((16, 16), np.uint16)),
+    "transparent": encoded("PNG", np.zeros((16, 16, 4), np.uint8))}
+
+
+@pytest.mark.parametrize("bad", NOT_A_FRAME.values(), ids=NOT_A_FRAME)
+def test_what_is_no_frame_is_refused_and_the_server_goes_on(url, bad):
+    from serve.client import BadRequest, PolicyClient
+
+    with PolicyClient(url, "policy") as client:
+        good = files(questions()[0])
+        action = client.act_on_pngs(good)
+        right_head = bad.startswith(encoded("PNG")[:33])
+        says = "(?i)png" if right_head else "a frame must be a PNG file of 16 x 16 pixels in 8-bit RGB"
+        with pytest.raises(BadRequest, match=says) as caught:
+            client.act_on_pngs([good[0], bad, good[2]])
+        assert caught.value.status == 400
+        np.testing.assert_array_equal(client.act_on_pngs(good), action)
+
+
+def test_questions_of_the_wrong_shape_are_refused(url):
+    """Convolutions would take images of nearly the size, and twice the channels."""
+    from serve.client import BadRequest, PolicyClient
+
+    good = files(questions()[0])
+    with PolicyClient(url, "policy") as client:
+        for image in (np.zeros((17, 16, 9)), np.zeros((15, 15, 9)), np.zeros((16, 16, 18)), np.zeros((16, 16, 3))):
+            with pytest.raises(BadRequest) as caught:
+                client.act(image.astype(np.uint8))
             assert caught.value.status == 400
-        np.testing.assert_allclose(client.act_on_pngs(good), expected[0], rtol=1e-5, atol=1e-5)  # it goes on
+        for frames_ in (good[:2], good * 2, [good[:2]] * 3, [[file] for file in good], []):
+            with pytest.raises(BadRequest) as caught:
+                client.act_on_pngs(frames_)
+            assert caught.value.status == 400
+        for none in (None, 3, iter(good), [1, 2, 3], "abc"):
+            with pytest.raises(BadRequest, match="PNG files, as bytes"):
+                client.act_on_pngs(none)
+        for image in (questions()[0] / 255, questions()[0].astype(int) + 100, np.full((16, 16, 9), np.nan)):
+            with pytest.raises(BadRequest, match="whole numbers from 0 to 255"):
+                client.act(image)
+
+
+@pytest.mark.parametrize("row", [True, False])
+def test_png_files_in_both_formats_of_the_api(exported, url, row):
+    """As curl would ask; more than a megabyte of base64, in which there is all that looks like a number."""
+    images = np.random.default_rng(1).integers(0, 256, (700, 16, 16, 9), dtype=np.uint8)
+    rows = [[{"b64": base64.b64encode(file).decode()} for file in files(image)] for image in images]
+    if row:
+        request = {"signature_name": "observation_bytes", "instances": [{"observation_bytes": one} for one in rows]}
+    else:
+        request = {"signature_name": "observation_bytes", "inputs": rows}
+    body = json.dumps(request)
+    assert len(body) > 2**21
+    answer = requests.post(f"{url}/v1/models/policy:predict", body, timeout=60)
+    assert answer.status_code == 200, answer.text
+    found = answer.json()["predictions" if row else "outputs"]
+    expected = run_dir.load_policy(exported[0], "latest").agent.act(images)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_a_bad_file_fails_alone_among_questions_asked_at_once(url):
+    from serve.client import BadRequest, PolicyClient
+
+    def ask(i):
+        with PolicyClient(url, "policy") as client:
+            try:
+                return client.act_on_pngs([NOT_A_FRAME["jpeg"]] * 3 if i % 4 == 3 else files(questions()[i % 2]))
+            except BadRequest as error:
+                return error
+
+    with concurrent.futures.ThreadPoolExecutor(8) as threads:
+        found = list(threads.map(ask, range(32)))
+    assert all(isinstance(answer, BadRequest) == (i % 4 == 3) for i, answer in enumerate(found))
+
+
+@pytest.mark.parametrize("channels, stack", [(1, 1), (1, 4), (3, 2)])
+def test_frames_are_decoded_as_they_were_encoded(channels, stack):
+    from ddpg_tf.saved_model import decode_pngs
+    from serve.pngs import to_pngs
+
+    images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, channels * stack), dtype=np.uint8)
+    found = decode_pngs(tf.constant([to_pngs(image, stack) for image in images]), stack, (5, 7, channels * stack))
+    np.testing.assert_array_equal(found, images)
 
 
 def test_rollout_of_pixels_reports_bytes_and_latency_of_both(exported, url):
     done = command("-m", "serve.rollout", f"--url={url}", "--model_name=policy", "--episodes=2",
                    f"--flagfile={exported[0] / 'flags.txt'}", f"--compare_run_dir={exported[0]}", "--checkpoint=latest")
     assert done.returncode == 0, done.stderr
-    for says in ("asked with numbers: ", "asked with PNG files: ", "bytes a question", "largest difference of their",
+    for says in ("images of [16, 16, 9]; each action is held for 3 steps", "asked with numbers: ",
+                 "asked with PNG files: ", "bytes a question", "largest difference of their",
                  "largest difference to the latest checkpoint's actor"):
         assert says in done.stdout
+    assert "latency p50" not in done.stdout.replace("question, latency p50", "")  # only that of each way of asking
+
+
+def test_rollout_of_an_environment_seen_otherwise_says_what_to_give(url):
+    done = command("-m", "serve.rollout", f"--url={url}", "--model_name=policy", f"--env={PICTURE}", "--pixels",
+                   "--frame_size=20")
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "takes images of [16, 16, 9]" in done.stderr and "[20, 20, 9]" in done.stderr
+    assert "--flagfile=RUN_DIR/flags.txt" in done.stderr
+
+
+def test_rollout_fails_when_files_and_numbers_give_different_actions():
+    from serve.pngs import Asking
+
+    class Liar:
+        bytes_sent = 1
+
+        def act(self, _):
+            return np.float32([0.5, 0.5])
+
+        def act_on_pngs(self, _):
+            return np.float32([0.5, 0.6])
+
+    asking = Asking(Liar(), 3)
+    asking.act(questions()[0])
+    assert asking.summarise(np.array([0.01, 0.2])) == []
+    assert "apart" in asking.summarise(np.array([0.2, 0.01]))[0]
+
+
+def test_query_draws_a_sample_of_an_image(url):
+    done = command("-m", "serve.query", f"--url={url}", "--model_name=policy", "--sample")
+    assert done.returncode == 0, done.stderr
+    assert len(json.loads(done.stdout)) == 3 and done.stderr == "observation: observation [16, 16, 9], random\n"
 
 
 def test_policy_json_says_what_an_observation_is(exported):

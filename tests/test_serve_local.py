@@ -169,6 +169,13 @@ def test_both_readers_agree(value, ascii):
     assert expect(rapidjson.parse(body)) == expect(slow) == expect(json.loads(json.dumps(value)))
 
 
+def test_what_looks_like_a_huge_number_within_a_long_string_is_no_reason_to_refuse():
+    text = 'a1e0000"\\/+' + "1234e5678/" * 200_000
+    assert rapidjson.parse(json.dumps({"b64": [text, 1.5]}).encode()) == {"b64": [text, 1.5]}
+    with pytest.raises(ServingError, match="more than 1 MB"):
+        rapidjson.parse(json.dumps([text]).encode()[:-1] + b", 1e0001]")
+
+
 @settings(max_examples=300)
 @given(st.binary() | st.text(alphabet='{}[],:"\\0123456789.eE+-nullNaInfity \t').map(str.encode))
 def test_any_bytes_parse_or_are_refused(body):

@@ -218,6 +218,15 @@ class PictureObservation(Picture):
         return self.render()
 
 
+class SamePicture(PictureObservation):
+    """Gives the same array every time, and draws over it."""
+
+    def render(self):
+        self.canvas = getattr(self, "canvas", np.zeros((self.native, self.native, 3), np.uint8))
+        self.canvas[:] = super().render()
+        return self.canvas
+
+
 class Look(Toy):
     """Pays minus the distance between the action and where the picture's bar stands; ten steps."""
 
@@ -280,7 +289,7 @@ class Unhurried(PendulumEnv):
 
 for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
             SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
-            MatrixAction, DeepImage, Picture, PictureObservation, Look, DictWithImage,
+            MatrixAction, DeepImage, Picture, PictureObservation, SamePicture, Look, DictWithImage,
             DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky, Unhurried):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")

@@ -18,6 +18,7 @@ _BOM = b"\xef\xbb\xbf"
 # What Python's reader accepts but reads differently: numbers that may overflow, escaped surrogates.
 _MAY_OVERFLOW = (b"e000", b"e+000", b"0" * 309)  # with 0 for every digit
 _TO_ZERO = bytes.maketrans(b"123456789E", b"000000000e")
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"', re.DOTALL)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 _MAX_SLOW = 2**20  # bytes that `_Reader` reads: more would take seconds
 _SPACE = re.compile(r"[ \t\n\r]*")
@@ -56,9 +57,14 @@ def parse(body: bytes) -> Any:
 
 
 def _unusual(body: bytes) -> bool:
+    if b"\\u" in body and _SURROGATE.search(body):
+        return True
+    return _may_overflow(body) and _may_overflow(_STRING.sub(b'""', body))  # base64 holds anything by chance
+
+
+def _may_overflow(body: bytes) -> bool:
     digits = body.translate(_TO_ZERO)
-    return any(number in digits for number in _MAY_OVERFLOW) or (
-        b"\\u" in body and _SURROGATE.search(body) is not None)
+    return any(number in digits for number in _MAY_OVERFLOW)
 
 
 def _first_wins(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
