@@ -3,17 +3,13 @@
 Does not import TensorFlow: vector workers and the video process start from here.
 """
 
-import contextlib
 import dataclasses
 import difflib
 import functools
 import importlib
 import json
-import multiprocessing
 import os
 import re
-import signal
-import sys
 import warnings
 from typing import Any
 
@@ -25,7 +21,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
-from ddpg_tf import frames
+from ddpg_tf import frames, rendering, workers
 from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 
@@ -60,8 +56,8 @@ def _register_dm_control(name: str):
                 warnings.simplefilter("ignore")  # glfw complains of the missing display
                 importlib.import_module("shimmy")
         except Exception as error:  # dm_control opens its GL library at import
-            if frames.is_about_gl(error):
-                raise UserError(frames.NO_GL.format(error)) from None
+            if rendering.is_about_gl(error):
+                raise UserError(rendering.NO_GL.format(error)) from None
             raise UserError(f"{name} needs shimmy and dm_control (see requirements.txt): {error}") from None
 
 
@@ -91,11 +87,11 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
-            rendering = {"render_mode": render_mode} if render_mode else {}  # not every environment knows the argument
-            env = gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **(env_kwargs or {}), **rendering)
+            mode = {"render_mode": render_mode} if render_mode else {}  # not every environment knows the argument
+            env = gym.make(env_id.rpartition(":")[2], disable_env_checker=True, **(env_kwargs or {}), **mode)
     except Exception as error:  # constructors raise all kinds of things at arguments they do not like
-        if frames.is_about_gl(error):
-            raise UserError(frames.NO_GL.format(error)) from None
+        if rendering.is_about_gl(error):
+            raise UserError(rendering.NO_GL.format(error)) from None
         raise UserError(f"cannot make {env_id}: {error}") from None
     return FreshWorld(env) if "bipedal_walker" in type(env.unwrapped).__module__ else env
 
@@ -229,22 +225,21 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """
     kwargs = json.loads(config.env_kwargs)
     env = make_env(config.env, kwargs)
-    if not config.pixels:
-        if not is_image(env.observation_space):
-            return env
-        draws = "car_racing" in type(env.unwrapped).__module__
-        return frames.Frames(frames.DrawnWhenSeen(env) if draws else env, config)
-    if "rgb_array" not in env.metadata.get("render_modes", ()):
+    if not config.pixels and not is_image(env.observation_space):
+        return env
+    if config.pixels and "rgb_array" not in env.metadata.get("render_modes", ()):
         raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")
-    gl = frames.renders_with_gl(env)
-    if gl and isolate:
+    if isolate and rendering.needs_own_process(env):
         env.close()
-        return frames.Isolated(functools.partial(_make_in_worker, make_policy_env, config))
-    kwargs = frames.render_arguments(env, config.frame_size) | kwargs
-    env.close()
-    env = make_env(config.env, kwargs, render_mode="rgb_array")
-    if gl:
-        frames.simplify_rendering(env)
+        make = functools.partial(make_policy_env, config, isolate=False)
+        return workers.Isolated(make, config.env, rendering.NO_GL.format("perhaps"))
+    if config.pixels:
+        kwargs = rendering.arguments(env, config.frame_size) | kwargs
+        env.close()
+        env = make_env(config.env, kwargs, render_mode="rgb_array")
+        rendering.simplify(env)
+    elif frames.DrawnWhenSeen.fits(env):
+        env = frames.DrawnWhenSeen(env)
     return frames.Frames(env, config)
 
 
@@ -258,26 +253,9 @@ def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
 
 
 def make_vector_env(config: Config) -> gym.vector.VectorEnv:
-    """The environments of `config` stepped together, autoreset disabled: `step` returns true successors.
-
-    Workers are spawned, not forked: TensorFlow's threads do not survive a fork.
-    """
-    disabled = gym.vector.AutoresetMode.DISABLED
+    """The environments of `config` stepped together, autoreset disabled: `step` returns true successors."""
     if config.vectorization == "async":
-        make = functools.partial(_make_in_worker, make_flat_env, config)
-        with frames.without_main() if config.pixels else contextlib.nullcontext():
-            return gym.vector.AsyncVectorEnv([make] * config.num_envs, context="spawn", autoreset_mode=disabled)
+        make = functools.partial(make_flat_env, config, isolate=False)
+        return workers.Workers([make] * config.num_envs, config.env, hide_main=config.pixels)
     make = functools.partial(make_flat_env, config)
-    return gym.vector.SyncVectorEnv([make] * config.num_envs, autoreset_mode=disabled)
-
-
-def _make_in_worker(make, config: Config) -> gym.Env:
-    if multiprocessing.parent_process() is not None:  # Gymnasium makes one in the parent too, to learn its spaces
-        signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the parent, which still needs its workers
-        frames.use_display_or_egl()
-        try:
-            return make(config, isolate=False)
-        except Exception as error:  # a GL library that is missing shows when it is imported, in all kinds of ways
-            print(f"warning: {config.env} cannot be made in a process of its own: {error}", file=sys.stderr, flush=True)
-            os._exit(1)
-    return make(config, isolate=False)
+    return gym.vector.SyncVectorEnv([make] * config.num_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)

@@ -1,25 +1,16 @@
-"""Pixels: an environment seen through stacked frames, and rendered where that is possible.
+"""Pixels: an environment seen through stacked frames. Does not import TensorFlow."""
 
-Does not import TensorFlow: what renders MuJoCo runs without it.
-"""
-
-import contextlib
-import os
-import re
-import sys
 from collections import deque
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.wrappers import OrderEnforcing, TimeLimit
 from PIL import Image
 
+from ddpg_tf import rendering
 from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
-
-NO_GL = ("cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
-         "environment variable MUJOCO_GL=egl (set by itself where there is no DISPLAY)")
 
 
 class Frames(gym.Wrapper):
@@ -62,7 +53,7 @@ class Frames(gym.Wrapper):
     def _frame(self, observation) -> np.ndarray:
         """uint8 [H, W, channels] of the environment's state."""
         if self._config.pixels:
-            picture = _rendered(self.env)
+            picture = rendering.picture(self.env, self._config.env)
         else:
             picture = self.env.picture() if isinstance(self.env, DrawnWhenSeen) else observation
         size = self._config.frame_size
@@ -86,6 +77,14 @@ class DrawnWhenSeen(gym.Wrapper):
         self._blank = np.zeros(env.observation_space.shape, np.uint8)
         self._score = 0.0
 
+    @staticmethod
+    def fits(env: gym.Env) -> bool:
+        """Whether `env` is CarRacing itself, with no wrapper that would miss its observations."""
+        while isinstance(env, TimeLimit | OrderEnforcing):
+            env = env.env
+        kind = type(env)  # not imported: Box2D may not be there
+        return (kind.__module__, kind.__name__) == ("gymnasium.envs.box2d.car_racing", "CarRacing")
+
     def _draw_later(self, mode: str):
         if mode != "state_pixels":
             return self._draw(mode)
@@ -100,102 +99,3 @@ class DrawnWhenSeen(gym.Wrapper):
             return self._draw("state_pixels")
         finally:
             env.reward = reward
-
-
-def render_arguments(env: gym.Env, size: int) -> dict:
-    """Arguments of gymnasium.make that have `env` render frames of `size` by itself; others are resized."""
-    if hasattr(env.unwrapped, "mujoco_renderer"):
-        return {"width": size, "height": size}
-    if hasattr(env.unwrapped, "render_kwargs"):  # dm_control, through shimmy
-        return {"render_kwargs": {"width": size, "height": size, "camera_id": 0,
-                                  "render_flag_overrides": {"shadow": False, "reflection": False}}}
-    return {}
-
-
-def renders_with_gl(env: gym.Env) -> bool:
-    """Whether `env` renders with OpenGL, which may not happen beside TensorFlow."""
-    return hasattr(env.unwrapped, "mujoco_renderer") or hasattr(env.unwrapped, "render_kwargs")
-
-
-def simplify_rendering(env: gym.Env):
-    """Turns off what makes software rendering slow and teaches nothing: shadows and reflections."""
-    inner = env.unwrapped
-    model = inner._env.physics.model if hasattr(inner, "render_kwargs") else inner.model
-    model.vis.quality.shadowsize = 0
-    model.mat_reflectance[:] = 0
-
-
-def _rendered(env: gym.Env) -> np.ndarray:
-    try:
-        return env.render()
-    except Exception as error:
-        if not renders_with_gl(env):
-            raise
-        raise UserError(NO_GL.format(error)) from None
-
-
-class Isolated(gym.Env):
-    """The environment that `make` makes, in a process of its own.
-
-    Mesa's software renderer and TensorFlow in one process end in a segmentation fault.
-
-    Args:
-      make: makes the environment; called here too, to learn its spaces, and must not render by itself.
-    """
-
-    def __init__(self, make):
-        try:
-            with without_main():
-                self._env = AsyncVectorEnv([make], context="spawn", autoreset_mode=AutoresetMode.DISABLED)
-        except (EOFError, ConnectionError):
-            raise UserError(NO_GL.format("the process that renders has died")) from None
-        self.observation_space, self.action_space = self._env.single_observation_space, self._env.single_action_space
-        self.metadata = self._env.metadata
-
-    def reset(self, *, seed=None, options=None):
-        with self._errors():
-            observation, _ = self._env.reset(seed=None if seed is None else [seed], options=options)
-        return observation[0], {}
-
-    def step(self, action):
-        with self._errors():
-            observation, reward, terminated, truncated, _ = self._env.step(np.array(action)[None])
-        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
-
-    def close(self):
-        self._env.close()
-
-    @contextlib.contextmanager
-    def _errors(self):
-        """Gymnasium logs the traceback of a worker's error before it raises the error here."""
-        level, gym.logger.min_level = gym.logger.min_level, gym.logger.ERROR + 1
-        try:
-            yield
-        except (EOFError, ConnectionError):
-            self._env.closed = True  # or it would wait for the dead
-            raise UserError(NO_GL.format("the process that renders has died")) from None
-        finally:
-            gym.logger.min_level = level
-
-
-@contextlib.contextmanager
-def without_main():
-    """Processes spawned meanwhile do not import this one's main module, which may import TensorFlow."""
-    main = sys.modules["__main__"]
-    kept = {name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__}
-    main.__spec__ = None
-    try:
-        yield
-    finally:
-        main.__dict__.update(kept)
-
-
-def is_about_gl(error: Exception) -> bool:
-    """Whether `error` is that of a missing GL library: they come as all kinds of exceptions."""
-    return re.search(r"\bgl[A-Z]|\begl[A-Z]|OpenGL|EGL|OSMesa", str(error)) is not None
-
-
-def use_display_or_egl():
-    """Chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
-    if "DISPLAY" not in os.environ:
-        os.environ.setdefault("MUJOCO_GL", "egl")

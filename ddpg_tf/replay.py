@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.config import Config
 
 _DRAWN_AHEAD = 10  # steps: an element of tf.data costs more than drawing a minibatch (benchmarks/results/profile.md)
@@ -227,8 +227,14 @@ def ring_size(config: Config, image: bool = False) -> tuple[int, int]:
 
     Slack is the transitions to keep beyond replay_capacity so that either of the two kept checkpoints can be resumed.
     Of images both are slots, of which a step takes two at worst.
+
+    Raises:
+      UsageError: the capacity is less than an image is made of.
     """
     slots = 1 + image
+    if image and config.replay_capacity // config.num_envs <= stack_of(config):
+        raise UsageError(f"replay_capacity ({config.replay_capacity}) must leave each of num_envs ({config.num_envs}) "
+                         f"more than frame_stack ({config.frame_stack}) frames")
     interval = config.checkpoint_every or config.total_steps
     oldest_draw = (2 * _blocks_per_draw(config, image) - 1 + image) * config.update_every
     most = slots * config.total_steps

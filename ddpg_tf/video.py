@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import child, envs, frames
+from ddpg_tf import child, envs, rendering
 from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 
@@ -50,12 +50,12 @@ def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:
 def _main(settings: str, seed: str, actions: str, out: str):
     import imageio
 
-    frames.use_display_or_egl()
+    rendering.use_display_or_egl()
     config = Config(**json.loads(settings))
     env = envs.make_env(config.env, json.loads(config.env_kwargs), render_mode="rgb_array")
     repeat = config.action_repeat if config.pixels or envs.is_image(env.observation_space) else 1
     env.reset(seed=int(seed))
-    _follow(env)
+    rendering.follow(env)
     pictures = [env.render()]
     for action in np.load(actions).repeat(repeat, axis=0):
         _, _, terminated, truncated, _ = env.step(action)
@@ -68,17 +68,6 @@ def _main(settings: str, seed: str, actions: str, out: str):
     imageio.mimwrite(partial, [frame[:height, :width] for frame in pictures], fps=fps)
     os.replace(partial, out)
     env.close()
-
-
-def _follow(env):
-    """Uses the model's tracking camera: since 1.4, Gymnasium's own stays where most MuJoCo robots have left."""
-    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
-    if renderer is not None:
-        import mujoco
-
-        camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
-        if camera != -1:
-            renderer.camera_id = camera
 
 
 if __name__ == "__main__":

@@ -59,8 +59,8 @@ class World:
         options.autotune.enabled = False  # it would prefetch
         return iter(tf.data.Dataset.counter().map(tensors).with_options(options))
 
-    def in_graph(self, *cuts):
-        loop, metrics = InnerLoop(self.agent, self.blocks(), self.step, self.every), []
+    def in_graph(self, *cuts, overlap=False):
+        loop, metrics = InnerLoop(self.agent, self.blocks(), self.step, self.every, overlap), []
         for first, last in itertools.pairwise(cuts):
             metrics += loop.run(self.observation, first, last)
         return metrics
@@ -76,13 +76,21 @@ class World:
 
 
 @pytest.mark.parametrize("every, cuts", [(1, (0, 12)), (1, (5, 6, 17)), (3, (0, 12)), (3, (6, 7, 11, 12, 17))])
-@pytest.mark.parametrize("normalize_observations", [False, True])
-def test_the_graph_does_what_python_would_however_it_is_cut(every, cuts, normalize_observations):
-    """Bit for bit, and in the same order: every action is the updated policy's, every block sees the step before."""
+@pytest.mark.parametrize("normalize_observations, overlap", [(False, False), (True, False), (False, True)])
+def test_the_graph_does_what_python_would_however_it_is_cut(every, cuts, normalize_observations, overlap):
+    """Bit for bit, and in the same order: every action is the updated policy's, every block sees the step before.
+
+    With overlap the block does not wait for that step, and its numbers are the same.
+    """
     graph, python = (World(every, normalize_observations) for _ in range(2))
-    assert graph.in_graph(*cuts) == python.in_python(cuts[0], cuts[-1])
+    assert graph.in_graph(*cuts, overlap=overlap) == python.in_python(cuts[0], cuts[-1])
     np.testing.assert_array_equal(graph.actions, python.actions)
-    assert graph.events == python.events and len(graph.actions) == cuts[-1] - cuts[0]
+    if overlap:  # a block is taken during the step
+        assert every > 1 or graph.events[:2] == ["block", "step"]
+        assert sorted(graph.events) == sorted(python.events)
+    else:
+        assert graph.events == python.events
+    assert len(graph.actions) == cuts[-1] - cuts[0]
     expected = python.agent.state()
     for name, array in graph.agent.state().items():
         np.testing.assert_array_equal(array, expected[name], err_msg=name)

@@ -8,6 +8,7 @@ import json
 import os
 import subprocess
 import sys
+import types
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ from conftest import ROOT, command, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import DDPG, Config, ReplayBuffer, envs, frames, replay, run_dir, train
+from ddpg_tf import DDPG, Config, ReplayBuffer, envs, frames, rendering, replay, run_dir, train, workers
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.config import parse_command_line
 from ddpg_tf.replay import Batch
 from ddpg_tf.vision import random_shift
+from tests import toy_envs
 
 PICTURE = "tests.toy_envs:ToyPicture-v0"
 SMALL = dict(env=PICTURE, pixels=True, frame_size=16, conv_filters=(4, 4), conv_kernels=(4, 3), conv_strides=(2, 1),
@@ -152,6 +154,49 @@ def test_flags_for_images_warn_where_there_are_none(tmp_path, tiny):
         train(tiny(tmp_path / "run", action_repeat=2, grayscale=True, total_steps=300))
 
 
+@pytest.mark.parametrize("picture, says", [
+    ("nothing", "renders NoneType, not an array"), ("list", "renders list"),
+    ("float64", r"renders float64 \[16, 16, 3\]"), ("channels first", r"renders uint8 \[3, 16, 16\]"),
+    ("", "cannot render: division by zero"), ("grey", None),
+    ("transparent", None)])
+def test_what_render_may_return(picture, says):
+    env = envs.make_policy_env(small(env="tests.toy_envs:ToyOddPicture-v0", env_kwargs={"picture": picture}))
+    if says is None:
+        assert env.reset(seed=0)[0].shape == (16, 16, 9)
+    else:
+        with pytest.raises(UserError, match=says):
+            env.reset(seed=0)
+
+
+def test_a_wrapper_of_car_racing_sees_every_picture():
+    env = envs.make_policy_env(Config(env="tests.toy_envs:ToyCroppedCarRacing-v0", frame_size=84))
+    observation, _ = env.reset(seed=0)
+    assert not isinstance(env.env, frames.DrawnWhenSeen) and observation[-4:].std() > 5  # the bar is black
+
+
+def test_a_replay_smaller_than_an_observation_is_refused(tmp_path):
+    with pytest.raises(UsageError, match=r"replay_capacity \(6\) .* num_envs \(2\) more than frame_stack \(3\)"):
+        train(small(tmp_path / "run", replay_capacity=6, num_envs=2, update_every=2))
+
+
+def test_who_draws_with_opengl_gets_a_process_of_its_own(monkeypatch):
+    """Also an environment that calls MuJoCo's renderer by itself, as MuJoCo's tutorial does."""
+    assert rendering.needs_own_process(envs.make_env("InvertedPendulum-v5"))
+    for harmless in (PICTURE, "Pendulum-v1", "CarRacing-v3"):
+        assert not rendering.needs_own_process(envs.make_env(harmless))
+    monkeypatch.setattr(toy_envs, "mujoco", types.ModuleType("mujoco"), raising=False)
+    assert rendering.needs_own_process(envs.make_env(PICTURE))
+
+
+def test_a_process_that_dies_is_one_message():
+    found = envs.make_vector_env(Config(env="tests.toy_envs:ToyDies-v0", num_envs=2, vectorization="async"))
+    found.reset(seed=[0, 1])
+    with pytest.raises(UserError, match=r"a process of tests.toy_envs:ToyDies-v0 has died \(exit status -9"):
+        for _ in range(3):
+            found.step(np.stack([toy_envs.LOW] * 2))
+    found.close()
+
+
 def has_gl():
     code = "import mujoco; mujoco.GLContext(8, 8).make_current()"
     return subprocess.run([sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "egl"},
@@ -168,7 +213,7 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("ddpg_tf._tf"))
     env = envs.make_flat_env(Config(env=env_id, pixels=True))
     try:
-        assert isinstance(env.unwrapped, frames.Isolated)
+        assert isinstance(env.unwrapped, workers.Isolated)
         observation, _ = env.reset(seed=0)
         assert observation.shape == (64, 64, 9) and observation.std() > 1
         after, *_ = env.step(env.action_space.high)
@@ -177,6 +222,26 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
         np.testing.assert_array_equal(env.reset(seed=0)[0], observation)
     finally:
         env.close()
+
+
+@pytest.mark.skipif(not has_gl(), reason="no software OpenGL (libegl1, libgl1-mesa-dri)")
+def test_the_camera_follows_a_robot_that_walks_away():
+    code = """
+import numpy as np
+from ddpg_tf import Config, envs
+env = envs.make_policy_env(Config(env="HalfCheetah-v5", pixels=True, frame_stack=1), isolate=False)
+pictures = []
+for height in (0, 0.3):
+    env.reset(seed=0)
+    inner = env.unwrapped
+    position = inner.data.qpos.copy()
+    position[:2] = 10, height
+    inner.set_state(position, 0 * inner.data.qvel)
+    pictures.append(env.env.render().astype(float))
+print(np.abs(pictures[1] - pictures[0]).max())
+"""
+    done = command("-c", code, env={**os.environ, "MUJOCO_GL": "egl"})
+    assert float(done.stdout) > 50, done.stderr
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "dm_control/cartpole-balance-v0"])

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import os
 import signal
 import subprocess
 import sys
@@ -39,7 +40,7 @@ def last_step(path):
 
 def start(*argv):
     return subprocess.Popen([sys.executable, "train.py", *map(str, argv)], cwd=ROOT, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True)
+                            stderr=subprocess.PIPE, text=True, start_new_session=True)
 
 
 def wait_for_step(process, path, step):
@@ -181,6 +182,18 @@ def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number,
     if number == signal.SIGTERM and checkpoint.load(path / "checkpoints")[1]["step"] < 1200:
         train(config, resume=True)
         assert (path / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
+
+
+def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path, tiny):
+    """As `timeout`, schedulers and terminals send it."""
+    path = tmp_path / "run"
+    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", total_steps=100_000).to_flags())
+    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
+    wait_for_step(process, path, 100)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
 
 
 def test_resuming_with_total_steps_at_the_interruption_evaluates_there(tmp_path, tiny, monkeypatch):

@@ -218,6 +218,37 @@ class PictureObservation(Picture):
         return self.render()
 
 
+class OddPicture(Toy):
+    """Renders what `picture` names."""
+
+    metadata = {"render_modes": ["rgb_array"]}
+
+    def __init__(self, render_mode=None, picture="nothing"):
+        self.render_mode, self.picture = render_mode, picture
+
+    def render(self):
+        return {"nothing": None, "list": [np.zeros((16, 16, 3), np.uint8)], "float64": np.zeros((16, 16, 3)),
+                "channels first": np.zeros((3, 16, 16), np.uint8), "grey": np.zeros((16, 20), np.uint8),
+                "transparent": np.zeros((16, 16, 4), np.uint8), "error": {}}[self.picture or 1 / 0]
+
+
+def cropped_car_racing(**arguments):
+    """CarRacing without its score; what is not a Gymnasium wrapper of its own must still see every picture."""
+    from gymnasium.envs.box2d.car_racing import CarRacing
+
+    return gym.wrappers.TransformObservation(CarRacing(**arguments), lambda picture: picture[:84],
+                                             Box(0, 255, (84, 96, 3), np.uint8))
+
+
+class Dies(Toy):
+    """Its process is killed in the third step, as for want of memory."""
+
+    def step(self, action):
+        if self.t == 2:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().step(action)
+
+
 class SamePicture(PictureObservation):
     """Gives the same array every time, and draws over it."""
 
@@ -289,9 +320,10 @@ class Unhurried(PendulumEnv):
 
 for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
             SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
-            MatrixAction, DeepImage, Picture, PictureObservation, SamePicture, Look, DictWithImage,
+            MatrixAction, DeepImage, Picture, PictureObservation, SamePicture, OddPicture, Dies, Look, DictWithImage,
             DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky, Unhurried):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")
+gym.register("ToyCroppedCarRacing-v0", entry_point=cropped_car_racing)
 # A package that keeps two versions: v1 is retired, v3 runs.
 gym.register("ToyVersioned-v3", entry_point=f"{__name__}:Toy")

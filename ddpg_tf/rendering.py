@@ -1,0 +1,92 @@
+"""How environments draw themselves: with OpenGL or without, cheaply, and with the camera on the robot.
+
+Does not import TensorFlow: what renders MuJoCo runs without it.
+"""
+
+import os
+import re
+import sys
+from types import ModuleType
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from ddpg_tf.cli import UserError
+
+NO_GL = ("cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
+         "environment variable MUJOCO_GL=egl (set by itself where there is no DISPLAY)")
+_GL = {"mujoco", "dm_control", "OpenGL"}
+
+
+def needs_own_process(env: gym.Env) -> bool:
+    """Whether `env` draws with OpenGL: Mesa's renderer and TensorFlow in one process end in a segmentation fault."""
+    inner = env.unwrapped
+    imported = {part.__name__.partition(".")[0] for part in vars(sys.modules[type(inner).__module__]).values()
+                if isinstance(part, ModuleType)}
+    return hasattr(inner, "mujoco_renderer") or hasattr(inner, "render_kwargs") or not imported.isdisjoint(_GL)
+
+
+def arguments(env: gym.Env, size: int) -> dict[str, Any]:
+    """Arguments of gymnasium.make that have `env` draw frames of `size` by itself; others are resized."""
+    if hasattr(env.unwrapped, "mujoco_renderer"):
+        return {"width": size, "height": size}
+    if hasattr(env.unwrapped, "render_kwargs"):  # dm_control, through shimmy
+        return {"render_kwargs": {"width": size, "height": size, "camera_id": 0,
+                                  "render_flag_overrides": {"shadow": False, "reflection": False}}}
+    return {}
+
+
+def simplify(env: gym.Env):
+    """Turns off what makes software rendering slow and teaches nothing, shadows and reflections; follows the robot."""
+    inner = env.unwrapped
+    if hasattr(inner, "render_kwargs"):
+        model = inner._env.physics.model
+    elif hasattr(inner, "mujoco_renderer"):
+        model = inner.model
+    else:
+        return
+    model.vis.quality.shadowsize = 0
+    model.mat_reflectance[:] = 0
+    follow(env)
+
+
+def follow(env: gym.Env):
+    """Uses the model's tracking camera: since 1.4, Gymnasium's own stays where most MuJoCo robots have left."""
+    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    if renderer is not None and renderer.camera_id == -1:
+        import mujoco
+
+        camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        if camera != -1:
+            renderer.camera_id = camera
+
+
+def picture(env: gym.Env, name: str) -> np.ndarray:
+    """uint8 [H, W] or [H, W, C], what `env` looks like now.
+
+    Raises:
+      UserError: it cannot draw itself, or into something else.
+    """
+    try:
+        found = env.render()
+    except Exception as error:  # GL libraries raise all kinds of things
+        message = NO_GL.format(error) if is_about_gl(error) else f"{name} cannot render: {error}"
+        raise UserError(message) from None
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{name} renders {type(found).__name__}, not an array: --pixels needs uint8 [H, W, 3]")
+    if found.dtype != np.uint8 or not (found.ndim == 2 or (found.ndim == 3 and found.shape[2] in (1, 3, 4))):
+        raise UserError(f"{name} renders {found.dtype} {list(found.shape)}: --pixels needs uint8 [H, W, 3], or 1 or 4 "
+                        "channels")
+    return found
+
+
+def is_about_gl(error: Exception) -> bool:
+    """Whether `error` is that of a missing GL library: they come as all kinds of exceptions."""
+    return re.search(r"\bgl[A-Z]|\begl[A-Z]|OpenGL|EGL|OSMesa|MUJOCO_GL", str(error)) is not None
+
+
+def use_display_or_egl():
+    """Chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
+    if "DISPLAY" not in os.environ:
+        os.environ.setdefault("MUJOCO_GL", "egl")

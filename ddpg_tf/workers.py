@@ -1,0 +1,127 @@
+"""Environments in processes of their own: many at once, or one that must not share a process with TensorFlow."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector.async_vector_env import AsyncState
+
+from ddpg_tf import rendering
+from ddpg_tf.cli import UserError
+
+Make = Callable[[], gym.Env]
+
+
+class Workers(AsyncVectorEnv):
+    """A process for each environment, autoreset disabled; one that dies is a UserError.
+
+    Spawned, not forked: TensorFlow's threads do not survive a fork, and rendering hangs after one.
+
+    Args:
+      makes: make the environments, in their processes; the first is called here too, to learn its spaces, and must
+        not render by itself then.
+      name: of the environment, for messages.
+      hint: what to look for if a process dies before its first observation.
+      hide_main: have the processes not import this one's main module, which may import TensorFlow.
+    """
+
+    def __init__(self, makes: Sequence[Make], name: str, *, hint: str = "", hide_main: bool = False):
+        self._name, self._hint = name, hint
+        parent = os.getpid()
+        with self._explained(), _without_main() if hide_main else contextlib.nullcontext():
+            super().__init__([_Making(make, name, parent) for make in makes], context="spawn",
+                             autoreset_mode=AutoresetMode.DISABLED)
+
+    def reset(self, **arguments):
+        with self._explained():
+            found = super().reset(**arguments)
+        self._hint = ""
+        return found
+
+    def step(self, actions):
+        with self._explained():
+            return super().step(actions)
+
+    def close(self, **arguments):
+        try:
+            super().close(**arguments)
+        except (EOFError, ConnectionError):  # there is nobody to say goodbye to
+            self._state = AsyncState.DEFAULT
+            super().close(terminate=True)
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turns a death into a UserError, and has Gymnasium log a worker's traceback only of what is none."""
+        log, logged = gym.logger.error, []
+        gym.logger.error = lambda message, *_: logged.append(message)
+        try:
+            yield
+        except (EOFError, ConnectionError):
+            for process in self.processes:
+                process.join(1)
+            codes = [process.exitcode for process in self.processes if process.exitcode is not None]
+            self._state = AsyncState.DEFAULT
+            self.close(terminate=True)
+            raise UserError(f"a process of {self._name} has died (exit status {', '.join(map(str, codes))})"
+                            f"{self._hint and '; '}{self._hint}") from None
+        except UserError:
+            raise
+        except Exception:
+            for message in logged:
+                log(message)
+            raise
+        finally:
+            gym.logger.error = log
+
+
+class _Making:
+    """Makes an environment in a worker, of which `parent` is not the process id."""
+
+    def __init__(self, make: Make, name: str, parent: int):
+        self._make, self._name, self._parent = make, name, parent
+
+    def __call__(self) -> gym.Env:
+        if os.getpid() == self._parent:
+            return self._make()
+        os.setsid()  # Ctrl-C and SIGTERM to the group are for the parent, which still needs its workers
+        rendering.use_display_or_egl()
+        try:
+            return self._make()
+        except Exception as error:  # Gymnasium would print a traceback here, and only say there that the pipe is closed
+            print(f"warning: {self._name} cannot be made in a process of its own: {error}", file=sys.stderr, flush=True)
+            os._exit(1)
+
+
+class Isolated(gym.Env):
+    """The environment that `make` makes, in a process of its own without TensorFlow."""
+
+    def __init__(self, make: Make, name: str, hint: str):
+        self._env = Workers([make], name, hint=hint, hide_main=True)
+        self.observation_space, self.action_space = self._env.single_observation_space, self._env.single_action_space
+        self.metadata = self._env.metadata
+
+    def reset(self, *, seed=None, options=None):
+        observation, _ = self._env.reset(seed=None if seed is None else [seed], options=options)
+        return observation[0], {}
+
+    def step(self, action):
+        observation, reward, terminated, truncated, _ = self._env.step(np.array(action)[None])
+        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+
+    def close(self):
+        self._env.close()
+
+
+@contextlib.contextmanager
+def _without_main():
+    main = sys.modules["__main__"]
+    kept = {name: main.__dict__.pop(name) for name in ("__spec__", "__file__") if name in main.__dict__}
+    main.__spec__ = None
+    try:
+        yield
+    finally:
+        main.__dict__.update(kept)
