@@ -72,22 +72,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         status = 2 if isinstance(error, UsageError) else 1
     except KeyboardInterrupt:
         status = 130
-    except BrokenPipeError as error:
-        if _is_read():
-            print(f"error: {error}", file=sys.stderr)
-        else:  # the reader of our output (head, less) left
-            sys.stderr.close()
+    except BrokenPipeError:  # the reader of our output (head, less) left
+        sys.stderr.close()
         status = 1
     except OSError as error:  # the disk is full, a directory is not ours, ...
         print(f"error: {error}", file=sys.stderr)
         status = 1
     sys.exit(status or 0)
-
-
-def _is_read() -> bool:
-    """Whether somebody still reads what is printed."""
-    try:
-        print(end="", flush=True)
-    except BrokenPipeError:
-        return False
-    return True
