@@ -7,6 +7,7 @@ change it.
 """
 
 import bisect
+import mmap
 import os
 import shutil
 from collections.abc import Iterator
@@ -115,6 +116,19 @@ class ReplayBuffer:
         back = np.minimum(np.arange(stack - 1, -1, -1), age[..., None])  # an episode begins with its frame repeated
         return ring["pixels"][(newest[..., None] - back) % self._length, env[..., None]]
 
+    def _read_ahead(self, slot, end, env):
+        """Has the system read the frames of a draw that are not in memory together, not each in its turn."""
+        pixels = self._ring["pixels"]
+        if not isinstance(pixels, np.memmap):
+            return
+        size, frame = pixels[0].nbytes, self._ring["frame"]
+        firsts = (frame[slot, env] - self._frame_stack + 1) % self._length
+        lasts = (frame[end, env] + 1) % self._length
+        for first, last in zip(firsts.ravel().tolist(), lasts.ravel().tolist(), strict=True):
+            start = first * size // mmap.PAGESIZE * mmap.PAGESIZE
+            stop = (last + 1 if first <= last else self._length) * size  # at the ring's end the rest has to wait
+            pixels.base.madvise(mmap.MADV_WILLNEED, start, stop - start)
+
     def _oldest(self, rows: int) -> int:
         """The first of the first `rows` rows that may be drawn."""
         oldest = max(0, rows - self._capacity)
@@ -160,6 +174,7 @@ class ReplayBuffer:
         end = last % self._length
         discount = self._gamma ** (last - first + 1.0) * (ring["terminated"][end, env] == 0)
         if self._image:
+            self._read_ahead(slot, end, env)
             observation, next_observation = self._stacks(slot, env, False), self._stacks(end, env, True)
         else:
             observation, next_observation = ring["observation"][slot, env], ring["next_observation"][end, env]
