@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, networks, replay, run_dir, video
+from ddpg_tf import checkpoint, networks, replay, ring, run_dir, video
 from ddpg_tf.agent import DDPG
 from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.collect import Collector, Policy
@@ -73,7 +73,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
-        replay.require_disk(path, replay.ring_bytes(config, spaces.observation_shape, spaces.action_size))
+        ring.require_disk(path, replay.ring_bytes(config, spaces.observation_shape, spaces.action_size))
         run_dir.create(path, config)
         _warn_of_no_effect(config, spaces)
     lock = run_dir.lock(path)

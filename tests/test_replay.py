@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import replay
+from ddpg_tf import replay, ring
 from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
 from ddpg_tf.replay import Batch, ReplayBuffer
@@ -392,7 +392,7 @@ def small_disk(monkeypatch, free):
 def test_a_disk_that_is_too_small_is_refused_with_both_sizes_and_nothing_made(tmp_path, monkeypatch):
     small_disk(monkeypatch, 1_230_000_000)
     with pytest.raises(UserError, match=r"needs 4\.50 GB .* has 1\.23 GB free"):
-        replay.require_disk(tmp_path / "not" / "there", 4_500_000_000)
+        ring.require_disk(tmp_path / "not" / "there", 4_500_000_000)
     with pytest.raises(UserError, match=r"needs 4\.20 GB .* has 1\.23 GB free"):  # 4 x (4 + 1 + 1 + 4) + 2 bytes each
         ReplayBuffer(100_000_000, 4, 1, directory=tmp_path / "replay")
     assert not list(tmp_path.iterdir())

@@ -1,0 +1,91 @@
+"""The replay's arrays as memory-mapped files: which there are, opened, regrown, and whether the disk has room."""
+
+import os
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+
+from ddpg_tf.cli import UserError
+
+_COPIED_AT_ONCE = 4096  # rows
+Layout = Mapping[str, tuple[tuple[int, ...], type]]
+
+
+def layout_of(num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
+              ) -> Layout:
+    """{array: (shape of a row, dtype)}"""
+    shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
+    rest = {"action": ((num_envs, action_size), np.float32), "reward": ((num_envs,), np.float32),
+            "terminated": ((num_envs,), np.uint8), "ended": ((num_envs,), np.uint8)}
+    if len(shape) == 1:
+        return {"observation": ((num_envs, *shape), np.float32), "next_observation": ((num_envs, *shape), np.float32),
+                **rest}
+    pixels = (num_envs, *shape[:2], shape[2] // frame_stack)
+    # Where an observation's newest frame is, and how many of the episode's lie before it, at most frame_stack - 1.
+    return {"pixels": (pixels, np.uint8), "frame": ((num_envs,), np.int64), "age": ((num_envs,), np.uint8), **rest}
+
+
+def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> tuple[int, dict[str, np.memmap]]:
+    """The ring in `directory`/ring-<length>, made or, when a resumed run needs a longer one, regrown.
+
+    Args:
+      rows: vector rows already written; 0 for a new run.
+    Returns:
+      (its length, its arrays by name, [length, N, ...]).
+    Raises:
+      UserError: there should be a ring and is none, or the disk has no room.
+    """
+    existing = sorted((path for path in directory.glob("ring-*") if path.name[5:].isdigit()),
+                      key=lambda path: int(path.name[5:]))
+    if rows and not existing:
+        raise UserError(f"{directory} holds no replay: the run cannot be resumed")
+    if rows and int(existing[-1].name[5:]) >= length:
+        length = int(existing[-1].name[5:])
+    else:
+        _make_ring(directory, layout, length, existing[-1] if rows else None, rows)
+    home = directory / f"ring-{length}"
+    for stale in existing:
+        if stale != home:
+            shutil.rmtree(stale)
+    ring = {name: np.memmap(home / name, dtype, "r+", shape=(length, *shape))
+            for name, (shape, dtype) in layout.items()}
+    return length, ring
+
+
+def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None, rows: int):
+    """Reserves the files of a new ring, copies what `source` holds of the first `rows` rows, renames it into place."""
+    sizes = {name: length * int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (shape, dtype) in layout.items()}
+    partial, home = directory / "partial", directory / f"ring-{length}"
+    for stale in (partial, home):  # of a run that was killed before its first checkpoint
+        shutil.rmtree(stale, ignore_errors=True)
+    require_disk(directory, sum(sizes.values()))
+    partial.mkdir(parents=True)
+    for name, (shape, dtype) in layout.items():
+        with open(partial / name, "wb") as file:
+            # Reserved now: under a sparse file, a full disk kills the process later without a word.
+            os.posix_fallocate(file.fileno(), 0, sizes[name])
+        if source:
+            old_length = int(source.name[5:])
+            old = np.memmap(source / name, dtype, "r", shape=(old_length, *shape))
+            new = np.memmap(partial / name, dtype, "r+", shape=(length, *shape))
+            for env in range(shape[0]):
+                number = rows  # of the slots ever written
+                if name == "pixels":
+                    frames = np.memmap(source / "frame", np.int64, "r", shape=(old_length, shape[0]))
+                    number = int(frames[(rows - 1) % old_length, env]) + 2
+                for start in range(max(0, number - old_length), number, _COPIED_AT_ONCE):
+                    kept = np.arange(start, min(start + _COPIED_AT_ONCE, number))
+                    new[kept % length, env] = old[kept % old_length, env]
+            new.flush()
+    partial.rename(home)
+
+
+def require_disk(directory: Path, needed: int):
+    """Raises UserError, with the sizes, when `needed` bytes do not fit where `directory` is or will be."""
+    place = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(place).free
+    if needed > free:
+        raise UserError(f"the replay needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free: lower "
+                        "--replay_capacity or choose a --run_dir elsewhere")
