@@ -1,13 +1,16 @@
 """Learning from pixels: what an update, a minibatch, a step and a request cost.
 
     python -m benchmarks.pixels [update] [replay] [step] [request] [random] [--out=benchmarks/results/pixels.md]
-    systemd-run --scope -p MemoryMax=4G python -m benchmarks.pixels memory --out=benchmarks/results/pixels-memory.md
+    python -m benchmarks.pixels memory --out=benchmarks/results/pixels-memory.md
 
 update: preset pixels' networks, batch 128, with and without XLA, grey and RGB; the convolutions alone in both layouts.
 replay: bytes of a slot, and drawing a minibatch beside the update. step: CarRacing's with the update during the
 environment's step and after it. request: the bytes of an observation as numbers and as PNG files, on the frames of a
 uniformly random policy. random: that policy's returns. memory, only when named: drawing from a replay that is larger
-than the memory there is (12.4 GB on disk). Pieces alternate; medians of rounds.
+than the memory there is (12.4 GB on disk), in a control group with a limit, such as
+    mkdir /sys/fs/cgroup/memory/small && echo 4G > /sys/fs/cgroup/memory/small/memory.limit_in_bytes
+    bash -c 'echo $$ > /sys/fs/cgroup/memory/small/tasks; exec python -m benchmarks.pixels memory'
+Pieces alternate; medians of rounds.
 """
 
 import json
@@ -23,7 +26,7 @@ import numpy as np
 from absl import flags
 
 from benchmarks import report
-from ddpg_tf import cli, config, envs, replay, run_dir
+from ddpg_tf import cli, config, envs, frames, replay, run_dir
 from ddpg_tf.config import Config
 
 BATCH, SIDE = 128, 64
@@ -141,7 +144,7 @@ def step(rounds: int) -> report.Part:
     spaces, pieces, closing = run_dir.read_spaces(settings_), {}, []
     with tempfile.TemporaryDirectory() as directory:
         for name, overlap in (("update during the step", True), ("update after the step", False)):
-            buffer, agent = _filled(3, 3_000, Path(directory) / name), _agent(3, False, actions=3)
+            buffer, agent = _filled(3, 3_000, Path(directory) / name, actions=3), _agent(3, False, actions=3)
             collector = Collector(settings_, spaces)
             closing.append(collector)
             done = iter(range(10**9))
@@ -159,11 +162,17 @@ def step(rounds: int) -> report.Part:
                 loop.run(collector.observation, first, first + 10)
 
             pieces[name] = ten
+        for name, env in (("environment alone", envs.make_policy_env(settings_)),
+                          ("environment alone, drawn at each simulated step",
+                           frames.Frames(envs.make_env(settings_.env), settings_))):
+            closing.append(env)
+            env.reset(seed=0)
+            pieces[name] = lambda env=env: [env.step(np.float32([0, 0.1, 0])) for _ in range(10)]
         found = _alternate(pieces, rounds)
-        for collector in closing:
-            collector.close()
+        for used in closing:
+            used.close()
     rows = [report.Row(f"{name}, ms", value / 10) for name, value in found.items()]
-    during, after = found.values()
+    during, after, *_ = found.values()
     return report.Part("CarRacing-v3, four simulated steps an action, an update each step, grey.",
                        [*rows, report.Row("during / after", during / after, "<", 1.0)])
 
@@ -233,9 +242,9 @@ def _minibatch(channels: int):
     return Batch(image, numbers[..., None], numbers, numbers, other)
 
 
-def _filled(channels: int, slots: int, directory: Path):
+def _filled(channels: int, slots: int, directory: Path, actions: int = 1):
     """A replay with `slots` rows of noise, in episodes of 250."""
-    rng, actions = np.random.default_rng(0), 3 if slots < 10_000 else 1
+    rng = np.random.default_rng(0)
     buffer = replay.ReplayBuffer(slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000,
                                  directory=directory)
     image = rng.integers(0, 256, (1, SIDE, SIDE, channels), dtype=np.uint8)

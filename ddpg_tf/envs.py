@@ -195,6 +195,11 @@ def is_image(space: gym.Space) -> bool:
     return isinstance(space, Box) and space.dtype == np.uint8 and len(space.shape) in (2, 3)
 
 
+def sees_images(config: Config, env: gym.Env) -> bool:
+    """Whether a policy is shown frames of `env`, as make_env gives it, and holds its actions."""
+    return config.pixels or is_image(env.observation_space)
+
+
 def _observation_leaves(space: gym.Space, path: tuple[str, ...]):
     """(path, space) of each leaf, in the order of gymnasium.spaces.flatten."""
     if isinstance(space, Dict):
@@ -225,7 +230,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """
     kwargs = json.loads(config.env_kwargs)
     env = make_env(config.env, kwargs)
-    if not config.pixels and not is_image(env.observation_space):
+    if not sees_images(config, env):
         return env
     if config.pixels and "rgb_array" not in env.metadata.get("render_modes", ()):
         raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")

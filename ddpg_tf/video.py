@@ -53,7 +53,7 @@ def _main(settings: str, seed: str, actions: str, out: str):
     rendering.use_display_or_egl()
     config = Config(**json.loads(settings))
     env = envs.make_env(config.env, json.loads(config.env_kwargs), render_mode="rgb_array")
-    repeat = config.action_repeat if config.pixels or envs.is_image(env.observation_space) else 1
+    repeat = config.action_repeat if envs.sees_images(config, env) else 1
     env.reset(seed=int(seed))
     rendering.follow(env)
     pictures = [env.render()]
