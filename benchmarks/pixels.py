@@ -1,6 +1,6 @@
 """Learning from pixels: what an update, a minibatch, a step and a request cost.
 
-    python -m benchmarks.pixels [update] [replay] [step] [request] [random] [--out=benchmarks/results/pixels.md]
+    python -m benchmarks.pixels [update] [replay] [step] [request] [random] [--out=benchmarks/results/pixels-cost.md]
     python -m benchmarks.pixels memory --out=benchmarks/results/pixels-memory.md
 
 update: preset pixels' networks, batch 128, with and without XLA, grey and RGB; the convolutions alone in both layouts.
@@ -36,7 +36,7 @@ ENVIRONMENTS = ("InvertedPendulum-v5", "Pendulum-v1", "CarRacing-v3")
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("out", "benchmarks/results/pixels.md", "file for the results", flag_values=values)
+    flags.DEFINE_string("out", "benchmarks/results/pixels-cost.md", "file for the results", flag_values=values)
     flags.DEFINE_integer("rounds", 15, "times that each piece is measured", lower_bound=1, flag_values=values)
     names = cli.parse(argv, values, __doc__, positional=True)
     parts = {"update": update, "replay": replay_cost, "step": step, "request": request, "random": random_returns,

@@ -11,8 +11,8 @@ from ddpg_tf.networks import Normalizer, behind_shared, build_actor, build_criti
 from ddpg_tf.replay import Batch
 from ddpg_tf.vision import random_shift
 
-METRICS = ("critic_loss", "q_mean", "target_mean", "td_error", "critic_gradient_norm", "actor_loss",
-           "actor_gradient_norm", "action_saturation")
+CRITIC_METRICS = ("critic_loss", "q_mean", "target_mean", "td_error", "critic_gradient_norm")
+METRICS = (*CRITIC_METRICS, "actor_loss", "actor_gradient_norm", "action_saturation")
 
 
 class DDPG:
@@ -29,7 +29,7 @@ class DDPG:
       observation_shape: O, or (H, W, C) of images.
       low, high: [A], action bounds in environment units, per dimension.
       jit_compile: whether XLA compiles the update; default where observations are vectors: with convolutions it
-        takes longer so on a CPU (benchmarks/results/pixels.md).
+        takes longer so on a CPU (benchmarks/results/pixels-cost.md).
     """
 
     def __init__(self, config: Config, observation_shape: int | tuple[int, ...], low: np.ndarray, high: np.ndarray, *,
@@ -51,8 +51,9 @@ class DDPG:
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
         # What all networks share is computed once, and trained by the critic's loss only.
         self._shared = shared or (lambda observation: observation)
-        self._actor, self._critic, self._target_actor, self._target_critic = map(
-            behind_shared, (self.actor, self.critic, self.target_actor, self.target_critic))
+        self._actor = behind_shared(self.actor, self.actor.before_tanh)
+        self._critic, self._target_actor, self._target_critic = map(
+            behind_shared, (self.critic, self.target_actor, self.target_critic))
         self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernels(self.critic)
@@ -84,6 +85,11 @@ class DDPG:
         """Deterministic actions [B, A] for observations [B, ...]; each batch size B is compiled once."""
         return self.policy(tf.constant(observations, self.observation_spec.dtype)).numpy()
 
+    def value(self, observations: np.ndarray) -> np.ndarray:
+        """Q(s, mu(s)) [B] of observations [B, ...]: what the critic expects of the policy."""
+        observations = tf.constant(observations, self.observation_spec.dtype)
+        return self.critic([observations, self.policy(observations)], training=False).numpy()
+
     def count_observations(self, observations: np.ndarray):
         """Tells the normaliser of observations [N, O] that were acted on; takes effect at the next update."""
         if self.normalizer:
@@ -103,20 +109,25 @@ class DDPG:
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     def _update_block(self, batch: Batch):
-        updates = self.config.updates_per_block
-        if updates == 1:  # a graph loop around a single update costs 1 ms
-            return self._update_once(Batch(*(array[0] for array in batch)))
+        every = self.config.actor_every
+        rounds = self.config.updates_per_block // every
+        if rounds == 1:  # a graph loop around a single update costs 1 ms
+            return self._update_round(batch, 0)
         total = tf.zeros([len(METRICS)])
-        for k in tf.range(updates):
-            total += self._update_once(Batch(*(array[k] for array in batch)))
-        return total / updates
+        for k in tf.range(rounds):
+            total += self._update_round(batch, k * every)
+        return total / rounds
 
-    def _update_once(self, batch: Batch):
-        """Critic, then actor through the updated critic, then both targets."""
-        if self._image and self.config.random_shift:
-            batch = self._augment(batch)
-        features, critic_metrics = self._update_critic(batch)
-        metrics = tf.stack(critic_metrics + self._update_actor(features))
+    def _update_round(self, batch: Batch, first):
+        """Critic, `actor_every` times; then actor through the updated critic, then both targets."""
+        total = tf.zeros([len(CRITIC_METRICS)])
+        for i in range(self.config.actor_every):
+            minibatch = Batch(*(array[first + i] for array in batch))
+            if self._image and self.config.random_shift:
+                minibatch = self._augment(minibatch)
+            features, metrics = self._update_critic(minibatch)
+            total += tf.stack(metrics)
+        metrics = tf.concat([total / self.config.actor_every, self._update_actor(features)], 0)
         self._update_targets()
         return metrics
 
@@ -132,7 +143,7 @@ class DDPG:
         """One step on L = mean((y - Q(s, a))^2), y = r + discount Q'(s', mu'(s')), plus the kernels' L2."""
         # The targets too use batch statistics: in inference mode Q and Q' are two different functions, and diverge.
         next_features = self._shared(batch.next_observation)
-        next_action = self._target_actor(next_features, training=True)  # [B, A]
+        next_action = self._smoothed(self._target_actor(next_features, training=True))  # [B, A]
         next_q = self._target_critic([next_features, next_action], training=True)  # [B]
         target = batch.reward + batch.discount * next_q  # [B]
         variables = self.critic.trainable_variables
@@ -151,12 +162,23 @@ class DDPG:
         return features, [loss, tf.reduce_mean(q), tf.reduce_mean(target), tf.reduce_mean(tf.abs(error)),
                           _norm(gradients)]
 
+    def _smoothed(self, action):
+        """Target policy smoothing (Fujimoto et al. 2018, section 5.3); update i's noise is a function of (seed, i)."""
+        sigma, clip = self.config.target_noise_sigma, self.config.target_noise_clip
+        if not sigma:
+            return action
+        seed = tf.stack([self.config.seed, tf.cast(self.critic_optimizer.iterations, tf.int32)])
+        noise = tf.clip_by_value(sigma * tf.random.stateless_normal(tf.shape(action), seed), -clip, clip)
+        return tf.clip_by_value(action + (self.high / 2 - self.low / 2) * noise, self.low, self.high)
+
     def _update_actor(self, features):
         """One step up mean(Q(s, mu(s))); the critic in inference mode, and unchanged."""
         variables = self._actor.trainable_variables
         with tf.GradientTape() as tape:
-            action = self._actor(features, training=True)  # [B, A]
+            action, before_tanh = self._actor(features, training=True)  # [B, A]
             loss = -tf.reduce_mean(self._critic([features, action], training=False))
+            if self.config.saturation_penalty:
+                loss += self.config.saturation_penalty * tf.reduce_mean(tf.square(before_tanh))
         gradients = tape.gradient(loss, variables)
         self.actor_optimizer.apply(gradients, variables)
         position = (action - self.low) / tf.maximum(self.high - self.low, 1e-12)  # 0 at low, 1 at high

@@ -73,6 +73,11 @@ def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None
     return None
 
 
+def newest_step(directory: Path) -> int | None:
+    """The step of the newest checkpoint, None where there is none."""
+    return max((int(path.stem) for path in _newest_first(directory)), default=None)
+
+
 def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarray]:
     """The arrays below `prefix`/, without it."""
     return {name.removeprefix(f"{prefix}/"): array for name, array in arrays.items() if name.startswith(f"{prefix}/")}

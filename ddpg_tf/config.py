@@ -87,9 +87,9 @@ class Config:
                                            "(paper: 400,300)", least=1)
     action_layer: int = _field(0, NETWORKS, "hidden layer of the critic that the action enters, counted from 0 "
                                "(paper: 1)", least=0, most=1)
-    normalization: str = _field("none", NETWORKS, "normalisation in the actor and, before the action enters, in the "
-                                "critic: batch also normalises the observation, layer does not (paper: batch)",
-                                choices=("none", "batch", "layer"))
+    normalization: str = _field("none", NETWORKS, "before each hidden ReLU: layer in actor and critic; batch in the "
+                                "actor and, before the action enters, in the critic, and on the observation (paper: "
+                                "batch)", choices=("none", "batch", "layer"))
     batch_norm_momentum: float = _field(0.99, NETWORKS, "share of the old running statistics kept at an update "
                                         "(Keras: 0.99)", least=0, most=1)
     normalize_observations: bool = _field(False, NETWORKS, "scale observations by their running mean and standard "
@@ -116,6 +116,13 @@ class Config:
                          least=1)
     actor_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
     critic_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
+    actor_every: int = _field(1, LEARNING, "critic updates for each update of the actor and the targets (TD3: 2; "
+                              "paper: 1)", least=1)
+    target_noise_sigma: float = _field(0.0, LEARNING, "standard deviation of the noise on the target's action, in "
+                                       "units of the action's half-range (TD3: 0.2; paper: 0)", least=0)
+    target_noise_clip: float = _field(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
+    saturation_penalty: float = _field(0.0, LEARNING, "c: adds c x mean(x^2) to the actor's loss, x what its tanh gets "
+                                       "(MR.Q: 1e-5; paper: 0)", least=0)
     random_shift: int = _field(4, LEARNING, "pixels by which minibatches' images are shifted at random, at most "
                                "(DrQ-v2: 4; paper: 0)", least=0)
     critic_l2: float = _field(0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to "
@@ -154,6 +161,9 @@ class Config:
         updates = self.update_every * self.updates_per_step
         require(round(updates) >= 1 and math.isclose(updates, round(updates)),
                 f"update_every x updates_per_step must be a whole number of updates, at least 1, not {updates:g}")
+        require(self.updates_per_block % self.actor_every == 0,
+                f"a block's updates ({self.updates_per_block}, update_every x updates_per_step) must be a multiple of "
+                f"actor_every ({self.actor_every})")
         require(self.action_layer < len(self.hidden_units),
                 f"action_layer {self.action_layer} needs at least {self.action_layer + 1} hidden_units, "
                 f"not {len(self.hidden_units)}")

@@ -65,7 +65,7 @@ class Frames(gym.Wrapper):
 
 
 class DrawnWhenSeen(gym.Wrapper):
-    """CarRacing whose steps do not draw what they return: that is most of their time (benchmarks/results/pixels.md).
+    """CarRacing whose steps do not draw what they return: most of their time (benchmarks/results/pixels-cost.md).
 
     Observations are meaningless; `picture` gives the true one. Of the steps that an action is held for most are not
     looked at.

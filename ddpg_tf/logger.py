@@ -18,6 +18,7 @@ from ddpg_tf.checkpoint import write_atomically
 
 COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
 EVALUATION_COLUMNS = ("step", "episode", "return", "length")
+VALUE_COLUMNS = ("step", "q_start", "discounted_return", "q_bias")
 
 
 class Logger:
@@ -33,7 +34,8 @@ class Logger:
     def __init__(self, run_dir: Path, total_steps: int, step: int = 0, seconds: float = 0.0):
         self._run_dir, self._began = run_dir, time.monotonic() - seconds
         self._window: dict[str, Any] = _empty_window(step, seconds)
-        for name, columns in (("metrics.csv", COLUMNS), ("evaluations.csv", EVALUATION_COLUMNS)):
+        for name, columns in (("metrics.csv", COLUMNS), ("evaluations.csv", EVALUATION_COLUMNS),
+                              ("values.csv", VALUE_COLUMNS)):
             _cut(run_dir / name, columns, step)
         self._board = tf.summary.create_file_writer(str(run_dir))
         self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not sys.stderr.isatty(),
@@ -75,13 +77,23 @@ class Logger:
                     tf.summary.scalar(f"train/{name}", value)
         self._window = _empty_window(step, seconds)
 
-    def evaluation(self, step: int, episodes: list[tuple[float, int]]):
-        """The whole evaluation to evaluations.csv at once; its mean return to the bar and TensorBoard."""
+    def evaluation(self, step: int, episodes: list[tuple[float, int]], q_start: np.ndarray, discounted: np.ndarray):
+        """An evaluation: each episode to evaluations.csv, the critic's error to values.csv, means to bar and board.
+
+        Args:
+          episodes: (return, length) of each.
+          q_start, discounted: [episodes], Q(s0, mu(s0)) and the discounted return that followed. The bias is their
+            mean difference in units of the mean absolute return; an episode cut by a time limit lacks its tail.
+        """
         _append(self._run_dir / "evaluations.csv",
                 [[step, i, episode_return, length] for i, (episode_return, length) in enumerate(episodes)])
         mean = float(np.mean([episode_return for episode_return, _ in episodes]))
+        values = {"q_start": float(q_start.mean()), "discounted_return": float(discounted.mean())}
+        values["q_bias"] = (values["q_start"] - values["discounted_return"]) / max(np.abs(discounted).mean(), 1e-9)
+        _append(self._run_dir / "values.csv", [[step, *values.values()]])
         with self._board.as_default(step=step):
-            tf.summary.scalar("evaluation/return", mean)
+            for name, value in {"return": mean, **values}.items():
+                tf.summary.scalar(f"evaluation/{name}", value)
         self._board.flush()
         self._show(evaluation=mean)
 

@@ -210,7 +210,10 @@ class _Run:
         episodes = self._evaluator.run(self._agent.act)
         self._last_step = self._step
         score = self._last_score = float(np.mean([episode.episode_return for episode in episodes]))
-        self._logger.evaluation(self._step, [(episode.episode_return, episode.length) for episode in episodes])
+        self._logger.evaluation(
+            self._step, [(episode.episode_return, episode.length) for episode in episodes],
+            self._agent.value(np.stack([episode.first_observation for episode in episodes])),
+            np.array([episode.discounted_return(config.gamma) for episode in episodes]))
         if self._best_score is None or score > self._best_score:
             self._best_score, self._best_step, self._best = score, self._step, self._agent.policy_state()
             if self._publisher:

@@ -40,12 +40,15 @@ def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
     return keras.Model(image, x, name="encoder")
 
 
-def behind_shared(model: keras.Model) -> keras.Model:
-    """The part of an actor or critic behind what all share: takes features in the observation's place."""
-    if model.features is model.inputs[0]:
-        return model
-    inputs = [model.features, *model.inputs[1:]]
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], model.outputs[0], name=f"{model.name}_behind_shared")
+def behind_shared(model: keras.Model, *more) -> keras.Model:
+    """The part of an actor or critic behind what all share: takes features in the observation's place.
+
+    Args:
+      more: tensors of `model` to return after its output.
+    """
+    inputs, outputs = [model.features, *model.inputs[1:]], [*model.outputs, *more]
+    return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs if more else outputs[0],
+                       name=f"{model.name}_behind_shared")
 
 
 def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
@@ -66,7 +69,7 @@ def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
         x = keras.layers.ReLU()(_normalized(config, x, f"norm_{i}"))
     x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
     model = keras.Model(observation, ToBounds(low, high)(keras.ops.tanh(x)), name=name)
-    model.features = features
+    model.features, model.before_tanh = features, x
     return model
 
 
@@ -74,8 +77,8 @@ def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray
                  shared: keras.Layer | None, name: str = "critic") -> keras.Model:
     """(observation [B, ...], action [B, A] in environment units) -> q float32 [B].
 
-    The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1]; normalisation
-    only before that.
+    The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1]; batch norm only
+    before that.
     """
     init = Initialisation(config.seed, "critic")
     observation = _observation(shape)
@@ -85,7 +88,7 @@ def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray
         if i == config.action_layer:
             x = keras.layers.Concatenate()([x, FromBounds(low, high)(action)])
         x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
-        if i < config.action_layer:
+        if config.normalization == "layer" or i < config.action_layer:
             x = _normalized(config, x, f"norm_{i}")
         x = keras.layers.ReLU()(x)
     q = init.dense(1, x.shape[-1], "output", limit=config.final_init)(x)

@@ -583,7 +583,8 @@ def test_the_defaults_of_config_are_these():
         hidden_units=(256, 256), action_layer=0, normalization="none", batch_norm_momentum=0.99,
         normalize_observations=False, final_init=0.003,
         gamma=0.99, tau=0.005, batch_size=256, replay_capacity=1_000_000, n_step=1, actor_learning_rate=0.001,
-        critic_learning_rate=0.001, critic_l2=0.0,
+        critic_learning_rate=0.001, critic_l2=0.0, actor_every=1, target_noise_sigma=0.0, target_noise_clip=0.5,
+        saturation_penalty=0.0,
         noise="gaussian", noise_sigma=0.1, noise_theta=0.15, noise_dt=1.0)
 
 

@@ -203,7 +203,8 @@ CHANGED = dict(env="Pendulum-v1", seed="1", env_kwargs='{"max_episode_steps": 3}
                critic_l2="1", noise="ou", noise_sigma="1", noise_theta="1", noise_dt="0.1",
                pixels="true", frame_size="32", frame_stack="2", action_repeat="4", frame_source="substeps",
                grayscale="true", encoder="separate", conv_filters="8,8,8", conv_kernels="5,3,3", conv_strides="2,2,2",
-               bottleneck="9", random_shift="1", noise_decay_steps="9", noise_final_sigma="0.3")
+               bottleneck="9", random_shift="1", actor_every="2", target_noise_sigma="0.1",
+               target_noise_clip="1", saturation_penalty="1", noise_decay_steps="9", noise_final_sigma="0.3")
 
 
 def test_every_flag_that_may_not_change_is_tried_below():

@@ -115,7 +115,9 @@ OTHER = {
     "action_repeat": ("4", 4), "frame_source": ("substeps", "substeps"), "grayscale": ("true", True),
     "encoder": ("separate", "separate"), "conv_filters": ("16,32,64", (16, 32, 64)),
     "conv_kernels": ("5,3,3", (5, 3, 3)), "conv_strides": ("2,2,2", (2, 2, 2)), "bottleneck": ("0", 0),
-    "random_shift": ("2", 2), "noise_decay_steps": ("100", 100), "noise_final_sigma": ("0.2", 0.2)}
+    "actor_every": ("5", 5), "target_noise_sigma": ("0.2", 0.2), "target_noise_clip": ("0", 0.0),
+    "saturation_penalty": ("1e-5", 1e-5), "random_shift": ("2", 2),
+    "noise_decay_steps": ("100", 100), "noise_final_sigma": ("0.2", 0.2)}
 
 
 def test_the_table_above_has_every_field():
@@ -125,8 +127,8 @@ def test_the_table_above_has_every_field():
 @pytest.mark.parametrize("name", FIELDS)
 def test_each_flag_sets_its_field_and_no_other(name):
     text, value = OTHER[name]
-    found = parsed("--preset=none", f"--{name}={text}")
-    expected = {name: value}
+    found = parsed("--preset=none", f"--{name}={text}", *["--update_every=5"] * (name == "actor_every"))
+    expected = {name: value} | ({"update_every": 5} if name == "actor_every" else {})
     if name == "num_envs":
         expected["update_every"] = 4  # its default
     assert found == dataclasses.replace(Config(), **expected)
@@ -281,6 +283,7 @@ OUT_OF_RANGE = [
     ("critic_l2", -1e-9), ("noise_sigma", -0.1), ("noise_theta", -1), ("noise_dt", 0),
     ("frame_size", 7), ("frame_stack", 0), ("action_repeat", 0), ("conv_filters", (8, 0, 8)),
     ("conv_kernels", (0, 1, 1)), ("conv_strides", (1, 1, 0)), ("bottleneck", -1), ("random_shift", -1),
+    ("actor_every", 0), ("target_noise_sigma", -0.1), ("target_noise_clip", -1), ("saturation_penalty", -1),
     ("noise_decay_steps", -1), ("noise_final_sigma", -0.1)]
 
 
@@ -321,6 +324,7 @@ def test_an_unknown_choice_names_its_flag_and_the_choices(name):
     (dict(update_every=3, updates_per_step=0.5), ["update_every", "updates_per_step", "1.5"]),
     (dict(update_every=10, updates_per_step=0.01), ["update_every", "updates_per_step", "0.1"]),
     (dict(updates_per_step=0.25), ["update_every", "updates_per_step", "0.25"]),
+    (dict(update_every=50, actor_every=4), ["actor_every (4)", "block's updates (50"]),
     (dict(action_layer=1, hidden_units=(64,)), ["action_layer 1", "2 hidden_units"]),
     (dict(noise="ou", noise_theta=4, noise_dt=0.5), ["noise_theta", "noise_dt"]),
     (dict(env_kwargs="{g: 9}"), ["env_kwargs is not JSON"]),

@@ -19,7 +19,10 @@ def finished(tmp_path):
         path.mkdir()
         config = Config(seed=seed, total_steps=100 * len(scores), **changes)
         (path / "flags.txt").write_text(config.to_flags())
-        (path / "versions.json").write_text(json.dumps({"gymnasium": "1.4.0", "mujoco": "3.11.0"}))
+        (path / "versions.json").write_text(json.dumps({"run": path.name, "gymnasium": "1.4.0", "mujoco": "3.11.0"}))
+        (path / "metrics.csv").write_text(f"step,seconds,steps_per_second,updates\n{config.total_steps},9.5,200,50\n")
+        (path / "checkpoints").mkdir()
+        (path / "checkpoints" / f"{config.total_steps:012d}.npz").touch()
         rows = [f"{100 * (i + 1)},{episode},{score + 10 * episode - 5},200"
                 for i, score in enumerate(scores) for episode in range(2)]
         (path / "evaluations.csv").write_text("\n".join(["step,episode,return,length", *rows, ""]))
@@ -56,11 +59,11 @@ def test_one_run_has_no_interval_and_another_curve_beside_it(finished, tmp_path)
     out, other = tmp_path / "new", tmp_path / "old"
     curves.main(["curves", str(finished(0, [1.0, 2.0])), f"--out={other}", "--episodes=0"])
     text = (other / "README.md").read_text()
-    assert "1 seed;" in text and "| 0 | 2.0 | 1.5 | 2.0 |" in text and "interquartile" not in text
+    assert "1 seed;" in text and "| 0 | 2.00 | 1.50 | 2.00 |" in text and "interquartile" not in text
     curves.main(["curves", str(finished(1, [3.0, 4.0])), f"--out={out}", "--episodes=0", f"--beside={other}"])
     assert f"--episodes=0 --beside={other}" in (out / "README.md").read_text()
     assert len((out / "curve.png").read_bytes()) > len((other / "curve.png").read_bytes())
-    with pytest.raises(UsageError, match=r"no seed-\*\.csv"):
+    with pytest.raises(UsageError, match=r"no runs\.csv"):
         curves.main(["curves", str(tmp_path / "run-0"), f"--out={out}", "--episodes=0", f"--beside={tmp_path}"])
 
 

@@ -84,7 +84,7 @@ def test_updates_follow_environment_steps_whatever_the_number_of_environments(tm
 def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_path):
     logger = Logger(tmp_path, 100)
     for step in (10, 20, 30):
-        logger.evaluation(step, [(1.5, 3)])
+        logger.evaluation(step, [(1.5, 3)], np.array([2.0]), np.array([1.0]))
         logger.write_row(step)
     logger.close()
     with open(tmp_path / "evaluations.csv", "a") as file:

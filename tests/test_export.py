@@ -219,7 +219,7 @@ class TestLivePublishing:
         """Makes the evaluations of a run come out as `returns`."""
         left = list(returns)
         monkeypatch.setattr(loop.Evaluator, "run", lambda self, policy: [
-            Episode(left.pop(0), 1, np.zeros([1, 1], np.float32))])
+            Episode(left.pop(0), 1, np.zeros([1, 1], np.float32), np.zeros(1), np.zeros(3, np.float32), False)])
 
     def test_first_and_strictly_better_evaluations_publish(self, tmp_path, tiny, monkeypatch):
         self.scores(monkeypatch, [-3.0, -3.0, -4.0, -2.0])

@@ -1,0 +1,251 @@
+"""What finished runs came to, kept in a folder of results: everything that tables and pictures are made from.
+
+    flags.txt       what the runs had in common, a flagfile
+    seed-N.csv      evaluations.csv of seed N
+    values-N.csv    values.csv of seed N: what the critic expected, and what followed
+    runs.csv        a row a run: how it ended, how long it took, its last weights on many episodes, versions
+    scatter.csv     what the critic expected at single steps, and what followed; where it was asked for
+"""
+
+import csv
+import dataclasses
+import io
+import json
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ddpg_tf import config as config_module
+from ddpg_tf import run_dir
+from ddpg_tf.checkpoint import newest_step, write_atomically
+from ddpg_tf.cli import UsageError
+from ddpg_tf.config import FIELDS, Config
+from ddpg_tf.logger import read_evaluations
+
+RESULTS = Path("benchmarks/results")
+DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
+VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras")
+_COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS)
+_OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ
+_SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A run that ended.
+
+    Attributes:
+      ended: "finished", or "diverged at step N".
+      scores: {step: mean return of the evaluation}.
+      q_bias: {step: (Q(s0, mu(s0)) - discounted return) / |discounted return|}; empty where it was not measured.
+      rescored: mean return of the last weights over `episodes` episodes; None where they were not scored again.
+      steps_per_second: median of the rows of metrics.csv with updates in them.
+    """
+
+    seed: int
+    ended: str
+    scores: dict[int, float]
+    q_bias: dict[int, float]
+    rescored: float | None
+    episodes: int
+    seconds: float | None
+    steps_per_second: float | None
+    versions: dict[str, str]
+
+    def last(self, count: int) -> float:
+        """Mean of the last `count` evaluations."""
+        return float(np.mean(list(self.scores.values())[-count:]))
+
+    @property
+    def area(self) -> float:
+        """Mean of all evaluations: the area under the curve in units of the return."""
+        return float(np.mean(list(self.scores.values())))
+
+    @property
+    def last_q_bias(self) -> float | None:
+        """Mean of the last five."""
+        return float(np.mean(list(self.q_bias.values())[-5:])) if self.q_bias else None
+
+
+@dataclasses.dataclass(frozen=True)
+class Results:
+    """A folder of results, read back; outcomes in the order of their seeds."""
+
+    path: Path
+    config: Config
+    outcomes: tuple[Outcome, ...]
+
+
+def folder(suite: str, entry: str) -> Path:
+    return RESULTS / suite / entry
+
+
+def is_finished(path: Path, total_steps: int) -> bool:
+    """Whether the run in `path` made its last evaluation, and the checkpoint after it."""
+    return (newest_step(path / "checkpoints") or 0) >= total_steps and total_steps in read_scores(
+        path / "evaluations.csv")
+
+
+def has(path: Path, config: Config) -> bool:
+    """Whether the results in `path` have a run of `config`."""
+    return _is_of(path, config) and any(int(row["seed"]) == config.seed for row in _rows(path / "runs.csv"))
+
+
+def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
+    """Adds the run in directory `run` to the results in `path`; what is there with other flags goes.
+
+    Args:
+      episodes: on which the last weights are scored again, unless they have been.
+      scatter: whether the critic's estimates are noted too.
+    Raises:
+      UsageError: the run is not finished.
+    """
+    config = run_dir.read_config(run)
+    diverged = (run / DIVERGED).exists()
+    if not diverged and not is_finished(run, config.total_steps):
+        scores = read_scores(run / "evaluations.csv")
+        raise UsageError(f"{run} is not finished: its last evaluation is at step {max(scores, default=0)} of "
+                         f"{config.total_steps}")
+    if not _is_of(path, config):
+        clear(path)
+    path.mkdir(parents=True, exist_ok=True)
+    _write(path / "flags.txt", shared_flags(config))
+    rows = {int(row["seed"]): row for row in _rows(path / "runs.csv")}
+    versions = json.loads((run / "versions.json").read_text())
+    if (row := rows.get(config.seed)) and (row["run"], row["episodes"]) == (versions["run"], str(episodes)):
+        return
+    shutil.copyfile(run / "evaluations.csv", path / f"seed-{config.seed}.csv")
+    if (run / "values.csv").exists():
+        shutil.copyfile(run / "values.csv", path / f"values-{config.seed}.csv")
+    metrics = _rows(run / "metrics.csv")
+    speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
+    ended = f"diverged at step {metrics[-1]['step'] if metrics else 0}" if diverged else "finished"
+    rows[config.seed] = {
+        "seed": config.seed, "run": versions["run"], "ended": ended, "episodes": episodes,
+        "seconds": metrics[-1]["seconds"] if metrics else "",
+        "steps_per_second": round(float(np.median(speeds)), 1) if speeds else "",
+        "rescored": _score_again(run, episodes) if episodes and not diverged else "",
+        **{name: versions.get(name, "") for name in VERSIONS}}
+    if scatter and not diverged:
+        _write_rows(path / "scatter.csv", ("seed", "q", "discounted_return"), [
+            *([row[name] for name in ("seed", "q", "discounted_return")] for row in _rows(path / "scatter.csv")
+              if int(row["seed"]) != config.seed),
+            *([config.seed, q, g] for q, g in _estimates(run))])
+    _write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
+
+
+def clear(path: Path):
+    """Removes what `collect` has written to `path`."""
+    for file in (*path.glob("seed-*.csv"), *path.glob("values-*.csv"),
+                 *(path / name for name in ("flags.txt", "runs.csv", "scatter.csv"))):
+        file.unlink(missing_ok=True)
+
+
+def read(path: Path) -> Results:
+    """The results in `path`.
+
+    Raises:
+      UsageError: there are none.
+    """
+    rows = _rows(path / "runs.csv")
+    if not rows:
+        raise UsageError(f"{path} holds no results: no runs.csv")
+    return Results(path, _config(path), tuple(_outcome(path, row) for row in rows))
+
+
+def read_scores(path: Path) -> dict[int, float]:
+    """{step: mean return} of an evaluations.csv; empty where there is none."""
+    try:
+        return {step: float(np.mean(returns)) for step, returns in read_evaluations(path).items()}
+    except FileNotFoundError:
+        return {}
+
+
+def shared_flags(config: Config) -> str:
+    """What the runs of a folder have in common, as a flagfile."""
+    own = tuple(f"--{name}=" for name in _OWN)
+    return "\n".join(line for line in config.to_flags().splitlines() if not line.startswith(own)) + "\n"
+
+
+def difference(one: Config, other: Config) -> str | None:
+    """A flag in which two configs differ, though the runs of a folder may not; None where there is none."""
+    return next((name for name in FIELDS if name not in _OWN and getattr(one, name) != getattr(other, name)), None)
+
+
+def _is_of(path: Path, config: Config) -> bool:
+    return (path / "flags.txt").exists() and difference(_config(path), config) is None
+
+
+def _config(path: Path) -> Config:
+    return config_module.read_flags(path / "flags.txt")
+
+
+def _outcome(path: Path, row: dict[str, str]) -> Outcome:
+    seed = int(row["seed"])
+    values = _rows(path / f"values-{seed}.csv")
+    return Outcome(
+        seed, row["ended"], read_scores(path / f"seed-{seed}.csv"),
+        {int(value["step"]): float(value["q_bias"]) for value in values},
+        float(row["rescored"]) if row["rescored"] else None, int(row["episodes"]),
+        *(float(row[name]) if row[name] else None for name in ("seconds", "steps_per_second")),
+        {name: row[name] for name in VERSIONS if row[name]})
+
+
+def _score_again(run: Path, episodes: int) -> float:
+    from ddpg_tf.evaluate import Evaluator
+
+    policy = run_dir.load_policy(run, "latest")
+    evaluator = Evaluator(policy.config, episodes)
+    found = evaluator.run(policy.agent.act)
+    evaluator.close()
+    return float(np.mean([episode.episode_return for episode in found]))
+
+
+def _estimates(run: Path) -> list[tuple[float, float]]:
+    """(Q(s, mu(s)), discounted return from there) at steps of test episodes (Lillicrap et al., Fig. 3).
+
+    Where a time limit ends an episode, the steps before it lack a part of their return: those that lack more than a
+    hundredth are left out, or the second half of the episode if that is less.
+    """
+    from ddpg_tf.evaluate import Evaluator
+
+    policy = run_dir.load_policy(run, "latest")
+    gamma, found = policy.config.gamma, []
+    for i in range(_SCATTER_EPISODES):
+        seen: list[np.ndarray] = []
+
+        def act(observations, seen=seen):
+            seen.append(observations[0].copy())
+            return policy.agent.act(observations)
+
+        evaluator = Evaluator(policy.config, 1, first_seed=20_000 + i)
+        episode, = evaluator.run(act)
+        evaluator.close()
+        returns, following = np.zeros(episode.length), 0.0
+        for t in reversed(range(episode.length)):
+            returns[t] = following = episode.rewards[t] + gamma * following
+        lacking = np.searchsorted(-gamma ** np.arange(episode.length), -0.01)  # steps until gamma^t is below 0.01
+        whole = episode.length - (0 if episode.terminated else min(lacking, episode.length // 2))
+        found += zip(policy.agent.value(np.stack(seen[:whole])).tolist(), returns[:whole].tolist(), strict=True)
+    chosen = np.random.default_rng(0).permutation(len(found))[:_SCATTER_POINTS]
+    return [found[i] for i in sorted(chosen)]
+
+
+def _rows(path: Path) -> list[dict[str, str]]:
+    try:
+        with open(path, newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        return []
+
+
+def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence]):
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
+    _write(path, text.getvalue())
+
+
+def _write(path: Path, text: str):
+    write_atomically(path, lambda file: file.write(text.encode()))

@@ -1,0 +1,177 @@
+"""Tables and pictures over many entries, made from their folders of results."""
+
+import csv
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.curves import draw_on, finished, seeds, summary
+from benchmarks.outcomes import Outcome, Results
+from benchmarks.suite_file import Entry, Suite
+from ddpg_tf.checkpoint import write_atomically
+
+Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the results by entry, in its order
+
+_COLUMNS = 4  # of small pictures
+
+
+def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
+    """Entries of the same environment side by side: after equal steps, and after equal wall time."""
+    lines = [f"# {suite.name}", "", suite.about, "",
+             "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
+             "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
+             "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
+             "above 0 the critic overestimates.", ""]
+    for env in dict.fromkeys(found.config.env for found in results.values()):
+        group = {name: found for name, found in results.items() if found.config.env == env}
+        seconds = min((_training_seconds(found) for found in group.values() if finished(found)), default=0.0)
+        lines += [f"## {env}", "", "| entry | steps | seeds | area | last five | equal time | q_bias | steps/s | |",
+                  "|---|---|---|---|---|---|---|---|---|"]
+        for name, found in group.items():
+            done, speed = finished(found), _speed(found)
+            lines.append(_row([
+                f"[{name}]({suite.name}/{_quoted(name)})", f"{found.config.total_steps:,}", str(len(found.outcomes)),
+                summary(done, lambda o: o.area), summary(done, lambda o: o.last(5)),
+                summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
+                summary(done, lambda o: o.last_q_bias), f"{speed:.0f}", _ends(found)]))
+        lines.append("")
+    notes = [f"- **{entry.name}**: {entry.note}" for entry in suite.entries if entry.note and entry.name in results]
+    return "\n".join([*lines, *notes, ""])
+
+
+def all_entries(published: Published) -> str:
+    """README.md of the results: one table over all entries."""
+    lines = ["# Results", "", "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. Reached: "
+             "the mean of the last ten evaluations is at least the published figure, whose steps and source are beside "
+             "it.", "", "![curves of all entries](curves.png)", "",
+             "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
+             "100 episodes | published | reached | |", "|---" * 11 + "|"]
+    for suite, results in published:
+        for name, found in results.items():
+            done, entry = finished(found), _entry(suite, name)
+            lines.append(_row([f"[{name}]({suite.name}/{_quoted(name)})", found.config.env,
+                               f"{found.config.total_steps:,}", str(len(found.outcomes)), *_scores(done),
+                               *_against(entry, done), _ends(found)]))
+    suites = ", ".join(f"[{suite.name}]({suite.name}.md)" for suite, results in published if results)
+    return "\n".join([*lines, "", f"Side by side, with the critics' errors and speeds: {suites}.", "",
+                      "What critics expected at single steps of test episodes, and what followed (as Lillicrap et al., "
+                      "Fig. 3):", "", "![estimated Q against return](values.png)", ""])
+
+
+def readme_table(published: Published) -> list[str]:
+    """The rows of those entries that the project's README names."""
+    lines = ["| run | steps | seeds | last evaluation | mean of the last 10 | best evaluation | last weights, 100 "
+             "episodes | published |", "|---" * 8 + "|"]
+    for suite, results in published:
+        for name, found in results.items():
+            entry, done = _entry(suite, name), finished(found)
+            if entry.readme:
+                lines.append(_row([f"[{entry.readme}](benchmarks/results/{suite.name}/{_quoted(name)})",
+                                   f"{found.config.total_steps:,}", str(len(found.outcomes)), *_scores(done),
+                                   _against(entry, done)[0]]))
+    return lines
+
+
+def draw_all(published: Published, path: Path):
+    """A small curve of each entry that the README names, the published figure as a line."""
+    shown = [(_entry(suite, name), found) for suite, results in published for name, found in results.items()
+             if finished(found) and _entry(suite, name).readme]
+
+    def draw(axes, item):
+        entry, found = item
+        draw_on(axes, finished(found))
+        if entry.published:
+            axes.axhline(entry.published.score, color="black", linestyle=":", linewidth=1)
+        axes.set_title(f"{entry.readme}, {seeds(found.outcomes)}", fontsize=8)
+
+    _draw_grid(path, shown, draw, "steps", "evaluation return")
+
+
+def draw_estimates(published: Published, path: Path):
+    """Estimated Q against return, for the entries that asked for it (Lillicrap et al., Fig. 3)."""
+    shown = [(name, found.path / "scatter.csv") for _, results in published for name, found in results.items()
+             if (found.path / "scatter.csv").exists()]
+
+    def draw(axes, item):
+        name, file = item
+        with open(file, newline="") as rows:
+            q, following = np.array([[float(row["q"]), float(row["discounted_return"])]
+                                     for row in csv.DictReader(rows)]).T
+        ends = [min(q.min(), following.min()), max(q.max(), following.max())]
+        axes.plot(ends, ends, color="0.6", linewidth=1)
+        axes.scatter(following, q, s=2, alpha=0.3)
+        axes.set_title(name, fontsize=8)
+
+    _draw_grid(path, shown, draw, "discounted return that followed", "estimated Q")
+
+
+def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str):
+    from matplotlib.figure import Figure
+
+    if not items:
+        return
+    columns = min(_COLUMNS, len(items))
+    rows = -(-len(items) // columns)
+    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
+        draw(axes, item)
+        axes.tick_params(labelsize=7)
+    for axes in figure.axes[len(items):]:
+        axes.set_axis_off()
+    figure.supxlabel(xlabel, fontsize=9)
+    figure.supylabel(ylabel, fontsize=9)
+    write_atomically(path, lambda file: figure.savefig(file, format="png", dpi=110))
+
+
+def _scores(done: Sequence[Outcome]) -> list[str]:
+    """Cells: last evaluation, mean of the last ten, best, last weights scored again."""
+    if not done:
+        return ["-"] * 4
+    few = "" if done[0].episodes == 100 else f" ({done[0].episodes} episodes)"
+    again = summary(done, lambda o: o.rescored)
+    return [summary(done, lambda o: o.last(1)), summary(done, lambda o: o.last(10)),
+            summary(done, lambda o: max(o.scores.values())), again + few * (again != "-")]
+
+
+def _against(entry: Entry, done: Sequence[Outcome]) -> list[str]:
+    """Cells: the published figure with its source, whether it was reached."""
+    if not entry.published:
+        return ["", ""]
+    figure = entry.published
+    reached = float(summary(done, lambda o: o.last(10)).split()[0]) >= figure.score if done else False
+    return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", "yes" if reached else "no"]
+
+
+def _ends(found: Results) -> str:
+    """A cell that names the runs that did not finish."""
+    return ", ".join(f"seed {outcome.seed} {outcome.ended}" for outcome in found.outcomes
+                     if outcome.ended != "finished")
+
+
+def _speed(found: Results) -> float:
+    """Median over its runs of their median steps/s."""
+    speeds = [outcome.steps_per_second for outcome in found.outcomes if outcome.steps_per_second]
+    return float(np.median(speeds)) if speeds else 0.0
+
+
+def _training_seconds(found: Results) -> float:
+    speed = _speed(found)
+    return found.config.total_steps / speed if speed else np.inf
+
+
+def _last_five_until(outcome: Outcome, step: float) -> float | None:
+    scores = [score for at, score in outcome.scores.items() if at <= step * (1 + 1e-9)]
+    return float(np.mean(scores[-5:])) if scores else None
+
+
+def _entry(suite: Suite, name: str) -> Entry:
+    return next(entry for entry in suite.entries if entry.name == name)
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _quoted(name: str) -> str:
+    return name.replace(" ", "%20")

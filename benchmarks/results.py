@@ -1,0 +1,84 @@
+"""Publishes what the suites came to, as often as you like: nothing in benchmarks/results is typed by hand.
+
+    python -m benchmarks.results [SUITE.toml ...] [--episodes=100] [--runs_dir=runs]
+
+Takes over the finished runs of the suites (default: all in benchmarks/suites), then writes anew, from what
+benchmarks/results holds: a folder for each entry (curve, csv per seed, flags, versions, commands), a page for each
+suite that compares its entries, the table and the picture of all, and the results of the project's README.
+"""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks import curves, outcomes, pages
+from benchmarks.outcomes import Results
+from benchmarks.processes import ROOT
+from benchmarks.suite_file import Suite, read
+from ddpg_tf import cli
+from ddpg_tf.checkpoint import write_atomically
+from ddpg_tf.cli import UsageError
+
+SUITES = Path("benchmarks/suites")
+_BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of results -->"
+
+
+def main(argv):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("episodes", 100, "episodes on which the last weights of each run are scored again; 0: none",
+                         lower_bound=0, flag_values=values)
+    flags.DEFINE_string("runs_dir", "runs", "where the run directories are", flag_values=values)
+    named = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
+    every = [read(path) for path in sorted(SUITES.glob("*.toml"))]
+    for suite in [read(path) for path in named] or every:
+        for entry in suite.entries:
+            _collect(suite, entry, Path(values.runs_dir), values.episodes)
+    published = [(suite, _read(suite)) for suite in every]
+    for suite, results in published:
+        if results:
+            _write(outcomes.RESULTS / f"{suite.name}.md", pages.suite_page(suite, results))
+    _write(outcomes.RESULTS / "README.md", pages.all_entries(published))
+    pages.draw_all(published, outcomes.RESULTS / "curves.png")
+    pages.draw_estimates(published, outcomes.RESULTS / "values.png")
+    _replace(ROOT / "README.md", pages.readme_table(published))
+    print(pages.all_entries(published))
+
+
+def _collect(suite: Suite, entry, runs_dir: Path, episodes: int):
+    """Takes over the runs of `entry` that ended, and writes its folder."""
+    path = outcomes.folder(suite.name, entry.name)
+    curves.require_own(path)
+    for seed in entry.seeds:
+        run, config = runs_dir / suite.name / f"{entry.name}-{seed}", entry.seed_config(seed)
+        if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
+            outcomes.collect(run, path, episodes, entry.scatter)
+    if not (path / "runs.csv").exists():
+        return
+    results = outcomes.read(path)
+    curves.draw(results)
+    command = f"python -m benchmarks.suite {SUITES / suite.name}.toml --only='{entry.name}-*'"
+    _write(path / "README.md", curves.report(results, [command, "python -m benchmarks.results"]))
+
+
+def _read(suite: Suite) -> dict[str, Results]:
+    """{entry: its published results}, in the suite's order."""
+    return {entry.name: outcomes.read(path) for entry in suite.entries
+            if ((path := outcomes.folder(suite.name, entry.name)) / "runs.csv").exists()}
+
+
+def _replace(readme: Path, table: Sequence[str]):
+    text = readme.read_text()
+    if _BEGIN not in text or _END not in text:
+        raise UsageError(f"{readme} has no place for the results, between {_BEGIN} and {_END}")
+    between = "\n".join([_BEGIN, *table, _END])
+    _write(readme, re.sub(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: between, text, flags=re.DOTALL))
+
+
+def _write(path: Path, text: str):
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,172 @@
+"""Runs a suite of trainings, several at once, as often as it takes.
+
+    python -m benchmarks.suite benchmarks/suites/NAME.toml [--jobs=2] [--only=PATTERN] [--dry_run]
+
+A run's directory is runs/NAME/<entry>-<seed>. Ctrl-C (or SIGTERM) has every run write a checkpoint; the same command
+goes on from there, also after kill -9 or a restart of the machine. Runs that are finished, or whose results are
+published already, are skipped. `python -m benchmarks.results` publishes.
+"""
+
+import contextlib
+import ctypes
+import dataclasses
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from absl import flags
+
+from benchmarks import suite_runs
+from benchmarks.processes import ROOT
+from benchmarks.suite_file import Suite, read
+from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
+from ddpg_tf import cli
+from ddpg_tf.cli import UsageError
+
+_LOOK_SECONDS = 2.0
+_TELL_SECONDS = 600.0  # between tables where they cannot be drawn in place
+_PR_SET_PDEATHSIG = 1
+
+
+def main(argv) -> int:
+    values = flags.FlagValues()
+    flags.DEFINE_integer("jobs", None, "runs at once, each on its own share of the cores; default one a core: two runs "
+                         "with a thread each do more than one with two (benchmarks/results/jobs.md)", lower_bound=1,
+                         flag_values=values)
+    flags.DEFINE_string("only", "*", "run only what matches, <entry>-<seed>; * and ? as in file names",
+                        flag_values=values)
+    flags.DEFINE_boolean("dry_run", False, "list the runs and the hours they will take, and run nothing",
+                         flag_values=values)
+    flags.DEFINE_string("runs_dir", "runs", "where the run directories are made", flag_values=values)
+    paths = cli.parse(argv, values, __doc__, positional=True)
+    if len(paths) != 1:
+        raise UsageError("name one suite file. See --help.")
+    suite = read(Path(paths[0]))
+    runs = suite_runs.plan(suite, Path(values.runs_dir), values.only)
+    cores = _cores()
+    if (jobs := values.jobs or len(cores)) > len(cores):
+        raise UsageError(f"--jobs={jobs}: this process may use {len(cores)} cores")
+    if values.dry_run:
+        print(suite_runs.dry_run(runs, jobs))
+        return 0
+    suite_runs.require_disk(runs)
+    return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)]).run()
+
+
+def _cores() -> list[int]:
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+@dataclasses.dataclass
+class _Job:
+    run: SuiteRun
+    process: subprocess.Popen
+    cores: list[int]
+
+
+class _Runner:
+    """Works off `runs`, at most one on each share of the cores."""
+
+    def __init__(self, suite: Suite, runs: Sequence[SuiteRun], shares: list[list[int]]):
+        self._suite, self._runs, self._shares = suite, runs, shares
+        self._jobs: list[_Job] = []
+        self._tried: set[Path] = set()
+        self._interrupted = 0
+
+    def run(self) -> int:
+        before = {number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            with _table() as show:
+                while self._start() or self._jobs:
+                    show(suite_runs.table(self._suite, self._runs))
+                    self._wait(_LOOK_SECONDS)
+                show(suite_runs.table(self._suite, self._runs), last=True)
+        finally:
+            for job in self._jobs:  # only an error of our own leaves any
+                job.process.terminate()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+        if self._interrupted:
+            print("interrupted; the same command goes on", file=sys.stderr)
+            return 128 + self._interrupted
+        failed = [run for run in self._runs if run.state in (FAILED, DIVERGED)]
+        for run in failed:
+            print(f"{run.state}: {run.name}: {run.problem}", file=sys.stderr)
+        return int(bool(failed))
+
+    def _interrupt(self, number, _):
+        self._interrupted = number
+        for job in self._jobs:
+            job.process.send_signal(signal.SIGTERM)
+
+    def _start(self) -> bool:
+        """Starts what there is room for. Returns whether anything is still to be started."""
+        if self._interrupted:
+            return False
+        waiting = [run for run in self._runs if run.path not in self._tried and run.look() in (OPEN, BUSY)]
+        for run in waiting:
+            taken = {tuple(job.cores) for job in self._jobs}
+            free = [share for share in self._shares if tuple(share) not in taken]
+            if free and run.state == OPEN:
+                self._tried.add(run.path)
+                self._jobs.append(_launch(run, free[0]))
+        return bool(waiting)
+
+    def _wait(self, seconds: float):
+        """Until a run ends, but not longer than that."""
+        deadline = time.monotonic() + seconds
+        while time.monotonic() < deadline:
+            ended = [job for job in self._jobs if job.process.poll() is not None]
+            for job in ended:
+                self._jobs.remove(job)
+                job.run.ended(job.process.returncode)
+            if ended:
+                return
+            time.sleep(0.05)
+
+
+def _launch(run: SuiteRun, cores: list[int]) -> _Job:
+    run.path.parent.mkdir(parents=True, exist_ok=True)
+    with open(run.log, "wb") as log:
+        process = subprocess.Popen(run.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                                   start_new_session=True, preexec_fn=lambda: _settle(cores))
+    run.started()
+    return _Job(run, process, cores)
+
+
+def _settle(cores: list[int]):
+    """In the new process: its cores, the lowest priority, and SIGTERM (a checkpoint) when the suite is killed."""
+    os.nice(19)
+    if hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)  # TensorFlow makes a thread for each of them
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+
+@contextlib.contextmanager
+def _table() -> Iterator:
+    """A function that shows a table: in place on a terminal, now and then elsewhere."""
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console()
+    if console.is_terminal:
+        with Live(console=console, auto_refresh=False, vertical_overflow="visible") as live:
+            yield lambda table, last=False: live.update(table, refresh=True)
+        return
+    told = -_TELL_SECONDS
+
+    def show(table, last=False):
+        nonlocal told
+        if last or time.monotonic() - told >= _TELL_SECONDS:
+            told = time.monotonic()
+            console.print(table)
+
+    yield show
+
+
+if __name__ == "__main__":
+    cli.run(main)

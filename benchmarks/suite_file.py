@@ -1,0 +1,152 @@
+"""A suite file: which runs there are, and what their results are compared with.
+
+    about = "What the suite is for, one sentence."
+    [sets.Hopper-v5]                    # a part of an entry, to be used by several
+    flags = {env = "Hopper-v5", total_steps = 100_000}
+    published = {score = 1577.0, steps = 1_000_000, source = "..."}
+    [entries."LayerNorm, Hopper-v5"]    # its sets in their order, then its own flags, over the preset's
+    sets = ["Hopper-v5"]
+    flags = {preset = "none", normalization = "layer"}
+    seeds = [0, 1, 2]
+"""
+
+import dataclasses
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from ddpg_tf import config
+from ddpg_tf.cli import UsageError
+from ddpg_tf.config import Config
+
+_KEYS = {"about": str, "entries": dict, "sets": dict}
+_ENTRY_KEYS = {"sets": list, "flags": dict, "seeds": list, "published": dict, "readme": str,
+               "note": str, "scatter": bool}
+_PUBLISHED_KEYS = {"score": float, "steps": int, "source": str}
+
+
+@dataclasses.dataclass(frozen=True)
+class Published:
+    """A figure of others to compare with."""
+
+    score: float
+    steps: int
+    source: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Entry:
+    """Runs that differ in their seed only.
+
+    Attributes:
+      name: also the folder of its results.
+      arguments: train.py's, but for the seed and the run directory.
+      readme: what the README's table calls it; empty where it has no row there.
+      note: a sentence on what it shows, or why it was stopped, for the suite's page.
+      scatter: whether the critic's estimates are drawn against what followed (paper, Fig. 3).
+    """
+
+    name: str
+    arguments: tuple[str, ...]
+    seeds: tuple[int, ...]
+    config: Config  # of the first seed
+    published: Published | None = None
+    readme: str = ""
+    note: str = ""
+    scatter: bool = False
+
+    def seed_config(self, seed: int) -> Config:
+        return dataclasses.replace(self.config, seed=seed)
+
+
+@dataclasses.dataclass(frozen=True)
+class Suite:
+    """What a suite file says; `name` is the file's."""
+
+    name: str
+    about: str
+    entries: tuple[Entry, ...]
+
+
+def read(path: Path) -> Suite:
+    """The suite in `path`.
+
+    Raises:
+      UsageError: it cannot be read, or says what cannot be run: an entry twice, an unknown flag, a missing preset, ...
+    """
+    try:
+        found = tomllib.loads(path.read_text())
+    except OSError as error:
+        raise UsageError(f"cannot read the suite {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:  # an entry twice is one
+        raise UsageError(f"{path} is not a suite: {error}") from None
+    try:
+        _check_keys(found, _KEYS)
+        entries = tuple(_entry(name, found) for name in found.get("entries", {}))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    if not entries:
+        raise UsageError(f"{path} has no entries")
+    return Suite(path.stem, found.get("about", ""), entries)
+
+
+def _entry(name: str, found: Mapping[str, Any]) -> Entry:
+    try:
+        return _merged(name, found)
+    except UsageError as error:
+        raise UsageError(f"entry {name!r}: {error}") from None
+
+
+def _merged(name: str, found: Mapping[str, Any]) -> Entry:
+    own = found["entries"][name]
+    if not name or name[0] in ".-" or set(name) & set("/\\\n"):
+        raise UsageError("its name is a folder's: no slash, no dot or dash at its beginning")
+    _check_keys(own, _ENTRY_KEYS)
+    merged: dict[str, Any] = {"flags": {}}
+    for part_name in own.get("sets", []):
+        if part_name not in found.get("sets", {}):
+            raise UsageError(f"there is no set {part_name!r}")
+        part = found["sets"][part_name]
+        _check_keys(part, {key: kind for key, kind in _ENTRY_KEYS.items() if key != "sets"})
+        merged |= part | {"flags": merged["flags"] | part.get("flags", {})}
+    merged |= own | {"flags": merged["flags"] | own.get("flags", {})}
+    seeds = merged.get("seeds", [0])
+    if not seeds or len(set(seeds)) < len(seeds) or not all(isinstance(seed, int) for seed in seeds):
+        raise UsageError(f"seeds must be different whole numbers, not {seeds}")
+    if own_flags := {"seed", "run_dir", "resume", "export_dir"} & merged["flags"].keys():
+        raise UsageError(f"{', '.join(sorted(own_flags))} cannot be among a suite's flags")
+    arguments = tuple(f"--{flag}={_as_flag(value)}" for flag, value in merged["flags"].items())
+    return Entry(name, arguments, tuple(seeds), _parse(arguments, seeds[0]), _published(merged.get("published")),
+                 **{key: merged[key] for key in ("readme", "note", "scatter") if key in merged})
+
+
+def _parse(arguments: tuple[str, ...], seed: int) -> Config:
+    from ddpg_tf import envs
+
+    return config.parse_command_line(["train.py", *arguments, f"--seed={seed}"], "", envs.resolve_id).config
+
+
+def _published(found: dict[str, Any] | None) -> Published | None:
+    if found is None:
+        return None
+    found = {name: float(value) if name == "score" and isinstance(value, int) else value
+             for name, value in found.items()}
+    _check_keys(found, _PUBLISHED_KEYS)
+    if missing := _PUBLISHED_KEYS.keys() - found.keys():
+        raise UsageError(f"published lacks {', '.join(sorted(missing))}")
+    return Published(**found)
+
+
+def _check_keys(found: Mapping[str, Any], known: Mapping[str, type]):
+    for key, value in found.items():
+        if key not in known:
+            raise UsageError(f"{key!r} is not one of {', '.join(known)}")
+        if not isinstance(value, known[key]):
+            raise UsageError(f"{key} must be a {known[key].__name__}, not {value!r}")
+
+
+def _as_flag(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return str(value).lower() if isinstance(value, bool) else str(value)
