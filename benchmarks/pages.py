@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.curves import draw_on, finished, seeds, summary
+from benchmarks.curves import draw_on, finished, interval, seeds, summary
 from benchmarks.outcomes import Outcome, Results
 from benchmarks.suite_file import Entry, Suite
 from ddpg_tf.checkpoint import write_atomically
@@ -43,8 +43,8 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
 def all_entries(published: Published) -> str:
     """README.md of the results: one table over all entries."""
     lines = ["# Results", "", "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. Reached: "
-             "the mean of the last ten evaluations is at least the published figure, whose steps and source are beside "
-             "it.", "", "![curves of all entries](curves.png)", "",
+             "the last weights, over 100 episodes, come to at least the published figure.", "",
+             "![curves of all entries](curves.png)", "",
              "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
              "100 episodes | published | reached | |", "|---" * 11 + "|"]
     for suite, results in published:
@@ -54,21 +54,24 @@ def all_entries(published: Published) -> str:
                                f"{found.config.total_steps:,}", str(len(found.outcomes)), *_scores(done),
                                *_against(entry, done), _ends(found)]))
     suites = ", ".join(f"[{suite.name}]({suite.name}.md)" for suite, results in published if results)
-    return "\n".join([*lines, "", f"Side by side, with the critics' errors and speeds: {suites}.", "",
-                      "What critics expected at single steps of test episodes, and what followed (as Lillicrap et al., "
-                      "Fig. 3):", "", "![estimated Q against return](values.png)", ""])
+    lines += ["", f"Side by side, with the critics' errors and speeds: {suites}.", ""]
+    if _scatters(published):
+        lines += ["What critics expected at single steps of test episodes, and what followed (as Lillicrap et al., "
+                  "Fig. 3):", "", "![estimated Q against return](values.png)", ""]
+    return "\n".join(lines)
 
 
 def readme_table(published: Published) -> list[str]:
     """The rows of those entries that the project's README names."""
-    lines = ["| run | steps | seeds | last evaluation | mean of the last 10 | best evaluation | last weights, 100 "
-             "episodes | published |", "|---" * 8 + "|"]
+    lines = ["| run | steps | seeds | last evaluation | best evaluation | last weights, 100 episodes | published |",
+             "|---" * 7 + "|"]
     for suite, results in published:
         for name, found in results.items():
             entry, done = _entry(suite, name), finished(found)
             if entry.readme:
+                last, _, best, again = _scores(done)
                 lines.append(_row([f"[{entry.readme}](benchmarks/results/{suite.name}/{_quoted(name)})",
-                                   f"{found.config.total_steps:,}", str(len(found.outcomes)), *_scores(done),
+                                   f"{found.config.total_steps:,}", str(len(found.outcomes)), last, best, again,
                                    _against(entry, done)[0]]))
     return lines
 
@@ -83,16 +86,13 @@ def draw_all(published: Published, path: Path):
         draw_on(axes, finished(found))
         if entry.published:
             axes.axhline(entry.published.score, color="black", linestyle=":", linewidth=1)
-        axes.set_title(f"{entry.readme}, {seeds(found.outcomes)}", fontsize=8)
+        axes.set_title(f"{entry.readme}, {seeds(found.outcomes)}", fontsize=7)
 
     _draw_grid(path, shown, draw, "steps", "evaluation return")
 
 
 def draw_estimates(published: Published, path: Path):
     """Estimated Q against return, for the entries that asked for it (Lillicrap et al., Fig. 3)."""
-    shown = [(name, found.path / "scatter.csv") for _, results in published for name, found in results.items()
-             if (found.path / "scatter.csv").exists()]
-
     def draw(axes, item):
         name, file = item
         with open(file, newline="") as rows:
@@ -101,9 +101,15 @@ def draw_estimates(published: Published, path: Path):
         ends = [min(q.min(), following.min()), max(q.max(), following.max())]
         axes.plot(ends, ends, color="0.6", linewidth=1)
         axes.scatter(following, q, s=2, alpha=0.3)
-        axes.set_title(name, fontsize=8)
+        axes.set_title(name, fontsize=7)
 
-    _draw_grid(path, shown, draw, "discounted return that followed", "estimated Q")
+    _draw_grid(path, _scatters(published), draw, "discounted return that followed", "estimated Q")
+
+
+def _scatters(published: Published) -> list[tuple[str, Path]]:
+    """(entry, file) of those that have one."""
+    return [(name, file) for _, results in published for name, found in results.items()
+            if (file := found.path / "scatter.csv").exists()]
 
 
 def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str):
@@ -139,8 +145,9 @@ def _against(entry: Entry, done: Sequence[Outcome]) -> list[str]:
     if not entry.published:
         return ["", ""]
     figure = entry.published
-    reached = float(summary(done, lambda o: o.last(10)).split()[0]) >= figure.score if done else False
-    return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", "yes" if reached else "no"]
+    came_to = [outcome.rescored for outcome in done if outcome.rescored is not None]
+    reached = "-" if not came_to else "yes" if interval(np.array(came_to)[:, None])[0][0] >= figure.score else "no"
+    return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", reached]
 
 
 def _ends(found: Results) -> str:

@@ -56,8 +56,8 @@ def _collect(suite: Suite, entry, runs_dir: Path, episodes: int):
             outcomes.collect(run, path, episodes, entry.scatter)
     if not (path / "runs.csv").exists():
         return
-    results = outcomes.read(path)
-    curves.draw(results)
+    results, beside = outcomes.read(path), outcomes.folder(suite.name, entry.beside or entry.name)
+    curves.draw(results, outcomes.read(beside) if entry.beside and (beside / "runs.csv").exists() else None)
     command = f"python -m benchmarks.suite {SUITES / suite.name}.toml --only='{entry.name}-*'"
     _write(path / "README.md", curves.report(results, [command, "python -m benchmarks.results"]))
 

@@ -22,7 +22,7 @@ from ddpg_tf.config import Config
 
 _KEYS = {"about": str, "entries": dict, "sets": dict}
 _ENTRY_KEYS = {"sets": list, "flags": dict, "seeds": list, "published": dict, "readme": str,
-               "note": str, "scatter": bool}
+               "note": str, "beside": str, "scatter": bool}
 _PUBLISHED_KEYS = {"score": float, "steps": int, "source": str}
 
 
@@ -44,6 +44,7 @@ class Entry:
       arguments: train.py's, but for the seed and the run directory.
       readme: what the README's table calls it; empty where it has no row there.
       note: a sentence on what it shows, or why it was stopped, for the suite's page.
+      beside: another entry of the suite, whose curve is drawn too; empty for none.
       scatter: whether the critic's estimates are drawn against what followed (paper, Fig. 3).
     """
 
@@ -54,6 +55,7 @@ class Entry:
     published: Published | None = None
     readme: str = ""
     note: str = ""
+    beside: str = ""
     scatter: bool = False
 
     def seed_config(self, seed: int) -> Config:
@@ -88,6 +90,9 @@ def read(path: Path) -> Suite:
         raise UsageError(f"{path}: {error}") from None
     if not entries:
         raise UsageError(f"{path} has no entries")
+    for entry in entries:
+        if entry.beside and entry.beside not in found["entries"]:
+            raise UsageError(f"{path}: entry {entry.name!r}: there is no entry {entry.beside!r} to draw beside it")
     return Suite(path.stem, found.get("about", ""), entries)
 
 
@@ -118,7 +123,7 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
         raise UsageError(f"{', '.join(sorted(own_flags))} cannot be among a suite's flags")
     arguments = tuple(f"--{flag}={_as_flag(value)}" for flag, value in merged["flags"].items())
     return Entry(name, arguments, tuple(seeds), _parse(arguments, seeds[0]), _published(merged.get("published")),
-                 **{key: merged[key] for key in ("readme", "note", "scatter") if key in merged})
+                 **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged})
 
 
 def _parse(arguments: tuple[str, ...], seed: int) -> Config:

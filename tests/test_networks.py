@@ -210,7 +210,7 @@ def normalized_places(model) -> set[str]:
     ("layer", 0, {"hidden_0", "hidden_1"}, {"hidden_0", "hidden_1"}),
     ("layer", 1, {"hidden_0", "hidden_1"}, {"hidden_0", "hidden_1"}),
 ])
-def test_batch_norm_sits_where_the_paper_has_it_and_layer_norm_everywhere(normalization, action_layer, in_actor, in_critic):
+def test_batch_norm_sits_where_the_paper_has_it_layer_norm_everywhere(normalization, action_layer, in_actor, in_critic):
     for build, expected in ((actor, in_actor), (critic, in_critic)):
         model = build(normalization=normalization, action_layer=action_layer)
         for name in ("hidden_0", "hidden_1"):  # again because of epsilon
