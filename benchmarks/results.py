@@ -36,6 +36,7 @@ def main(argv):
         for entry in suite.entries:
             _collect(suite, entry, Path(values.runs_dir), values.episodes)
     published = [(suite, _read(suite)) for suite in every]
+    outcomes.RESULTS.mkdir(parents=True, exist_ok=True)
     for suite, results in published:
         if results:
             _write(outcomes.RESULTS / f"{suite.name}.md", pages.suite_page(suite, results))

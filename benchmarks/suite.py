@@ -47,7 +47,7 @@ def main(argv) -> int:
         raise UsageError("name one suite file. See --help.")
     suite = read(Path(paths[0]))
     runs = suite_runs.plan(suite, Path(values.runs_dir), values.only)
-    cores = _cores()
+    cores = available_cores()
     if (jobs := values.jobs or len(cores)) > len(cores):
         raise UsageError(f"--jobs={jobs}: this process may use {len(cores)} cores")
     if values.dry_run:
@@ -57,7 +57,8 @@ def main(argv) -> int:
     return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)]).run()
 
 
-def _cores() -> list[int]:
+def available_cores() -> list[int]:
+    """The numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
@@ -133,12 +134,12 @@ def _launch(run: SuiteRun, cores: list[int]) -> _Job:
     run.path.parent.mkdir(parents=True, exist_ok=True)
     with open(run.log, "wb") as log:
         process = subprocess.Popen(run.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True, preexec_fn=lambda: _settle(cores))
+                                   start_new_session=True, preexec_fn=lambda: settle(cores))
     run.started()
     return _Job(run, process, cores)
 
 
-def _settle(cores: list[int]):
+def settle(cores: list[int]):
     """In the new process: its cores, the lowest priority, and SIGTERM (a checkpoint) when the suite is killed."""
     os.nice(19)
     if hasattr(os, "sched_setaffinity"):

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ddpg_tf import config
-from ddpg_tf.cli import UsageError
+from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.config import Config
 
 _KEYS = {"about": str, "entries": dict, "sets": dict}
@@ -86,7 +86,7 @@ def read(path: Path) -> Suite:
     try:
         _check_keys(found, _KEYS)
         entries = tuple(_entry(name, found) for name in found.get("entries", {}))
-    except UsageError as error:
+    except UserError as error:
         raise UsageError(f"{path}: {error}") from None
     if not entries:
         raise UsageError(f"{path} has no entries")
@@ -99,7 +99,7 @@ def read(path: Path) -> Suite:
 def _entry(name: str, found: Mapping[str, Any]) -> Entry:
     try:
         return _merged(name, found)
-    except UsageError as error:
+    except UserError as error:
         raise UsageError(f"entry {name!r}: {error}") from None
 
 

@@ -149,11 +149,16 @@ def _seconds_between_marks(work: Work, library: str, python: Path) -> float:
         if library == OURS:
             run_dir = Path(directory) / "run"
             run(work.ours(run_dir))
-            with open(run_dir / "metrics.csv", newline="") as file:
-                at = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file)}
-        else:
-            lines = [json.loads(line) for line in run(work.theirs(python, library)).splitlines()]
-            at = {line["step"]: line["seconds"] for line in lines}
+            return our_seconds_between_marks(work, run_dir)
+        lines = [json.loads(line) for line in run(work.theirs(python, library)).splitlines()]
+        at = {line["step"]: line["seconds"] for line in lines}
+    return at[work.total_steps] - at[FIRST_MARK]
+
+
+def our_seconds_between_marks(work: Work, run_dir: Path) -> float:
+    """From step FIRST_MARK to the last."""
+    with open(run_dir / "metrics.csv", newline="") as file:
+        at = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file)}
     return at[work.total_steps] - at[FIRST_MARK]
 
 

@@ -1,0 +1,260 @@
+"""Suites of runs: what a file may say, runs that survive anything, results made from them."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, TINY, timeless
+
+from benchmarks import outcomes, results, suite, suite_file, suite_runs
+from ddpg_tf import Config, train
+from ddpg_tf.cli import UsageError, UserError
+
+FLAGS = {**TINY, "preset": "none", "total_steps": 900}
+DIVERGES = {**FLAGS, "critic_learning_rate": 1e30, "actor_learning_rate": 1e30}
+
+
+def toml(flags) -> str:
+    def value(v):
+        return json.dumps(list(v) if isinstance(v, tuple) else v)
+
+    return f"flags = {{{', '.join(f'{name} = {value(v)}' for name, v in flags.items())}}}\n"
+
+
+@pytest.fixture
+def written(tmp_path):
+    """`written(text)` is the path of a suite file with that text."""
+
+    def write(text):
+        path = tmp_path / "small.toml"
+        path.write_text(text)
+        return path
+
+    return write
+
+
+# What a file may say --------------------------------------------------------------------------------------------------
+
+
+def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
+    path = written("""
+        about = "All of it."
+        [sets.pendulum]
+        flags = {env = "Pendulum-v1", gamma = 0.9, tau = 0.1}
+        published = {score = -150, steps = 20_000, source = "somebody"}
+        seeds = [0, 1]
+        [sets.short]
+        flags = {total_steps = 1_000, gamma = 0.8, hidden_units = [64, 32], normalize_observations = true}
+        [entries.one]
+        sets = ["pendulum", "short"]
+        flags = {preset = "none", tau = 0.2}
+        [entries."two of them"]
+        sets = ["pendulum"]
+        seeds = [5]
+        beside = "one"
+        """)
+    found = suite_file.read(path)
+    assert (found.name, found.about, [entry.name for entry in found.entries]) == (
+        "small", "All of it.", ["one", "two of them"])
+    one, two = found.entries
+    assert one.config == Config(env="Pendulum-v1", gamma=0.8, tau=0.2, total_steps=1000, hidden_units=(64, 32),
+                                normalize_observations=True)
+    assert one.seeds == (0, 1) and one.published.score == -150.0 and not one.beside
+    assert two.seeds == (5,) and two.config.warmup_steps == 1000 and two.beside == "one"  # the environment's preset
+    assert two.seed_config(7).seed == 7
+
+
+@pytest.mark.parametrize("text, says", [
+    ("", "no entries"),
+    ("[entries.a\n", "is not a suite"),
+    ("[entries.a]\n[entries.a]\n", "is not a suite"),
+    ("entries = 3", "entries must be"),
+    ("runs = 3\n[entries.a]", "'runs' is not one of"),
+    ("[entries.a]\nsteps = 3", "entry 'a': 'steps' is not one of"),
+    ("[entries.a]\nsets = ['b']", "no set 'b'"),
+    ("[sets.b]\nsets = ['c']\n[entries.a]\nsets = ['b']", "'sets' is not one of"),
+    ("[entries.a]\nflags = {nonsense = 1}", "entry 'a': .*nonsense"),
+    ("[entries.a]\nflags = {preset = 'nonsense'}", "no preset 'nonsense'"),
+    ("[entries.a]\nflags = {tau = 2.0}", "tau must be at most 1"),
+    ("[entries.a]\nflags = {env = 'Pendulu-v1'}", "no environment.*Pendulum-v1"),
+    ("[entries.a]\nflags = {seed = 1}", "seed cannot be among"),
+    ("[entries.a]\nseeds = [1, 1]", "seeds must be different"),
+    ("[entries.a]\nseeds = []", "seeds must be different"),
+    ("[entries.a]\nseeds = 'all'", "seeds must be a list"),
+    ("[entries.'a/b']", "no slash"),
+    ("[entries.a]\npublished = {score = 1}", "published lacks source, steps"),
+    ("[entries.a]\nbeside = 'b'", "no entry 'b'")])
+def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(written, text, says):
+    path = written(text)
+    with pytest.raises(UsageError, match=rf"(?s)small\.toml.*{says}"):
+        suite_file.read(path)
+
+
+def test_a_file_that_is_not_there(tmp_path):
+    with pytest.raises(UsageError, match="cannot read the suite"):
+        suite_file.read(tmp_path / "none.toml")
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "suites").glob("*.toml")), ids=lambda path: path.stem)
+def test_the_projects_suites_can_be_read(path):
+    assert suite_file.read(path).about
+
+
+# What is refused before anything runs ---------------------------------------------------------------------------------
+
+
+def test_a_directory_of_other_flags_is_refused(written, tmp_path):
+    path = tmp_path / "runs" / "small" / "a-0"
+    path.mkdir(parents=True)
+    for changes, says in ((dict(gamma=0.5), "--gamma=0.5"), (dict(total_steps=2000), "2000 steps")):
+        (path / "flags.txt").write_text(Config(**{**TINY, **changes}).to_flags())
+        with pytest.raises(UsageError, match=says):
+            suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
+
+
+def test_a_disk_that_is_too_small_is_refused(written, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda _: type("Usage", (), {"free": 1000}))
+    with pytest.raises(UserError, match="the replay needs"):
+        suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
+    assert not (tmp_path / "runs").exists()
+
+
+@pytest.mark.parametrize("arguments, says", [
+    ([], "name one suite file"), (["a.toml", "b.toml"], "name one suite file"),
+    (["SUITE", "--only=b*"], "no run matches --only=b.*; there are a-0"), (["SUITE", "--jobs=1000"], "--jobs=1000")])
+def test_a_command_line_that_is_wrong(written, arguments, says):
+    path = str(written("[entries.a]\n" + toml(FLAGS)))
+    with pytest.raises(UsageError, match=says):
+        suite.main(["suite", *(path if argument == "SUITE" else argument for argument in arguments)])
+
+
+# Running --------------------------------------------------------------------------------------------------------------
+
+
+def start(path, *options):
+    return subprocess.Popen([sys.executable, "-m", "benchmarks.suite", str(path), *options], cwd=ROOT, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+
+
+def wait_for_checkpoint(run, beyond=0):
+    deadline = time.monotonic() + 60
+    while (suite_runs.checkpoint.newest_step(run / "checkpoints") or 0) <= beyond:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+@pytest.fixture(scope="module")
+def disturbed(tmp_path_factory):
+    """(runs directory, suite file, what the last command said) of a suite interrupted, killed, and then left alone."""
+    tmp_path = tmp_path_factory.mktemp("suite")
+    path, runs = tmp_path / "small.toml", tmp_path / "runs"
+    path.write_text("[entries.good]\n" + toml(FLAGS) + "seeds = [0]\n[entries.bad]\n" + toml(DIVERGES))
+    options = [f"--runs_dir={runs}", "--jobs=1"]
+    process = start(path, *options)
+    wait_for_checkpoint(runs / "small" / "good-0")
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 130 and "the same command goes on" in errors
+    step = suite_runs.checkpoint.newest_step(runs / "small" / "good-0" / "checkpoints")
+    process = start(path, *options)
+    if step < 750:
+        wait_for_checkpoint(runs / "small" / "good-0", beyond=step)
+    process.kill()
+    process.communicate(timeout=60)
+    process = start(path, *options)
+    output, errors = process.communicate(timeout=120)
+    return runs, path, process.returncode, output, errors
+
+
+def test_a_suite_interrupted_and_killed_ends_as_one_that_was_not(disturbed, tmp_path):
+    runs, *_ = disturbed
+    train(Config(**{**TINY, "total_steps": 900, "run_dir": str(tmp_path / "run")}))
+    for name in ("evaluations.csv", "values.csv"):
+        assert (runs / "small" / "good-0" / name).read_bytes() == (tmp_path / "run" / name).read_bytes()
+    assert timeless(runs / "small" / "good-0" / "metrics.csv") == timeless(tmp_path / "run" / "metrics.csv")
+
+
+def test_a_run_that_diverges_is_told_and_the_others_go_on(disturbed):
+    runs, path, status, output, errors = disturbed
+    assert status == 1 and "diverged: bad-0" in errors and "training diverged" in errors
+    assert "Traceback" not in errors and "1 finished" in output
+    again = start(path, f"--runs_dir={runs}")
+    assert "diverged: bad-0" in again.communicate(timeout=60)[1] and again.returncode == 1  # not tried again
+
+
+def test_a_dry_run_lists_states_and_estimates(disturbed, capsys):
+    runs, path, *_ = disturbed
+    assert suite.main(["suite", str(path), f"--runs_dir={runs}", "--dry_run"]) == 0
+    said = capsys.readouterr().out
+    assert "good-0: finished, 0 of 900 steps left" in said and "bad-0: diverged" in said and "about 0.0 h" in said
+    longer = path.with_name("longer.toml")
+    longer.write_text("[entries.good]\n" + toml({**FLAGS, "total_steps": 360_000}) + "seeds = [0, 1]")
+    suite.main(["suite", str(longer), f"--runs_dir={runs}", "--dry_run"])
+    assert "good-1: open, 360,000 of 360,000" in (said := capsys.readouterr().out) and "none has run yet" in said
+
+
+# Results --------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A project of its own to publish in."""
+    monkeypatch.setattr(outcomes, "RESULTS", tmp_path / "results")
+    monkeypatch.setattr(results, "SUITES", tmp_path)
+    monkeypatch.setattr(results, "ROOT", tmp_path)
+    (tmp_path / "README.md").write_text(f"before\n{results._BEGIN}\nold\n{results._END}\nafter\n")
+    return tmp_path
+
+
+def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed, place):
+    runs, path, *_ = disturbed
+    text = path.read_text().replace("seeds = [0]", 'seeds = [0, 1]\nreadme = "Good"\nscatter = true\n'
+                                    'published = {score = -2000, steps = 10_000, source = "somebody"}')
+    (place / "small.toml").write_text(text)
+    results.main(["results", f"--runs_dir={runs}", "--episodes=2"])
+    folder = place / "results" / "small" / "good"
+    outcome, = outcomes.read(folder).outcomes
+    scores = outcomes.read_scores(runs / "small" / "good-0" / "evaluations.csv")
+    assert outcome.scores == scores and outcome.rescored == pytest.approx(scores[900])  # the same two episodes
+    assert (folder / "seed-0.csv").read_bytes() == (runs / "small" / "good-0" / "evaluations.csv").read_bytes()
+    estimates = np.loadtxt(folder / "scatter.csv", delimiter=",", skiprows=1)
+    assert estimates.shape == (1000, 3) and (estimates[:, 2] < 0).all()
+    table, page = (place / "results" / "README.md").read_text(), (place / "results" / "small.md").read_text()
+    assert f"| 900 | 1 | {scores[900]:.1f} |" in table and "| -2,000.0 (somebody, 10,000 steps) | yes |" in table
+    assert "seed 0 diverged at step" in table and "seed 0 diverged at step" in page
+    readme = (place / "README.md").read_text()
+    assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
+    assert "[Good](benchmarks/results/small/good)" in readme and "bad" not in readme
+    for name in ("curves.png", "values.png", "small/good/curve.png"):
+        assert (place / "results" / name).read_bytes().startswith(b"\x89PNG")
+
+    results.main(["results", f"--runs_dir={place / 'gone'}"])  # the runs are lost: what is published stays
+    assert (place / "results" / "README.md").read_text() == table and (place / "README.md").read_text() == readme
+    plan = suite_runs.plan(suite_file.read(place / "small.toml"), place / "gone")
+    assert [(run.name, run.state) for run in plan] == [
+        ("good-0", suite_runs.PUBLISHED), ("bad-0", suite_runs.PUBLISHED), ("good-1", suite_runs.OPEN)]
+
+
+def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(disturbed, place, monkeypatch):
+    runs, *_ = disturbed
+    folder = place / "results" / "small" / "good"
+    outcomes.collect(runs / "small" / "good-0", folder, 1)
+    monkeypatch.setattr(outcomes, "_score_again", lambda *_: pytest.fail("scored again"))
+    outcomes.collect(runs / "small" / "good-0", folder, 1)
+    flags = (folder / "flags.txt").read_text()
+    (folder / "flags.txt").write_text(flags.replace("--gamma=0.99", "--gamma=0.5"))
+    (folder / "seed-7.csv").write_text("of another time")
+    outcomes.collect(runs / "small" / "good-0", folder, 0)
+    assert (folder / "flags.txt").read_text() == flags and not (folder / "seed-7.csv").exists()
+
+
+def test_a_readme_without_a_place_for_the_results_is_refused(place):
+    (place / "README.md").write_text("nothing")
+    (place / "small.toml").write_text("[entries.a]\n" + toml(FLAGS))
+    with pytest.raises(UsageError, match="no place for the results"):
+        results.main(["results"])
+    assert (place / "README.md").read_text() == "nothing"
