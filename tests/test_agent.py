@@ -159,6 +159,34 @@ def test_the_critic_half_changes_no_weight_but_the_critics(eager_batch_norm_agen
     assert_learnt(agent.critic, critic)
 
 
+def test_smoothing_moves_the_targets_action_by_clipped_noise_that_the_update_decides():
+    """Target policy smoothing, in units of the half-range of each dimension."""
+    agent = new_agent(target_noise_sigma=0.2, target_noise_clip=0.3)
+    action = tf.tile(tf.constant(MIDDLE[None]), [20_000, 1])
+    noise = (agent._smoothed(action).numpy() - MIDDLE) / HALF_RANGE
+    assert np.abs(noise).max() == pytest.approx(0.3, abs=1e-5) and abs(noise.mean()) < 0.01
+    inside = np.abs(noise) < 0.299
+    assert inside.mean() == pytest.approx(0.866, abs=0.01)  # of a normal distribution within 1.5 sigma
+    assert abs(np.corrcoef(noise.T)[0, 1]) < 0.03
+    np.testing.assert_array_equal(agent._smoothed(action), agent._smoothed(action))
+    agent.critic_optimizer.iterations.assign_add(1)
+    assert not np.array_equal((agent._smoothed(action).numpy() - MIDDLE) / HALF_RANGE, noise)
+    at_bound = agent._smoothed(tf.tile(tf.constant(HIGH[None]), [100, 1])).numpy()
+    assert (at_bound <= HIGH).all() and (at_bound < HIGH).any()
+
+
+def test_smoothing_is_in_the_target_and_nowhere_else(agent):
+    """With an own critic that reads the action, the target's mean moves and the actor's loss does not."""
+    smooth = new_agent(update_every=BLOCK, target_noise_sigma=1.0, target_noise_clip=5.0)
+    smooth.load_state(agent.state())
+    for each in (agent, smooth):
+        hold_still(each)
+    plain, smoothed = agent.update(random_block()), smooth.update(random_block())
+    assert plain["q_mean"] == pytest.approx(smoothed["q_mean"], abs=1e-6)
+    assert plain["actor_loss"] == pytest.approx(smoothed["actor_loss"], abs=1e-6)
+    assert abs(plain["target_mean"] - smoothed["target_mean"]) > 1e-4
+
+
 # The actor's step
 
 

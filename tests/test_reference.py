@@ -1,6 +1,6 @@
 """The update against a float64 reference in NumPy, written from Lillicrap et al. and not from the code.
 
-Backpropagation, Adam, batch normalisation and the soft targets are spelt out by hand, so an error in the agent, or in
+Backpropagation, Adam, both normalisations and the soft targets are spelt out by hand, so an error in the agent, or in
 how it uses Keras, cannot also be in here. Weights are compared, not losses: everything an update does ends in them.
 """
 
@@ -52,12 +52,15 @@ class ReferenceDDPG:
         for name in gradients:
             if name.endswith("/kernel"):
                 gradients[name] = gradients[name] + config.critic_l2 * w["critic"][name]
-        self.adam("critic", gradients, config.critic_learning_rate)
+        self.adam("critic", gradients, config.critic_learning_rate, self.updates)
+        if self.updates % config.actor_every:
+            return
 
         policy_action, actor_backward = self.actor(w["actor"], observation, update_statistics=True)
         q, critic_backward = self.critic(w["critic"], observation, policy_action, training=False)
         _, action_gradient = critic_backward(np.full(len(q), -1 / len(q)))  # of -mean(q): Adam descends
-        self.adam("actor", actor_backward(action_gradient), config.actor_learning_rate)
+        self.adam("actor", actor_backward(action_gradient), config.actor_learning_rate,
+                  self.updates // config.actor_every)
 
         for network in ("actor", "critic"):
             target = w[f"target_{network}"]
@@ -67,8 +70,8 @@ class ReferenceDDPG:
                 else:
                     target[name] = config.tau * value + (1 - config.tau) * target[name]
 
-    def adam(self, network, gradients, learning_rate):
-        t, moments, weights = self.updates, self.moments[network], self.weights[network]
+    def adam(self, network, gradients, learning_rate, t):
+        moments, weights = self.moments[network], self.weights[network]
         for name, gradient in gradients.items():
             m, v = moments.get(name, (0.0, 0.0))
             m = self.ADAM_BETA_1 * m + (1 - self.ADAM_BETA_1) * gradient
@@ -78,12 +81,15 @@ class ReferenceDDPG:
             weights[name] = weights[name] - alpha * m / (np.sqrt(v) + self.ADAM_EPSILON)
 
     def actor(self, weights, observation, training=True, update_statistics=False):
-        """-> (action in environment units, backward: gradient of the loss by action -> gradients by name)."""
+        """-> (action in environment units, backward: gradient of the loss by action -> gradients by name).
+
+        `backward` adds the gradient of c x mean(x^2), x what the tanh gets.
+        """
         x, backward = self.layers(weights, observation, None, np.inf, training, update_statistics)
-        squashed, half_range = np.tanh(x), (HIGH - LOW) / 2
+        squashed, half_range, c = np.tanh(x), (HIGH - LOW) / 2, self.config.saturation_penalty
 
         def from_action(gradient):
-            return backward(gradient * half_range * (1 - squashed**2))[0]
+            return backward(gradient * half_range * (1 - squashed**2) + 2 * c * x / x.size)[0]
 
         return (HIGH + LOW) / 2 + half_range * squashed, from_action
 
@@ -100,12 +106,27 @@ class ReferenceDDPG:
         return x[:, 0], from_q
 
     def layers(self, weights, x, action, enters, training, update_statistics):
-        """[norm] (dense [norm] relu)* dense; `action` joins the input of layer `enters`, from where on no norm."""
+        """[norm] (dense [norm] relu)* dense; `action` joins the input of layer `enters`, from where on no batch norm.
+
+        Layer norm is not on the input, and in every layer.
+        """
         steps, gradients, by_action = [], {}, []  # steps: gradient by a layer's output -> gradient by its input
 
-        def norm(x, name):
-            if self.config.normalization != "batch":
-                return x
+        def layer_norm(x, name):
+            gamma = weights[f"{name}/gamma"]
+            std = np.sqrt(x.var(1, keepdims=True) + self.NORM_EPSILON)
+            unit = (x - x.mean(1, keepdims=True)) / std
+
+            def backward(gradient):
+                gradients[f"{name}/gamma"] = (gradient * unit).sum(0)
+                gradients[f"{name}/beta"] = gradient.sum(0)
+                g = gradient * gamma
+                return (g - g.mean(1, keepdims=True) - unit * (g * unit).mean(1, keepdims=True)) / std
+
+            steps.append(backward)
+            return unit * gamma + weights[f"{name}/beta"]
+
+        def batch_norm(x, name):
             gamma, beta = weights[f"{name}/gamma"], weights[f"{name}/beta"]
             running = weights[f"{name}/moving_mean"], weights[f"{name}/moving_variance"]
             mean, variance = (x.mean(0), x.var(0)) if training else running
@@ -150,13 +171,17 @@ class ReferenceDDPG:
             steps.append(backward)
             return np.concatenate([x, action], axis=1)
 
-        x = norm(x, "norm_input")
+        kind = self.config.normalization
+        if kind == "batch":
+            x = batch_norm(x, "norm_input")
         for i in range(len(self.config.hidden_units)):
             if i == enters:
                 x = join(x)
             x = dense(x, f"hidden_{i}")
-            if i < enters:
-                x = norm(x, f"norm_{i}")
+            if kind == "layer":
+                x = layer_norm(x, f"norm_{i}")
+            elif kind == "batch" and i < enters:
+                x = batch_norm(x, f"norm_{i}")
             x = relu(x)
         x = dense(x, "output")
 
@@ -238,6 +263,18 @@ def test_one_and_ten_updates_equal_the_reference(critic_l2, action_layer, paper_
         if k == 0:
             assert_same_weights(agent, reference_after_one)
     assert_same_weights(agent, reference_after_ten)
+
+
+def test_the_modern_recipe_equals_the_reference():
+    """Layer norm in both networks, the actor and the targets every second update, a penalty on saturation."""
+    agent = new_agent(normalization="layer", update_every=2, actor_every=2, saturation_penalty=0.1)
+    block = minibatches(6)
+    first, after = reference_after(agent, Batch(*(array[:2] for array in block))), reference_after(agent, block)
+    for i in range(0, 6, 2):
+        agent.update(Batch(*(array[i:i + 2] for array in block)))
+        if i == 0:
+            assert_same_weights(agent, first)
+    assert_same_weights(agent, after, 4 * TOLERANCE)  # behind a norm, as below
 
 
 @pytest.mark.parametrize("mistake", [dict(critic_l2=0.011), dict(tau=0.101), dict(actor_learning_rate=5.05e-3),
