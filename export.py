@@ -11,7 +11,7 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import cli
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
 
 
 def main(argv):
@@ -28,9 +28,10 @@ def main(argv):
         if not getattr(values, name):
             raise UsageError(f"--{name} is missing. See --help.")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently from the verifying process
-    from ddpg_tf import run_dir, saved_model
+    from ddpg_tf.export import saved_model
+    from ddpg_tf.storage.policy import load_policy
 
-    policy = run_dir.load_policy(Path(values.run_dir), values.checkpoint)
+    policy = load_policy(Path(values.run_dir), values.checkpoint)
     path = saved_model.publish(policy, Path(values.export_dir), values.version)
     weights = "latest weights" if policy.score is None else f"best weights, evaluation {policy.score:.1f}"
     print(f"{path}: {policy.config.env}, step {policy.step}, {weights}")

@@ -7,14 +7,15 @@
 
 import sys
 
-from ddpg_tf import cli, config
+from ddpg_tf import cli
+from ddpg_tf.flags import parse_command_line
 
 
 def main(argv):
-    from ddpg_tf import envs
+    from ddpg_tf.envs import registry
 
-    settings, resume, preset = config.parse_command_line(argv, __doc__, envs.resolve_id)
-    from ddpg_tf import loop
+    settings, resume, preset = parse_command_line(argv, __doc__, registry.resolve_id)
+    from ddpg_tf.training import loop
 
     if preset:
         print(f"preset: {preset.name}", flush=True)

@@ -17,8 +17,8 @@ from absl import flags
 from benchmarks import outcomes
 from benchmarks.outcomes import Outcome, Results
 from ddpg_tf import cli
-from ddpg_tf.checkpoint import write_atomically
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
+from ddpg_tf.files import write_atomically
 
 RESAMPLES = 5000
 MARK = "<!-- written by benchmarks.curves -->"
@@ -161,7 +161,7 @@ def require_own(out: Path):
 
 
 def _require_same_flags(paths: Sequence[Path]):
-    from ddpg_tf import run_dir
+    from ddpg_tf.storage import run_dir
 
     configs = [run_dir.read_config(path) for path in paths]
     found = [config.seed for config in configs]

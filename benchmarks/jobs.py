@@ -18,7 +18,7 @@ from benchmarks.report import Part, Row, installed, write
 from benchmarks.suite import available_cores, settle
 from benchmarks.throughput import FIRST_MARK, Work, our_seconds_between_marks
 from ddpg_tf import cli
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 
 
 def main(argv):

@@ -18,11 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from ddpg_tf import config as config_module
-from ddpg_tf import run_dir
-from ddpg_tf.checkpoint import newest_step, write_atomically
-from ddpg_tf.cli import UsageError
 from ddpg_tf.config import FIELDS, Config
-from ddpg_tf.logger import read_evaluations
+from ddpg_tf.errors import UsageError
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.files import write_atomically
+from ddpg_tf.storage import run_dir
+from ddpg_tf.storage.checkpoint import newest_step
+from ddpg_tf.storage.policy import load_policy
 
 RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
@@ -194,9 +196,9 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
 
 
 def _score_again(run: Path, episodes: int) -> float:
-    from ddpg_tf.evaluate import Evaluator
+    from ddpg_tf.evaluation.evaluator import Evaluator
 
-    policy = run_dir.load_policy(run, "latest")
+    policy = load_policy(run, "latest")
     evaluator = Evaluator(policy.config, episodes)
     found = evaluator.run(policy.agent.act)
     evaluator.close()
@@ -209,9 +211,9 @@ def _estimates(run: Path) -> list[tuple[float, float]]:
     Where a time limit ends an episode, the steps before it lack a part of their return: those that lack more than a
     hundredth are left out, or the second half of the episode if that is less.
     """
-    from ddpg_tf.evaluate import Evaluator
+    from ddpg_tf.evaluation.evaluator import Evaluator
 
-    policy = run_dir.load_policy(run, "latest")
+    policy = load_policy(run, "latest")
     gamma, found = policy.config.gamma, []
     for i in range(_SCATTER_EPISODES):
         seen: list[np.ndarray] = []

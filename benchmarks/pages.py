@@ -9,7 +9,7 @@ import numpy as np
 from benchmarks.curves import draw_on, finished, interval, seeds, summary
 from benchmarks.outcomes import Outcome, Results
 from benchmarks.suite_file import Entry, Suite
-from ddpg_tf.checkpoint import write_atomically
+from ddpg_tf.files import write_atomically
 
 Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the results by entry, in its order
 

@@ -26,8 +26,12 @@ import numpy as np
 from absl import flags
 
 from benchmarks import report
-from ddpg_tf import cli, config, envs, frames, replay, run_dir
+from ddpg_tf import cli
 from ddpg_tf.config import Config
+from ddpg_tf.envs import factory, frames, registry
+from ddpg_tf.flags import PRESETS, define_flags, settings_of
+from ddpg_tf.replay.buffer import ReplayBuffer
+from ddpg_tf.training import schedule
 
 BATCH, SIDE = 128, 64
 CURVES = ("InvertedPendulum-v5-pixels", "Pendulum-v1-pixels", "paper-Pendulum-v1-pixels", "CarRacing-v3")
@@ -53,9 +57,9 @@ def main(argv):
 def settings(**changes) -> Config:
     """Preset pixels'."""
     values = flags.FlagValues()
-    config.define_flags(values)
-    values(["", f"--flagfile={config.PRESETS / 'pixels.flags'}"])
-    return Config(**{**config.settings_of(values), **changes})
+    define_flags(values)
+    values(["", f"--flagfile={PRESETS / 'pixels.flags'}"])
+    return Config(**{**settings_of(values), **changes})
 
 
 def update(rounds: int) -> report.Part:
@@ -84,8 +88,8 @@ def replay_cost(rounds: int) -> report.Part:
     rows = []
     for name, channels in (("grey", 3), ("RGB", 9)):
         settings_ = settings(replay_capacity=1_000_000, total_steps=10_000_000, grayscale=channels == 3)
-        size = replay.ring_bytes(settings_, (SIDE, SIDE, channels), 3)
-        slots, new = sum(replay.ring_size(settings_, image=True)), SIDE * SIDE * channels // 3
+        size = schedule.ring_bytes(settings_, (SIDE, SIDE, channels), 3)
+        slots, new = sum(schedule.ring_size(settings_, image=True)), SIDE * SIDE * channels // 3
         rows.append(report.Row(f"1e6 slots and the slack, {name}, GB", size / 1e9, "<=", 12.8))
         rows.append(report.Row(f"bytes of a slot / the new pixels of a step, {name}", size / slots / new, "<=", 1.05))
         with tempfile.TemporaryDirectory() as directory:
@@ -95,9 +99,9 @@ def replay_cost(rounds: int) -> report.Part:
                        "in memory's cache.", rows)
 
 
-def _drawing(buffer: replay.ReplayBuffer, agent, name: str, rounds: int) -> list[report.Row]:
+def _drawing(buffer: ReplayBuffer, agent, name: str, rounds: int) -> list[report.Row]:
     """A minibatch of all that is in `buffer` against an update."""
-    blocks = buffer.blocks(settings(warmup_steps=buffer.rows, total_steps=10**9))
+    blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9))
     batch = next(blocks)
     found = _alternate({"ten draws": lambda: [next(blocks) for _ in range(10)],
                         "update": lambda: agent.learn(batch).numpy()}, rounds)
@@ -137,11 +141,11 @@ def _memory_limit() -> float:
 
 def step(rounds: int) -> report.Part:
     """Milliseconds of a CarRacing step with its update, one after the other and at once."""
-    from ddpg_tf.collect import Collector
-    from ddpg_tf.inner_loop import InnerLoop
+    from ddpg_tf.collect.collector import Collector
+    from ddpg_tf.training.inner_loop import InnerLoop
 
     settings_ = settings(env="CarRacing-v3", pixels=False, warmup_steps=0, total_steps=10**6, action_repeat=4)
-    spaces, pieces, closing = run_dir.read_spaces(settings_), {}, []
+    spaces, pieces, closing = factory.spaces_of(settings_), {}, []
     with tempfile.TemporaryDirectory() as directory:
         for name, overlap in (("update during the step", True), ("update after the step", False)):
             buffer, agent = _filled(3, 3_000, Path(directory) / name, actions=3), _agent(3, False, actions=3)
@@ -153,7 +157,7 @@ def step(rounds: int) -> report.Part:
                 collector.step(next(done), lambda _: actions)
                 return collector.observation
 
-            blocks = buffer.blocks(settings(warmup_steps=buffer.rows, total_steps=10**9))
+            blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9))
             loop = InnerLoop(agent, blocks, move, 1, overlap=overlap)
             at = iter(range(0, 10**9, 10))
 
@@ -162,9 +166,9 @@ def step(rounds: int) -> report.Part:
                 loop.run(collector.observation, first, first + 10)
 
             pieces[name] = ten
-        for name, env in (("environment alone", envs.make_policy_env(settings_)),
+        for name, env in (("environment alone", factory.make_policy_env(settings_)),
                           ("environment alone, drawn at each simulated step",
-                           frames.Frames(envs.make_env(settings_.env), settings_))):
+                           frames.Frames(registry.make_env(settings_.env), settings_))):
             closing.append(env)
             env.reset(seed=0)
             pieces[name] = lambda env=env: [env.step(np.float32([0, 0.1, 0])) for _ in range(10)]
@@ -186,7 +190,7 @@ def request(rounds: int) -> report.Part:
     rows = []
     for env_id in ENVIRONMENTS:
         settings_ = settings(env=env_id, pixels=env_id != "CarRacing-v3")
-        env, numbers, files = envs.make_policy_env(settings_), [], []
+        env, numbers, files = factory.make_policy_env(settings_), [], []
         env.action_space.seed(0)
         observation, _ = env.reset(seed=0)
         for _ in range(10 * rounds):
@@ -210,7 +214,7 @@ def random_returns(_: int) -> report.Part:
     for env_id in ENVIRONMENTS:
         # The same steps with frames of 8 pixels; InvertedPendulum's curve has actions of two steps.
         repeat = {"InvertedPendulum-v5": 2, "CarRacing-v3": 4}.get(env_id, 3)
-        env, returns = envs.make_policy_env(settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8,
+        env, returns = factory.make_policy_env(settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8,
                                                      action_repeat=repeat)), []
         env.action_space.seed(0)
         for seed in range(10_000, 10_010):
@@ -233,7 +237,7 @@ def _agent(channels: int, jit: bool, actions: int = 1):
 
 def _minibatch(channels: int):
     from ddpg_tf._tf import tf
-    from ddpg_tf.replay import Batch
+    from ddpg_tf.replay.buffer import Batch
 
     rng = np.random.default_rng(0)
     image, other = (tf.constant(rng.integers(0, 256, (1, BATCH, SIDE, SIDE, channels), dtype=np.uint8))
@@ -245,7 +249,7 @@ def _minibatch(channels: int):
 def _filled(channels: int, slots: int, directory: Path, actions: int = 1):
     """A replay with `slots` rows of noise, in episodes of 250."""
     rng = np.random.default_rng(0)
-    buffer = replay.ReplayBuffer(slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000,
+    buffer = ReplayBuffer(slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000,
                                  directory=directory)
     image = rng.integers(0, 256, (1, SIDE, SIDE, channels), dtype=np.uint8)
     for t in range(slots):

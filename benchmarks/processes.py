@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 _START_SECONDS = 60

@@ -50,15 +50,17 @@ def main(argv) -> int:
 
 def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callable[[], object], int]]:
     """{name: (call, how many steps or updates one call makes)}."""
-    from ddpg_tf import DDPG, Config, ReplayBuffer, run_dir
-    from ddpg_tf.collect import Collector
+    from ddpg_tf import DDPG, Config, ReplayBuffer
+    from ddpg_tf.collect.collector import Collector
+    from ddpg_tf.envs import factory
+    from ddpg_tf.training import schedule
 
     hidden = tuple(map(int, values.hidden_units))
 
     def parts_of(block: int):
         config = Config(env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=block,
                         warmup_steps=0)
-        spaces = run_dir.read_spaces(config)
+        spaces = factory.spaces_of(config)
         still = np.zeros([1, spaces.action_size], np.float32)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         replay = ReplayBuffer(20_000, spaces.observation_size, spaces.action_size, directory=directory / str(block))
@@ -73,10 +75,10 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
     still = np.zeros([1, spaces.action_size], np.float32)
     transitions, _ = collector.step(next(steps), lambda _: still)
     one = replay.sample(rng, (1, config.batch_size))
-    blocks = replay.blocks(config, 8_000)
+    blocks = schedule.blocks(replay, config, 8_000)
     block_config, _, block_agent, block_replay, _ = parts_of(values.block)
     many = block_replay.sample(rng, (values.block, config.batch_size))
-    many_blocks = block_replay.blocks(block_config, 100)
+    many_blocks = schedule.blocks(block_replay, block_config, 100)
     per_step, in_blocks = (
         Steps(Setting(env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=every,
                       transitions=200 * values.block), directory / f"loop-{every}") for every in (1, values.block))

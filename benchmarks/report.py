@@ -11,8 +11,8 @@ import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from ddpg_tf.checkpoint import write_atomically
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
+from ddpg_tf.files import write_atomically
 
 _NOTES = 50  # lines of them
 _RELATIONS = {"": lambda measured, bound: True, "=": operator.eq, "<": operator.lt, ">": operator.gt,

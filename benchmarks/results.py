@@ -18,8 +18,8 @@ from benchmarks.outcomes import Results
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Suite, read
 from ddpg_tf import cli
-from ddpg_tf.checkpoint import write_atomically
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
+from ddpg_tf.files import write_atomically
 
 SUITES = Path("benchmarks/suites")
 _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of results -->"

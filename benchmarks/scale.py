@@ -22,8 +22,8 @@ from absl import flags
 
 from benchmarks.report import Part, Row, chosen, installed, write
 from ddpg_tf import cli
-from ddpg_tf.checkpoint import write_atomically
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
+from ddpg_tf.files import write_atomically
 
 BLOCK = 48  # a multiple of every number of environments here
 MOST_ROWS = 1_000_000
@@ -107,21 +107,24 @@ class Steps:
     """The inner loop of `setting`, warmed up, on a replay that has been filled with made-up transitions."""
 
     def __init__(self, setting: Setting, directory: Path):
-        from ddpg_tf import DDPG, Config, ReplayBuffer, run_dir
-        from ddpg_tf.collect import Collector
-        from ddpg_tf.inner_loop import InnerLoop
+        from ddpg_tf import DDPG, Config, ReplayBuffer
+        from ddpg_tf.collect.collector import Collector
+        from ddpg_tf.envs import factory
+        from ddpg_tf.training import schedule
+        from ddpg_tf.training.inner_loop import InnerLoop
 
         config = Config(env=setting.env, num_envs=setting.num_envs, vectorization=setting.vectorization,
                         hidden_units=setting.hidden_units, batch_size=setting.batch_size,
                         update_every=setting.update_every, warmup_steps=setting.transitions,
                         total_steps=BLOCK * 100_000)
-        spaces = run_dir.read_spaces(config)
+        spaces = factory.spaces_of(config)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         self._replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,
                                     num_envs=setting.num_envs, directory=directory)
         self._n, self._collector = setting.num_envs, Collector(config, spaces)
         self._fill(setting.transitions // self._n, spaces)
-        self._loop = InnerLoop(agent, self._replay.blocks(config), self._step, setting.update_every // self._n)
+        self._loop = InnerLoop(agent, schedule.blocks(self._replay, config), self._step,
+                               setting.update_every // self._n)
         self.run(2 * BLOCK)  # compiles
 
     def _fill(self, rows: int, spaces):

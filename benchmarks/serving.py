@@ -145,7 +145,7 @@ def fuzz_server(bench: "Bench") -> Part:
 def publisher_kill(bench: "Bench") -> Part:
     """export.py killed with SIGKILL at random moments, while the server that watches the directory is asked for its
     status and an action every 20 ms."""
-    from ddpg_tf.saved_model import versions as versions_in
+    from ddpg_tf.export.saved_model import versions as versions_in
 
     run_dir, export_dir = bench.path("run"), bench.path("exports")
     command = [sys.executable, "export.py", f"--run_dir={run_dir}", f"--export_dir={export_dir}"]
@@ -241,12 +241,15 @@ class Bench:
 
 def _export_policy(base: Path, seed: int) -> tuple[Path, Callable]:
     """(version directory, the function it answers) of an untrained policy with HalfCheetah's sizes."""
-    from ddpg_tf import DDPG, Config, run_dir, saved_model
+    from ddpg_tf import DDPG, Config
+    from ddpg_tf.envs import factory
+    from ddpg_tf.export import saved_model
+    from ddpg_tf.storage.policy import Policy
 
     config = Config(env=ENV, seed=seed, final_init=0.3)  # actions all over their range
-    spaces = run_dir.read_spaces(config)
+    spaces = factory.spaces_of(config)
     agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
-    policy = run_dir.Policy(config, spaces, agent, step=0, score=None, run="benchmark")
+    policy = Policy(config, spaces, agent, step=0, score=None, run="benchmark")
     return saved_model.publish(policy, base), agent.act
 
 

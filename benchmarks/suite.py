@@ -25,7 +25,7 @@ from benchmarks.processes import ROOT
 from benchmarks.suite_file import Suite, read
 from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
 from ddpg_tf import cli
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
 
 _LOOK_SECONDS = 2.0
 _TELL_SECONDS = 600.0  # between tables where they cannot be drawn in place

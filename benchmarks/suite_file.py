@@ -16,9 +16,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpg_tf import config
-from ddpg_tf.cli import UsageError, UserError
 from ddpg_tf.config import Config
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.flags import parse_command_line
 
 _KEYS = {"about": str, "entries": dict, "sets": dict}
 _ENTRY_KEYS = {"sets": list, "flags": dict, "seeds": list, "published": dict, "readme": str,
@@ -127,9 +127,9 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
 
 
 def _parse(arguments: tuple[str, ...], seed: int) -> Config:
-    from ddpg_tf import envs
+    from ddpg_tf.envs import registry
 
-    return config.parse_command_line(["train.py", *arguments, f"--seed={seed}"], "", envs.resolve_id).config
+    return parse_command_line(["train.py", *arguments, f"--seed={seed}"], "", registry.resolve_id).config
 
 
 def _published(found: dict[str, Any] | None) -> Published | None:

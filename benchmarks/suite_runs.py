@@ -11,10 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks import outcomes
+from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite
-from ddpg_tf import checkpoint, run_dir
-from ddpg_tf.cli import UsageError
+from ddpg_tf import files
 from ddpg_tf.config import FIELDS
+from ddpg_tf.envs import factory
+from ddpg_tf.errors import UsageError
+from ddpg_tf.storage import run_dir
 
 OPEN, RUNNING, BUSY, FINISHED, PUBLISHED, FAILED, DIVERGED = (
     "open", "running", "in use", "finished", "published", "failed", "diverged")
@@ -74,7 +77,7 @@ class SuiteRun:
         begun = (self.path / "flags.txt").exists()
         if not begun:
             shutil.rmtree(self.path, ignore_errors=True)  # killed before it became a run
-        return [sys.executable, str(Path(run_dir.__file__).parents[1] / "train.py"), *self.entry.arguments,
+        return [sys.executable, str(ROOT / "train.py"), *self.entry.arguments,
                 f"--seed={self.seed}", f"--run_dir={self.path.absolute()}", *["--resume"] * begun]
 
     def started(self):
@@ -90,7 +93,7 @@ class SuiteRun:
         self.state, self.problem = FAILED, said[-1].removeprefix("error: ")
         if "training diverged" in self.problem:
             self.state = DIVERGED
-            checkpoint.write_atomically(self.path / outcomes.DIVERGED, lambda file: file.write(self.problem.encode()))
+            files.write_atomically(self.path / outcomes.DIVERGED, lambda file: file.write(self.problem.encode()))
 
     @property
     def progress(self) -> tuple[int, float]:
@@ -128,15 +131,16 @@ def plan(suite: Suite, runs_dir: Path, only: str = "*") -> list[SuiteRun]:
 
 def require_disk(runs: Sequence[SuiteRun]):
     """Raises UserError when the replays of the runs that have not begun do not fit on the disk."""
-    from ddpg_tf import replay, ring
+    from ddpg_tf.replay import ring
+    from ddpg_tf.training import schedule
 
     needed, spaces = 0, {}
     for run in (run for run in runs if run.state == OPEN and not (run.path / "replay").exists()):
         config = run.config
         key = (config.env, config.env_kwargs, config.pixels)
         if key not in spaces:
-            spaces[key] = run_dir.read_spaces(config)
-        needed += replay.ring_bytes(config, spaces[key].observation_shape, spaces[key].action_size)
+            spaces[key] = factory.spaces_of(config)
+        needed += schedule.ring_bytes(config, spaces[key].observation_shape, spaces[key].action_size)
     if needed:
         ring.require_disk(runs[0].path, needed)
 

@@ -27,8 +27,8 @@ from absl import flags
 from benchmarks.processes import ROOT, run
 from benchmarks.report import Part, Row, chosen, installed, write
 from ddpg_tf import cli
-from ddpg_tf.checkpoint import write_atomically
-from ddpg_tf.cli import UsageError, UserError
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.files import write_atomically
 
 OURS, LIBRARIES = "ddpg_tf", ("ddpg_tf", "sbx", "sb3")
 FIRST_MARK = 2000  # warm-up is 1,000 random steps; then everything is compiled

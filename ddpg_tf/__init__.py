@@ -9,7 +9,7 @@ import importlib
 __version__ = "0.1.0"
 __all__ = ["DDPG", "Config", "ReplayBuffer", "train"]
 
-_ROOMS = {"Config": "config", "DDPG": "agent", "ReplayBuffer": "replay", "train": "loop"}
+_ROOMS = {"Config": "config", "DDPG": "learner.agent", "ReplayBuffer": "replay.buffer", "train": "training.loop"}
 
 
 def __getattr__(name):

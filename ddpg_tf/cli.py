@@ -10,13 +10,7 @@ from collections.abc import Callable, Sequence
 
 from absl import flags
 
-
-class UserError(Exception):
-    """Something the user can mend; the message says what is wrong and what to do, in one line."""
-
-
-class UsageError(UserError):
-    """The command line contradicts itself or names something that is not there."""
+from ddpg_tf.errors import UsageError, UserError
 
 
 def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[str, str] | None = None, *,

@@ -3,82 +3,16 @@
     python -m ddpg_tf.evaluate --run_dir=DIR [--episodes=100] [--checkpoint=best|latest] [--video=FILE.mp4]
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from absl import flags
 
-from ddpg_tf import cli, envs, video
-from ddpg_tf.cli import UsageError, UserError
-from ddpg_tf.config import Config
-
-FIRST_SEED = 10_000
-_TOGETHER = 10  # episodes stepped side by side, for one call of the policy
-_TOGETHER_PIXELS = 2  # each may be a process that renders
-
-
-class Episode(NamedTuple):
-    episode_return: float
-    length: int
-    actions: np.ndarray  # [length, A], enough to replay the episode from its seed
-    rewards: np.ndarray  # float64 [length]
-    first_observation: np.ndarray
-    terminated: bool  # or else cut by a time limit
-
-    def discounted_return(self, gamma: float) -> float:
-        """The sum of gamma^t reward_t, from the first step to where the episode ended or was cut."""
-        return float(self.rewards @ gamma ** np.arange(self.length))
-
-
-class Evaluator:
-    """Runs episodes with a policy as it is: no noise, nothing learnt, nothing counted.
-
-    Args:
-      config: names the environment.
-      episodes: how many `run` makes; episode i is reset with seed `first_seed` + i.
-    """
-
-    def __init__(self, config: Config, episodes: int, first_seed: int = FIRST_SEED):
-        self._episodes, self._first_seed = episodes, first_seed
-        together = _TOGETHER_PIXELS if config.pixels else _TOGETHER
-        self._envs = [envs.make_flat_env(config) for _ in range(min(episodes, together))]
-
-    def run(self, policy: Callable[[np.ndarray], np.ndarray]) -> list[Episode]:
-        """`policy` maps observations [N, ...] to actions float32 [N, A]; N is the same at every call."""
-        episodes: list[Episode] = []
-        while len(episodes) < self._episodes:
-            count = min(len(self._envs), self._episodes - len(episodes))
-            episodes += self._run_together(policy, self._first_seed + len(episodes), count)
-        return episodes
-
-    def _run_together(self, policy, first_seed: int, count: int) -> list[Episode]:
-        observations = np.stack([env.reset(seed=first_seed + i)[0] for i, env in enumerate(self._envs)])
-        if observations.dtype != np.uint8:
-            observations = observations.astype(np.float32)
-        first, returns = observations.copy(), np.zeros(count)
-        actions, rewards = [[] for _ in range(count)], [[] for _ in range(count)]
-        ended_itself, running = [False] * count, list(range(count))
-        while running:
-            chosen = policy(observations)
-            if not np.isfinite(chosen).all():
-                raise UserError("the policy's action is not finite: training diverged")
-            for i in list(running):
-                observation, reward, terminated, truncated, _ = self._envs[i].step(chosen[i].copy())
-                observations[i] = observation
-                returns[i] += reward
-                rewards[i].append(reward)
-                actions[i].append(chosen[i])
-                if terminated or truncated:
-                    ended_itself[i] = bool(terminated)
-                    running.remove(i)
-        return [Episode(float(returns[i]), len(actions[i]), np.array(actions[i], np.float32),
-                        np.array(rewards[i], np.float64), first[i], ended_itself[i]) for i in range(count)]
-
-    def close(self):
-        for env in self._envs:
-            env.close()
+from ddpg_tf import cli
+from ddpg_tf.errors import UsageError
+from ddpg_tf.evaluation import video
+from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 
 
 def main(argv: Sequence[str]):
@@ -93,9 +27,9 @@ def main(argv: Sequence[str]):
         raise UsageError("--run_dir is missing: the directory of the run to evaluate")
     if values.episodes < 1:
         raise UsageError(f"episodes must be at least 1, not {values.episodes}")
-    from ddpg_tf import run_dir
+    from ddpg_tf.storage.policy import load_policy
 
-    policy = run_dir.load_policy(Path(values.run_dir), values.checkpoint)
+    policy = load_policy(Path(values.run_dir), values.checkpoint)
     evaluator = Evaluator(policy.config, values.episodes)
     episodes = evaluator.run(policy.agent.act)
     evaluator.close()

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from ddpg_tf.cli import UsageError, UserError, parse, run
+from ddpg_tf.cli import parse, run
+from ddpg_tf.errors import UsageError, UserError
 from serve.client import PolicyClient, PolicyError
 
 

@@ -23,7 +23,9 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import config
-from ddpg_tf.cli import UsageError, UserError, parse, run
+from ddpg_tf.cli import parse, run
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.flags import define_flags
 from serve.client import PolicyClient, PolicyError
 from serve.pngs import Asking
 from serve.query import client_from_flags, define_server_flags
@@ -92,7 +94,7 @@ def _flat(env: "gymnasium.Env", observation: Any) -> np.ndarray:
     """float32 [O], or an image uint8 [H, W, C], as training sees it; a copy."""
     from gymnasium.spaces import flatten
 
-    from ddpg_tf.envs import is_image
+    from ddpg_tf.envs.spaces import is_image
 
     if is_image(env.observation_space):
         return observation.copy()
@@ -147,7 +149,7 @@ def summarise(episodes: Sequence[Episode], *, latency: bool = True):
 
 def film(path: Path, driven: config.Config, seed: int, episode: Episode) -> list[str]:
     """Films `episode` into `path`; returns what went wrong."""
-    from ddpg_tf import video
+    from ddpg_tf.evaluation import video
 
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -172,7 +174,7 @@ def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequ
       UserError: there is no such checkpoint.
     """
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently
-    from ddpg_tf.run_dir import load_policy
+    from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run_dir, checkpoint)
     # One at a time: each batch size is compiled anew, and episodes have all lengths.
@@ -194,12 +196,12 @@ def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequ
 
 def _require_same_environment(run_dir: Path, driven: config.Config):
     """UserError unless the run in `run_dir` is of this environment, seen alike."""
-    from ddpg_tf import envs
-    from ddpg_tf.run_dir import read_config
+    from ddpg_tf.envs import registry
+    from ddpg_tf.storage.run_dir import read_config
 
     learnt = read_config(run_dir)
     different = [name for name in _ENVIRONMENT if getattr(learnt, name) != getattr(driven, name)
-                 and not (name == "env" and envs.resolve_id(learnt.env) == driven.env)]
+                 and not (name == "env" and registry.resolve_id(learnt.env) == driven.env)]
     if different:
         seen = "".join(f" with --{name}={getattr(driven, name)}" for name in different if not name.startswith("env"))
         raise UserError(f"{run_dir} is a run of {learnt.env} {learnt.env_kwargs}, not of {driven.env} "
@@ -221,7 +223,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     """Reads the flagfiles, which may be a run's, then what was typed."""
     values = flags.FlagValues()
     define_server_flags(values)
-    config.define_flags(values, only=_ENVIRONMENT)
+    define_flags(values, only=_ENVIRONMENT)
     values["env"].default = values["env"].value = None
     flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0, flag_values=values)
@@ -232,7 +234,7 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "weights to compare with: of the best evaluation, or "
                       "the newest", flag_values=values)
     files, typed = _split(argv[1:])
-    training = config.define_flags(flags.FlagValues())  # by name
+    training = define_flags(flags.FlagValues())  # by name
     parse([argv[0], f"--undefok={','.join(training)}", *files], values, __doc__)
     values["seed"].unparse()  # back to its default
     parse([argv[0], *typed], values, __doc__)
@@ -257,16 +259,16 @@ def _split(args: Sequence[str]) -> tuple[list[str], list[str]]:
 def main(argv: Sequence[str]) -> None:
     values = _parse(argv)
     client = client_from_flags(values)
-    from ddpg_tf import envs  # imports Gymnasium: not for --help and mistakes
+    from ddpg_tf.envs import factory, registry, spaces  # imports Gymnasium: not for --help and mistakes
 
     driven = config.Config(**{name: getattr(values, name) for name in _ENVIRONMENT})
-    driven = dataclasses.replace(driven, env=envs.resolve_id(driven.env))
+    driven = dataclasses.replace(driven, env=registry.resolve_id(driven.env))
     run_dir = Path(values.compare_run_dir) if values.compare_run_dir else None
     if run_dir:
         _require_same_environment(run_dir, driven)
     problems = []
-    with client, contextlib.closing(envs.make_policy_env(driven)) as env:
-        asking = Asking(client, driven.frame_stack) if envs.is_image(env.observation_space) else None
+    with client, contextlib.closing(factory.make_policy_env(driven)) as env:
+        asking = Asking(client, driven.frame_stack) if spaces.is_image(env.observation_space) else None
         try:
             if asking:
                 _require_same_images(client, env, driven)

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from ddpg_tf._tf import keras, tf
-from ddpg_tf.agent import DDPG, METRICS
 from ddpg_tf.config import Config
-from ddpg_tf.replay import Batch
+from ddpg_tf.learner.agent import DDPG, METRICS
+from ddpg_tf.replay.buffer import Batch
 
 LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32)
 HALF_RANGE, MIDDLE = (HIGH - LOW) / 2, (HIGH + LOW) / 2

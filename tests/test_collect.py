@@ -7,12 +7,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from ddpg_tf import envs
-from ddpg_tf.cli import UserError
-from ddpg_tf.collect import Collector, Transitions, episode_seed
+from ddpg_tf.collect.collector import Collector, Transitions, episode_seed
 from ddpg_tf.config import Config
-from ddpg_tf.evaluate import Evaluator
-from ddpg_tf.replay import ReplayBuffer
+from ddpg_tf.envs import factory
+from ddpg_tf.envs.spaces import checked_spaces
+from ddpg_tf.errors import UserError
+from ddpg_tf.evaluation.evaluator import Evaluator
+from ddpg_tf.replay.buffer import ReplayBuffer
 from tests.toy_envs import HIGH, LOW
 
 MIDDLE = (LOW + HIGH) / 2
@@ -36,8 +37,8 @@ class Run:
     """A collector and everything it gave."""
 
     def __init__(self, settings, steps, policy=wandering, first=0, state=None):
-        env = envs.make_policy_env(settings)
-        self.spaces = envs.read_spaces(env, settings.env)
+        env = factory.make_policy_env(settings)
+        self.spaces = checked_spaces(env, settings.env)
         self.policy, self.collector = policy, Collector(settings, self.spaces)
         self.differs = None if state is None else self.collector.load_state(state)
         self.steps, self.finished = [], []

@@ -13,8 +13,11 @@ import pytest
 
 import export
 import train
-from ddpg_tf import cli, config, evaluate, loop, run_dir
+from ddpg_tf import cli, evaluate
 from ddpg_tf.config import FIELDS, Config
+from ddpg_tf.flags import parse_command_line
+from ddpg_tf.storage import run_dir
+from ddpg_tf.training import loop
 
 ROOT = Path(__file__).parents[1]
 TOY = "tests.toy_envs:ToyCounter-v0"
@@ -245,7 +248,7 @@ def settings_of(command, monkeypatch):
 def test_a_run_may_be_resumed_with_the_flags_it_was_started_with(settings_of, tmp_path):
     """Also where they made sense with the preset only: 0.02 updates a step need its update_every=50."""
     path, flags = tmp_path / "run", ["--env=Pendulum-v1", "--updates_per_step=0.02", "--total_steps=50"]
-    settings, *_ = config.parse_command_line(["train.py", *flags], "")
+    settings, *_ = parse_command_line(["train.py", *flags], "")
     run_dir.create(path, settings)
     found = settings_of(*flags, f"--run_dir={path}")
     assert (found.update_every, found.updates_per_step, found.total_steps) == (50, 0.02, 50)

@@ -10,9 +10,10 @@ from absl import flags
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import config, envs
-from ddpg_tf.cli import UsageError
-from ddpg_tf.config import FIELDS, PRESETS, Config
+from ddpg_tf.config import FIELDS, Config
+from ddpg_tf.envs import registry
+from ddpg_tf.errors import UsageError
+from ddpg_tf.flags import PRESETS, define_flags, parse_command_line, read_flags, settings_of
 
 PRESET_FILES = sorted(PRESETS.glob("*.flags"))
 ENV_PRESETS = [path for path in PRESET_FILES if re.search(r"-v\d+$", path.stem)]
@@ -20,7 +21,7 @@ ENV_PRESETS = [path for path in PRESET_FILES if re.search(r"-v\d+$", path.stem)]
 
 def parse(*arguments):
     """What train.py makes of its command line."""
-    return config.parse_command_line(["train.py", *arguments], "doc", envs.resolve_id)
+    return parse_command_line(["train.py", *arguments], "doc", registry.resolve_id)
 
 
 def parsed(*arguments):
@@ -68,7 +69,7 @@ def test_flags_txt_gives_back_the_config(tmp_path_factory, any_config):
     """Every field, floats to the last bit."""
     directory = tmp_path_factory.mktemp("run")
     (directory / "flags.txt").write_text(any_config.to_flags())
-    found = config.read_flags(directory / "flags.txt")
+    found = read_flags(directory / "flags.txt")
     assert json.loads(found.env_kwargs) == json.loads(any_config.env_kwargs)
     same = dict(run_dir=str(directory), env_kwargs=found.env_kwargs)
     assert found == dataclasses.replace(any_config, **same)
@@ -78,7 +79,7 @@ def test_json_of_several_lines_comes_back_from_flags_txt(tmp_path):
     """A flagfile has one flag a line; the shell, and Python, let people write JSON over several."""
     run = Config(env_kwargs='{\n  "g": 9.5,\n  "max_episode_steps": 7\n}')
     (tmp_path / "flags.txt").write_text(run.to_flags())
-    assert json.loads(config.read_flags(tmp_path / "flags.txt").env_kwargs) == {"g": 9.5, "max_episode_steps": 7}
+    assert json.loads(read_flags(tmp_path / "flags.txt").env_kwargs) == {"g": 9.5, "max_episode_steps": 7}
 
 
 def test_flags_txt_is_a_flagfile_for_the_command_line(tmp_path):
@@ -91,10 +92,10 @@ def test_flags_txt_is_a_flagfile_for_the_command_line(tmp_path):
 
 def test_every_field_is_a_flag_with_its_default():
     values = flags.FlagValues()
-    groups = config.define_flags(values)
+    groups = define_flags(values)
     values(["train.py"])
     assert set(groups) == set(FIELDS) | {"resume", "preset"}
-    assert Config(**config.settings_of(values)) == Config()
+    assert Config(**settings_of(values)) == Config()
     for name, field in FIELDS.items():
         assert values[name].help and field.metadata["group"] == groups[name]
 
@@ -164,7 +165,7 @@ def test_every_preset_parses_into_a_valid_config(path):
 @pytest.mark.parametrize("path", ENV_PRESETS, ids=lambda path: path.stem)
 def test_the_environment_of_every_preset_exists_and_gets_it_automatically(path):
     found, _, preset = parse(f"--env={path.stem}")
-    assert envs.resolve_id(path.stem) == path.stem == found.env and preset == path
+    assert registry.resolve_id(path.stem) == path.stem == found.env and preset == path
     assert found == dataclasses.replace(parsed(f"--preset={path.stem}"), env=path.stem)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks import curves
 from ddpg_tf import Config
-from ddpg_tf.cli import UsageError
+from ddpg_tf.errors import UsageError
 
 
 @pytest.fixture

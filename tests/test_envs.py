@@ -12,9 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import Config, envs
-from ddpg_tf.cli import UserError
-from ddpg_tf.config import PRESETS
+from ddpg_tf import Config
+from ddpg_tf.envs import factory, registry
+from ddpg_tf.envs.spaces import _float32_bounds, checked_spaces
+from ddpg_tf.errors import UserError
+from ddpg_tf.flags import PRESETS
 from tests import toy_envs
 
 TOYS = "tests.toy_envs"
@@ -26,7 +28,7 @@ def toy(name):
 
 
 def spaces_of(env_id):
-    return envs.read_spaces(envs.make_policy_env(Config(env=env_id)), env_id)
+    return checked_spaces(factory.make_policy_env(Config(env=env_id)), env_id)
 
 
 def refusal(env_id):
@@ -43,14 +45,14 @@ def refusal(env_id):
                                              ("dm_control/cheetah-ran-v0", "dm_control/cheetah-run-v0")])
 def test_near_matches_of_a_misspelt_id_are_named(misspelt, meant):
     with pytest.raises(UserError, match="did you mean") as caught:
-        envs.resolve_id(misspelt)
+        registry.resolve_id(misspelt)
     assert meant in str(caught.value) and misspelt in str(caught.value)
 
 
 @pytest.mark.parametrize("nonsense", ["xqzw", "", "-v1", "Pendulum-v999", "Pendulum-v1-v1", "a\nb", "tests.toy_envs:"])
 def test_an_id_like_nothing_else_is_refused(nonsense):
     with pytest.raises(UserError, match="no environment"):
-        envs.resolve_id(nonsense)
+        registry.resolve_id(nonsense)
 
 
 @pytest.mark.parametrize("retired, current", [
@@ -59,37 +61,37 @@ def test_an_id_like_nothing_else_is_refused(nonsense):
     (f"{TOYS}:ToyVersioned-v1", f"{TOYS}:ToyVersioned-v3")])
 def test_retired_ids_run_as_their_current_version_with_a_warning(retired, current):
     with pytest.warns(UserWarning, match=f"retired: running {current.rpartition(':')[2]}"):
-        assert envs.resolve_id(retired) == current
+        assert registry.resolve_id(retired) == current
     with pytest.warns(UserWarning, match="retired"):
-        assert envs.make_env(retired).spec.id == current.rpartition(":")[2]
+        assert registry.make_env(retired).spec.id == current.rpartition(":")[2]
 
 
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "HalfCheetah-v4", "HalfCheetah-v5", toy("Counter")])
 def test_current_ids_are_taken_as_they_are_without_a_warning(env_id):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        assert envs.resolve_id(env_id) == env_id
+        assert registry.resolve_id(env_id) == env_id
 
 
 def test_an_id_without_version_runs_as_the_newest():
-    assert envs.resolve_id("BipedalWalker") == "BipedalWalker-v3"
-    assert envs.resolve_id("HalfCheetah") == "HalfCheetah-v5"
+    assert registry.resolve_id("BipedalWalker") == "BipedalWalker-v3"
+    assert registry.resolve_id("HalfCheetah") == "HalfCheetah-v5"
 
 
 def test_a_module_that_is_not_there_is_named():
     with pytest.raises(UserError, match=r"cannot import 'no_such_module'.*--env=no_such_module:Some-v0"):
-        envs.resolve_id("no_such_module:Some-v0")
+        registry.resolve_id("no_such_module:Some-v0")
 
 
 @pytest.mark.parametrize("module", [".", "..", "tests..toy_envs", "tests/toy_envs", "tests.toy_envs:tests.toy_envs"])
 def test_a_module_that_is_no_module_name_is_refused(module):
     with pytest.raises(UserError, match="cannot import"):
-        envs.resolve_id(f"{module}:ToyCounter-v0")
+        registry.resolve_id(f"{module}:ToyCounter-v0")
 
 
 def test_the_module_before_the_colon_is_imported_first():
     """In a process that has not seen the toys before."""
-    code = "from ddpg_tf import envs; print(envs.make_env('tests.toy_envs:ToyCounter-v0').spec.id)"
+    code = "from ddpg_tf.envs import registry; print(registry.make_env('tests.toy_envs:ToyCounter-v0').spec.id)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.stdout.strip() == "ToyCounter-v0", done.stderr
 
@@ -99,8 +101,8 @@ def test_no_tensorflow_is_imported_to_make_step_and_describe_an_environment():
     code = """
 import sys
 from ddpg_tf import Config, envs
-env = envs.make_flat_env(Config(env="InvertedPendulum-v5"))
-envs.read_spaces(env, "x"), env.reset(seed=0), env.step(env.action_space.sample())
+env = factory.make_flat_env(Config(env="InvertedPendulum-v5"))
+checked_spaces(env, "x"), env.reset(seed=0), env.step(env.action_space.sample())
 print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "tensorflow_probability")])
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
@@ -114,16 +116,16 @@ print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "ker
     (toy("Picky"), {"error": "OSError"})])
 def test_arguments_that_the_environment_rejects_are_one_message(env_id, kwargs):
     with pytest.raises(UserError, match="cannot make"):
-        envs.make_env(env_id, kwargs)
+        registry.make_env(env_id, kwargs)
 
 
 def test_an_environment_that_takes_no_render_mode_can_be_made():
-    envs.make_env(toy("CannotRender")).reset(seed=0)
+    registry.make_env(toy("CannotRender")).reset(seed=0)
 
 
 def test_environment_arguments_arrive():
-    assert envs.make_env("Pendulum-v1", {"g": 3.5, "max_episode_steps": 7}).unwrapped.g == 3.5
-    assert envs.make_env("Pendulum-v1", {"max_episode_steps": 7}).spec.max_episode_steps == 7
+    assert registry.make_env("Pendulum-v1", {"g": 3.5, "max_episode_steps": 7}).unwrapped.g == 3.5
+    assert registry.make_env("Pendulum-v1", {"max_episode_steps": 7}).spec.max_episode_steps == 7
 
 
 # Spaces ---------------------------------------------------------------------------------------------------------------
@@ -181,14 +183,14 @@ def test_any_float64_bounds_are_rounded_inwards(bounds):
     low = np.array([a for a, _ in bounds])
     high = low + np.array([width for _, width in bounds]) * np.maximum(1, np.abs(low))
     space = gym.spaces.Box(low, high, dtype=np.float64)
-    assert_rounded_inwards(space, *envs._float32_bounds(space))
+    assert_rounded_inwards(space, *_float32_bounds(space))
 
 
 def test_nested_observations_are_flattened_in_the_order_of_the_leaves():
     """What the SavedModel puts together from its named inputs must be what training saw."""
-    env = envs.make_env(toy("Nested"))
-    spaces = envs.read_spaces(env, "x")
-    flat, _ = envs.make_flat_env(Config(env=toy("Nested"))).reset(seed=3)
+    env = registry.make_env(toy("Nested"))
+    spaces = checked_spaces(env, "x")
+    flat, _ = factory.make_flat_env(Config(env=toy("Nested"))).reset(seed=3)
     observation, _ = env.reset(seed=3)
     assert spaces.keys == {"arm_observation_0_a": "arm/observation_0/a", "arm_observation_0_z": "arm/observation_0/z",
                            "arm_observation_1": "arm/observation_1", "joint_angle": "joint angle",
@@ -231,10 +233,10 @@ def test_every_preset_environment_is_tested_here():
 @pytest.mark.parametrize("env_id", [*PRESET_ENVS, "dm_control/cheetah-run-v0"])
 def test_a_used_environment_is_as_good_as_a_fresh_one_after_a_reset(env_id):
     """Otherwise a resumed run, whose environments are fresh, could not equal an uninterrupted one."""
-    used = envs.make_flat_env(Config(env=env_id))
+    used = factory.make_flat_env(Config(env=env_id))
     for seed in range(4):
         rollout(used, 100 + seed, 15 + 20 * seed)
-        fresh = envs.make_flat_env(Config(env=env_id))
+        fresh = factory.make_flat_env(Config(env=env_id))
         assert_same_rollout(rollout(used, seed, 40), rollout(fresh, seed, 40))
         fresh.close()
     used.close()
@@ -255,11 +257,11 @@ def test_the_worlds_of_bipedal_walker_remember_without_our_wrapper():
 @pytest.mark.parametrize("env_id", ["Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5",
                                     "dm_control/cheetah-run-v0"])
 def test_a_reset_with_actions_re_enters_the_episode(env_id):
-    env, rng = envs.make_flat_env(Config(env=env_id)), np.random.default_rng(0)
+    env, rng = factory.make_flat_env(Config(env=env_id)), np.random.default_rng(0)
     actions = rng.uniform(env.action_space.low, env.action_space.high, (12, *env.action_space.shape)).astype(np.float32)
     env.reset(seed=5)
     seen = [env.step(action)[0].copy() for action in actions]
-    other = envs.make_flat_env(Config(env=env_id))
+    other = factory.make_flat_env(Config(env=env_id))
     rollout(other, 9, 10)
     np.testing.assert_array_equal(other.reset(seed=5, options={"actions": actions[:8]})[0], seen[7])
     for action, expected in zip(actions[8:], seen[8:], strict=True):
@@ -268,7 +270,7 @@ def test_a_reset_with_actions_re_enters_the_episode(env_id):
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_one_environment_of_a_vector_re_enters_its_episode_beside_the_other(vectorization):
-    vector = envs.make_vector_env(Config(env=toy("Steered"), num_envs=2, vectorization=vectorization))
+    vector = factory.make_vector_env(Config(env=toy("Steered"), num_envs=2, vectorization=vectorization))
     try:
         assert vector.metadata["autoreset_mode"] == gym.vector.AutoresetMode.DISABLED
         actions = np.random.default_rng(0).uniform(toy_envs.LOW, toy_envs.HIGH, (6, 2, 3)).astype(np.float32)
@@ -290,14 +292,14 @@ def test_one_environment_of_a_vector_re_enters_its_episode_beside_the_other(vect
 
 @functools.cache
 def episode_length(seed):
-    env = envs.make_env(toy("Steered"))
+    env = registry.make_env(toy("Steered"))
     env.reset(seed=seed)
     return env.unwrapped.length
 
 
 def test_dm_control_tasks_work_through_shimmy():
     env_id = "dm_control/cheetah-run-v0"
-    env = envs.make_flat_env(Config(env=env_id))
+    env = factory.make_flat_env(Config(env=env_id))
     spaces = spaces_of(env_id)
     assert spaces.leaves == {"position": (8,), "velocity": (9,)} and spaces.action_size == 6
     np.testing.assert_array_equal(spaces.low, -np.ones(6))
@@ -309,7 +311,7 @@ def test_dm_control_tasks_work_through_shimmy():
 
 def test_gymnasium_mujoco_box2d_and_dm_control_live_in_one_process():
     for env_id in ("HalfCheetah-v5", "LunarLanderContinuous-v3", "dm_control/cheetah-run-v0", "Pendulum-v1"):
-        env = envs.make_flat_env(Config(env=env_id))
+        env = factory.make_flat_env(Config(env=env_id))
         env.reset(seed=0)
         observation, *_ = env.step(env.action_space.sample())
         assert env.observation_space.contains(observation.astype(env.observation_space.dtype))

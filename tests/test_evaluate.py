@@ -7,9 +7,12 @@ import numpy as np
 import pytest
 from conftest import timeless
 
-from ddpg_tf import Config, evaluate, loop, run_dir, train
-from ddpg_tf.evaluate import Evaluator
-from ddpg_tf.logger import COLUMNS, EVALUATION_COLUMNS, Logger, read_evaluations
+from ddpg_tf import Config, evaluate, train
+from ddpg_tf.evaluation.evaluator import Evaluator
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.storage.policy import load_policy
+from ddpg_tf.training import loop
+from ddpg_tf.training.logger import COLUMNS, EVALUATION_COLUMNS, Logger
 
 
 def rows(path):
@@ -96,11 +99,11 @@ def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_pat
 
 def test_best_policy_is_kept(trained):
     scores = {step: np.mean(returns) for step, returns in read_evaluations(trained / "evaluations.csv").items()}
-    policy = run_dir.load_policy(trained, "best")
+    policy = load_policy(trained, "best")
     assert policy.step == max(scores, key=scores.get) and policy.score == pytest.approx(max(scores.values()))
     episodes = Evaluator(policy.config, 2).run(policy.agent.act)
     assert np.mean([episode.episode_return for episode in episodes]) == pytest.approx(policy.score)
-    assert run_dir.load_policy(trained, "latest").step == 1200
+    assert load_policy(trained, "latest").step == 1200
 
 
 def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
@@ -120,7 +123,7 @@ def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
 
 
 def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(tmp_path):
-    from ddpg_tf import video
+    from ddpg_tf.evaluation import video
 
     with pytest.warns(UserWarning, match="no video"):
         assert not video.record(tmp_path / "film.gif", Config(env="Nonsense-v0"), 0, np.zeros([1, 1], np.float32))

@@ -11,10 +11,14 @@ import numpy as np
 import pytest
 from conftest import ROOT, command
 
-from ddpg_tf import loop, run_dir, saved_model, train, verify
-from ddpg_tf.cli import UserError
-from ddpg_tf.envs import make_env
-from ddpg_tf.evaluate import Episode
+from ddpg_tf import train
+from ddpg_tf.envs.registry import make_env
+from ddpg_tf.errors import UserError
+from ddpg_tf.evaluation.evaluator import Episode
+from ddpg_tf.export import saved_model, verify
+from ddpg_tf.storage import run_dir
+from ddpg_tf.storage.policy import load_policy
+from ddpg_tf.training import loop
 from serve import client
 
 LOAD_WITHOUT_THE_PROJECT = """
@@ -33,7 +37,7 @@ print(json.dumps([inputs, outputs, sorted(model.signatures), answers]))
 @pytest.fixture(scope="module")
 def exported(trained, tmp_path_factory):
     """(policy, version directory) of one export."""
-    policy = run_dir.load_policy(trained, "latest")
+    policy = load_policy(trained, "latest")
     return policy, saved_model.publish(policy, tmp_path_factory.mktemp("exported") / "pendulum")
 
 
@@ -188,7 +192,7 @@ def test_dict_observations_become_named_inputs(tmp_path, tiny):
 
     train(tiny(tmp_path / "run", env="tests.toy_envs:ToyNested-v0", env_kwargs={"max_episode_steps": 9}, total_steps=60,
                warmup_steps=60, eval_every=0, log_every=0))
-    policy = run_dir.load_policy(tmp_path / "run", "latest")
+    policy = load_policy(tmp_path / "run", "latest")
     path = saved_model.publish(policy, tmp_path / "model")
     signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
     assert {name: tuple(spec.shape[1:]) for name, spec in signature.items()} == policy.spaces.leaves
@@ -205,10 +209,10 @@ class TestLivePublishing:
     @pytest.fixture(autouse=True)
     def quick_child(self, monkeypatch):
         """Publishes in this process: what the child does is tested above."""
-        from ddpg_tf import publish
+        from ddpg_tf.export import publish
 
         def run(module, *argv, **_):
-            assert module == "ddpg_tf.publish"
+            assert module == "ddpg_tf.export.publish"
             publish._main([module, *argv])
             return subprocess.CompletedProcess(argv, 0, "", "")
 
@@ -242,7 +246,7 @@ class TestLivePublishing:
     def test_the_newest_snapshot_wins_while_one_is_being_published(self, tmp_path, trained, monkeypatch):
         import threading
 
-        from ddpg_tf import publish
+        from ddpg_tf.export import publish
 
         started, go, published = threading.Event(), threading.Event(), []
 
@@ -264,7 +268,7 @@ class TestLivePublishing:
 
 
 def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
-    from ddpg_tf import publish
+    from ddpg_tf.export import publish
 
     monkeypatch.setattr(publish.child, "run",
                         lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room"))

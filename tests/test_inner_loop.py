@@ -8,8 +8,8 @@ import pytest
 
 from ddpg_tf import DDPG, Config
 from ddpg_tf._tf import tf
-from ddpg_tf.inner_loop import InnerLoop
-from ddpg_tf.replay import Batch
+from ddpg_tf.replay.buffer import Batch
+from ddpg_tf.training.inner_loop import InnerLoop
 
 OBSERVATION, ACTION, ENVS = 3, 2, 2
 FIRST = np.zeros([ENVS, OBSERVATION], np.float32)

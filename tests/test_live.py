@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY
 
-from ddpg_tf import run_dir, saved_model
 from ddpg_tf._tf import tf
-from ddpg_tf.logger import read_evaluations
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.export import saved_model
+from ddpg_tf.storage import run_dir
+from ddpg_tf.storage.policy import load_policy
 from serve.client import PolicyClient, PolicyError
 
 # Its first evaluations are each better than those before, over some 20 seconds.
@@ -119,5 +121,5 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
     assert asking.wrong == [] and asking.answers > 1000
     assert len(asking.versions) >= 3 and asking.versions == sorted(set(asking.versions))
     assert server.returncode == 0 and re.fullmatch(r"((un)?loaded version \d+ of live\n)*", log), log
-    best = run_dir.load_policy(run, "best")
+    best = load_policy(run, "best")
     np.testing.assert_allclose(served, best.agent.act(observations), atol=2e-5)  # 1e-5 of the half-range

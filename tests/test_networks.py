@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from ddpg_tf._tf import tf
 from ddpg_tf.config import Config
-from ddpg_tf.networks import Normalizer, build_actor, build_critic
+from ddpg_tf.learner.layers import Normalizer
+from ddpg_tf.learner.networks import build_actor, build_critic
 
 LOW, HIGH = np.array([-1, 0, 2], np.float32), np.array([3, 10, 2.5], np.float32)
 OBSERVATION_SIZE = 4

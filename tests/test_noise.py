@@ -4,10 +4,11 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
-from ddpg_tf import envs
-from ddpg_tf.collect import Collector
+from ddpg_tf.collect.collector import Collector
+from ddpg_tf.collect.noise import ActionNoise, Stream, WarmupActions, tfp
 from ddpg_tf.config import Config
-from ddpg_tf.noise import ActionNoise, Stream, WarmupActions, tfp
+from ddpg_tf.envs import factory
+from ddpg_tf.envs.spaces import checked_spaces
 
 LOW, HIGH = np.array([-1, 0, 2], np.float32), np.array([3, 10, 2.5], np.float32)
 
@@ -196,8 +197,8 @@ def idle_id():
 def collect(env_id, greedy, steps, **settings):
     """(actions [T, A], of one environment and a policy that always answers `greedy`)"""
     config = Config(env=env_id, **settings)
-    env = envs.make_flat_env(config)
-    collector = Collector(config, envs.read_spaces(env, env_id))
+    env = factory.make_flat_env(config)
+    collector = Collector(config, checked_spaces(env, env_id))
     actions = np.concatenate([collector.step(t, lambda _: np.float32([greedy]))[0].action for t in range(steps)])
     collector.close()
     return actions

@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, command
 
-from ddpg_tf import config, run_dir
+from ddpg_tf.flags import flag_table
+from ddpg_tf.storage.policy import load_policy
 from serve.client import PolicyClient
 
 
@@ -43,7 +44,7 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
                    f"--run_dir={run}", f"--export_dir={model}")
     assert done.returncode == 0, done.stderr
     assert done.stderr == "" and "600 steps" in done.stdout  # quiet when not on a terminal
-    best = run_dir.load_policy(run, "best")
+    best = load_policy(run, "best")
     card = json.loads((max(model.iterdir()) / "assets.extra" / "policy.json").read_text())
     assert card["step"] == best.step and card["score"] == best.score  # live publishing kept up
 
@@ -61,7 +62,7 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
 
 
 def test_readme_shows_the_flags_as_they_are():
-    assert config.flag_table() in (ROOT / "README.md").read_text(), "paste the output of python -m ddpg_tf.config"
+    assert flag_table() in (ROOT / "README.md").read_text(), "paste the output of python -m ddpg_tf.flags"
 
 
 def test_readme_python_example_runs(tmp_path):

@@ -17,12 +17,16 @@ from conftest import ROOT, command, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import DDPG, Config, ReplayBuffer, envs, frames, rendering, replay, run_dir, train, workers
+from ddpg_tf import DDPG, Config, ReplayBuffer, train
 from ddpg_tf._tf import keras, tf
-from ddpg_tf.cli import UsageError, UserError
-from ddpg_tf.config import parse_command_line
-from ddpg_tf.replay import Batch
-from ddpg_tf.vision import random_shift
+from ddpg_tf.envs import factory, frames, quirks, registry, rendering, workers
+from ddpg_tf.envs.spaces import checked_spaces
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.flags import parse_command_line
+from ddpg_tf.learner.vision import random_shift
+from ddpg_tf.replay.buffer import Batch
+from ddpg_tf.storage.policy import load_policy
+from ddpg_tf.training import schedule
 from tests import toy_envs
 
 PICTURE = "tests.toy_envs:ToyPicture-v0"
@@ -45,7 +49,7 @@ def shown(observation, frame, channels=3):
 
 
 def pictures(**changes):
-    return envs.make_policy_env(small(env_kwargs={"length": 20}, **changes))
+    return factory.make_policy_env(small(env_kwargs={"length": 20}, **changes))
 
 
 def test_an_observation_is_the_frames_after_the_last_actions_the_oldest_first():
@@ -69,7 +73,7 @@ def test_substeps_are_the_frames_of_one_action():
 
 
 def test_an_action_is_held_and_its_rewards_are_summed_until_the_episode_ends():
-    env = envs.make_policy_env(small(env_kwargs={"length": 5}, action_repeat=3))
+    env = factory.make_policy_env(small(env_kwargs={"length": 5}, action_repeat=3))
     env.reset(seed=0)
     rewards, ends = zip(*[(reward, terminated or truncated) for _, reward, terminated, truncated, _ in
                           (env.step(env.action_space.low) for _ in range(2))], strict=True)
@@ -77,9 +81,9 @@ def test_an_action_is_held_and_its_rewards_are_summed_until_the_episode_ends():
 
 
 def test_frames_are_resized_by_area_and_grey_on_request():
-    grey, _ = envs.make_policy_env(small(env_kwargs={"native": 64}, grayscale=True, frame_stack=2)).reset(seed=3)
+    grey, _ = factory.make_policy_env(small(env_kwargs={"native": 64}, grayscale=True, frame_stack=2)).reset(seed=3)
     assert grey.shape == (16, 16, 2)
-    env = envs.make_env(PICTURE, {"native": 64}, render_mode="rgb_array")
+    env = registry.make_env(PICTURE, {"native": 64}, render_mode="rgb_array")
     env.reset(seed=3)
     picture = env.render().astype(float) @ [0.299, 0.587, 0.114]
     np.testing.assert_allclose(grey[..., 1], picture.reshape(16, 4, 16, 4).mean((1, 3)), atol=1)
@@ -87,14 +91,14 @@ def test_frames_are_resized_by_area_and_grey_on_request():
 
 def test_an_environment_of_images_is_stacked_without_being_asked():
     config = small(env="tests.toy_envs:ToyPictureObservation-v0", pixels=False)
-    env = envs.make_flat_env(config)
-    spaces = envs.read_spaces(env, config.env)
+    env = factory.make_flat_env(config)
+    spaces = checked_spaces(env, config.env)
     assert spaces.image and spaces.observation_shape == (16, 16, 9) and spaces.observation_dtype == np.uint8
     assert env.reset(seed=0)[0].shape == (16, 16, 9)
 
 
 def test_car_racing_is_an_environment_of_images():
-    env = envs.make_flat_env(Config(env="CarRacing-v3", grayscale=True))
+    env = factory.make_flat_env(Config(env="CarRacing-v3", grayscale=True))
     observation, _ = env.reset(seed=0)
     assert observation.shape == (64, 64, 3) and observation.std() > 5
     assert env.step(env.action_space.low)[0].shape == (64, 64, 3)
@@ -103,7 +107,7 @@ def test_car_racing_is_an_environment_of_images():
 def test_car_racing_not_drawn_at_every_step_looks_and_pays_the_same():
     """Three of four pictures are never drawn; the fourth shows the score as it was when it would have been."""
     config = Config(env="CarRacing-v3", action_repeat=4, frame_stack=2)
-    env, plain = envs.make_policy_env(config), frames.Frames(envs.make_env(config.env), config)
+    env, plain = factory.make_policy_env(config), frames.Frames(registry.make_env(config.env), config)
     np.testing.assert_array_equal(env.reset(seed=1)[0], plain.reset(seed=1)[0])
     for _ in range(8):
         for found, expected in zip(env.step(np.float32([0.1, 0.9, 0])), plain.step(np.float32([0.1, 0.9, 0])),
@@ -114,7 +118,7 @@ def test_car_racing_not_drawn_at_every_step_looks_and_pays_the_same():
 @pytest.mark.parametrize("env_id, says", [("ToyCannotRender", "cannot render"), ("ToyDeepImage", "images of shape")])
 def test_what_cannot_be_seen_is_refused(env_id, says):
     with pytest.raises(UserError, match=says):
-        envs.make_policy_env(Config(env=f"tests.toy_envs:{env_id}-v0", pixels=env_id == "ToyCannotRender"))
+        factory.make_policy_env(Config(env=f"tests.toy_envs:{env_id}-v0", pixels=env_id == "ToyCannotRender"))
 
 
 @pytest.mark.parametrize("changes, says", [
@@ -140,7 +144,7 @@ def test_the_smallest_frame_that_fits_the_convolutions():
 
 
 def test_an_environment_that_reuses_its_picture_does_not_change_old_frames():
-    env = envs.make_policy_env(small(env="tests.toy_envs:ToySamePicture-v0", pixels=False, env_kwargs={"length": 20},
+    env = factory.make_policy_env(small(env="tests.toy_envs:ToySamePicture-v0", pixels=False, env_kwargs={"length": 20},
                                      action_repeat=1))
     first, _ = env.reset(seed=0)
     kept = first.copy()
@@ -160,7 +164,7 @@ def test_flags_for_images_warn_where_there_are_none(tmp_path, tiny):
     ("", "cannot render: division by zero"), ("grey", None),
     ("transparent", None)])
 def test_what_render_may_return(picture, says):
-    env = envs.make_policy_env(small(env="tests.toy_envs:ToyOddPicture-v0", env_kwargs={"picture": picture}))
+    env = factory.make_policy_env(small(env="tests.toy_envs:ToyOddPicture-v0", env_kwargs={"picture": picture}))
     if says is None:
         assert env.reset(seed=0)[0].shape == (16, 16, 9)
     else:
@@ -169,9 +173,9 @@ def test_what_render_may_return(picture, says):
 
 
 def test_a_wrapper_of_car_racing_sees_every_picture():
-    env = envs.make_policy_env(Config(env="tests.toy_envs:ToyCroppedCarRacing-v0", frame_size=84))
+    env = factory.make_policy_env(Config(env="tests.toy_envs:ToyCroppedCarRacing-v0", frame_size=84))
     observation, _ = env.reset(seed=0)
-    assert not isinstance(env.env, frames.DrawnWhenSeen) and observation[-4:].std() > 5  # the bar is black
+    assert not isinstance(env.env, quirks.DrawnWhenSeen) and observation[-4:].std() > 5  # the bar is black
 
 
 def test_a_replay_smaller_than_an_observation_is_refused(tmp_path):
@@ -181,15 +185,15 @@ def test_a_replay_smaller_than_an_observation_is_refused(tmp_path):
 
 def test_who_draws_with_opengl_gets_a_process_of_its_own(monkeypatch):
     """Also an environment that calls MuJoCo's renderer by itself, as MuJoCo's tutorial does."""
-    assert rendering.needs_own_process(envs.make_env("InvertedPendulum-v5"))
+    assert rendering.needs_own_process(registry.make_env("InvertedPendulum-v5"))
     for harmless in (PICTURE, "Pendulum-v1", "CarRacing-v3"):
-        assert not rendering.needs_own_process(envs.make_env(harmless))
+        assert not rendering.needs_own_process(registry.make_env(harmless))
     monkeypatch.setattr(toy_envs, "mujoco", types.ModuleType("mujoco"), raising=False)
-    assert rendering.needs_own_process(envs.make_env(PICTURE))
+    assert rendering.needs_own_process(registry.make_env(PICTURE))
 
 
 def test_a_process_that_dies_is_one_message():
-    found = envs.make_vector_env(Config(env="tests.toy_envs:ToyDies-v0", num_envs=2, vectorization="async"))
+    found = factory.make_vector_env(Config(env="tests.toy_envs:ToyDies-v0", num_envs=2, vectorization="async"))
     found.reset(seed=[0, 1])
     with pytest.raises(UserError, match=r"a process of tests.toy_envs:ToyDies-v0 has died \(exit status -9"):
         for _ in range(3):
@@ -211,7 +215,7 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
     So has its main module, which a spawned process would import.
     """
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("ddpg_tf._tf"))
-    env = envs.make_flat_env(Config(env=env_id, pixels=True))
+    env = factory.make_flat_env(Config(env=env_id, pixels=True))
     try:
         assert isinstance(env.unwrapped, workers.Isolated)
         observation, _ = env.reset(seed=0)
@@ -229,7 +233,7 @@ def test_the_camera_follows_a_robot_that_walks_away():
     code = """
 import numpy as np
 from ddpg_tf import Config, envs
-env = envs.make_policy_env(Config(env="HalfCheetah-v5", pixels=True, frame_stack=1), isolate=False)
+env = factory.make_policy_env(Config(env="HalfCheetah-v5", pixels=True, frame_stack=1), isolate=False)
 pictures = []
 for height in (0, 0.3):
     env.reset(seed=0)
@@ -332,7 +336,7 @@ def test_draws_equal_full_storage_over_random_episodes_three_times_round(seed, n
 
 def test_a_million_slots_of_64_x_64_rgb_take_at_most_12_8_gb():
     config = Config(env="CarRacing-v3", replay_capacity=1_000_000, total_steps=10_000_000, checkpoint_every=5_000)
-    size, (capacity, slack) = replay.ring_bytes(config, (64, 64, 9), 3), replay.ring_size(config, image=True)
+    size, (capacity, slack) = schedule.ring_bytes(config, (64, 64, 9), 3), schedule.ring_size(config, image=True)
     assert capacity == 1_000_000 and slack > 0 and size <= 12.8e9
     assert size / (capacity + slack) <= 1.05 * 64 * 64 * 3
 
@@ -493,7 +497,7 @@ def test_png_files_give_the_action_of_the_numbers(exported, url):
     """One and several; every way of getting an image wrong would give other actions."""
     from serve.client import PolicyClient
 
-    images, actor = questions(), run_dir.load_policy(exported[0], "latest").agent.act
+    images, actor = questions(), load_policy(exported[0], "latest").agent.act
     expected, parts = actor(images), images.reshape(2, 16, 16, 3, 3)  # frames, colours
     for wrong in (images[::-1], parts[..., ::-1, :].reshape(images.shape), parts[..., ::-1].reshape(images.shape),
                   images.swapaxes(1, 2), np.zeros_like(images)):
@@ -579,7 +583,7 @@ def test_png_files_in_both_formats_of_the_api(exported, url, row):
     answer = requests.post(f"{url}/v1/models/policy:predict", body, timeout=60)
     assert answer.status_code == 200, answer.text
     found = answer.json()["predictions" if row else "outputs"]
-    expected = run_dir.load_policy(exported[0], "latest").agent.act(images)
+    expected = load_policy(exported[0], "latest").agent.act(images)
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
@@ -600,7 +604,7 @@ def test_a_bad_file_fails_alone_among_questions_asked_at_once(url):
 
 @pytest.mark.parametrize("channels, stack", [(1, 1), (1, 4), (3, 2)])
 def test_frames_are_decoded_as_they_were_encoded(channels, stack):
-    from ddpg_tf.saved_model import decode_pngs
+    from ddpg_tf.export.saved_model import decode_pngs
     from serve.pngs import to_pngs
 
     images = np.random.default_rng(0).integers(0, 256, (2, 5, 7, channels * stack), dtype=np.uint8)

@@ -9,9 +9,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from ddpg_tf.agent import DDPG
 from ddpg_tf.config import Config
-from ddpg_tf.replay import Batch
+from ddpg_tf.learner.agent import DDPG
+from ddpg_tf.replay.buffer import Batch
 
 LOW, HIGH = np.array([-1.0, 0.0]), np.array([3.0, 10.0])  # asymmetric, and different per dimension
 OBSERVATION_SIZE, BATCH_SIZE = 3, 16

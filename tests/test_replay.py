@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ddpg_tf import replay, ring
-from ddpg_tf.cli import UserError
 from ddpg_tf.config import Config
-from ddpg_tf.replay import Batch, ReplayBuffer
+from ddpg_tf.errors import UserError
+from ddpg_tf.replay import ring
+from ddpg_tf.replay.buffer import Batch, ReplayBuffer
+from ddpg_tf.training import schedule
 
 Row = namedtuple("Row", "observation action reward next_observation terminated truncated")
 
@@ -179,7 +180,7 @@ ROWS = make_rows(200, 2)
 
 def blocks_buffer(config=BLOCKS, **kwargs):
     return ReplayBuffer(config.replay_capacity, 2, 3, num_envs=config.num_envs, n_step=config.n_step,
-                        gamma=config.gamma, slack=replay.ring_size(config)[1], **kwargs)
+                        gamma=config.gamma, slack=schedule.ring_size(config)[1], **kwargs)
 
 
 def rows_seen(block, config=BLOCKS):
@@ -199,7 +200,7 @@ def taken_in_training(count, config=BLOCKS, rows=ROWS):
     for row in rows[:rows_due(count - 1, config)]:
         buffer.add(*row)
         if buffer.rows == rows_due(len(taken), config):
-            blocks = blocks or buffer.blocks(config, 0)
+            blocks = blocks or schedule.blocks(buffer, config, 0)
             taken.append(numpy_batch(next(blocks)))
     return taken
 
@@ -223,7 +224,7 @@ def drawn(request):
 def test_a_block_has_its_updates_and_batch_in_every_static_shape():
     buffer = blocks_buffer()
     fill(buffer, ROWS[:20])
-    batch = next(buffer.blocks(BLOCKS))
+    batch = next(schedule.blocks(buffer, BLOCKS))
     assert [tuple(array.shape) for array in batch] == [(3, 5, 2), (3, 5, 3), (3, 5), (3, 5), (3, 5, 2)]
     assert {array.dtype.name for array in batch} == {"float32"}
 
@@ -242,7 +243,7 @@ def test_blocks_differ_from_each_other_and_with_the_seed(drawn):
     buffer = blocks_buffer()
     fill(buffer, ROWS[:20])
     other = Config(**{**vars(BLOCKS), "seed": 4})
-    assert not np.array_equal(numpy_batch(next(buffer.blocks(other))).observation, first)
+    assert not np.array_equal(numpy_batch(next(schedule.blocks(buffer, other))).observation, first)
 
 
 @pytest.mark.parametrize("block", [0, 1, 7, 19])
@@ -250,7 +251,7 @@ def test_a_block_is_the_same_when_the_iteration_starts_with_it(drawn, block):
     config, taken = drawn
     buffer = blocks_buffer(config)
     fill(buffer, ROWS[:rows_due(block, config)])
-    assert_same(numpy_batch(next(buffer.blocks(config, block))), taken[block])
+    assert_same(numpy_batch(next(schedule.blocks(buffer, config, block))), taken[block])
 
 
 @pytest.mark.parametrize("block", [3, 10])
@@ -259,7 +260,7 @@ def test_a_block_is_the_same_when_more_rows_were_added_after_it_was_due(drawn, b
     buffer = blocks_buffer(config)
     # The run went on for two checkpoint intervals, less a step, before it was killed: all of the slack.
     fill(buffer, ROWS[:rows_due(block, config) + 2 * config.checkpoint_every // 2 - 1])
-    blocks = buffer.blocks(config, block)
+    blocks = schedule.blocks(buffer, config, block)
     for expected in taken[block:block + 3]:
         assert_same(numpy_batch(next(blocks)), expected)
 
@@ -271,7 +272,7 @@ def test_blocks_are_the_same_after_the_files_are_opened_again(drawn, tmp_path):
     fill(before, ROWS[:due + 10])  # killed here; the checkpoint was at row `due`
     before.flush()
     after = blocks_buffer(config, directory=tmp_path, rows=due)
-    blocks = after.blocks(config, 17)
+    blocks = schedule.blocks(after, config, 17)
     for block in (17, 18, 19):
         fill(after, ROWS[after.rows:rows_due(block, config)])
         assert_same(numpy_batch(next(blocks)), taken[block])
@@ -284,7 +285,7 @@ def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity,
     """The ring may not come round to a row that a resume from the older checkpoint still needs; in rows of N steps."""
     config = Config(num_envs=num_envs, update_every=every * num_envs, total_steps=total * num_envs, warmup_steps=0,
                     batch_size=1, replay_capacity=capacity * num_envs, checkpoint_every=checkpoint)
-    length = min(capacity, total) + -(-replay.ring_size(config)[1] // num_envs)
+    length = min(capacity, total) + -(-schedule.ring_size(config)[1] // num_envs)
     interval = checkpoint / num_envs if checkpoint else total
     checkpoints = sorted({math.ceil(k * interval) for k in range(1, 400) if k * interval <= total})
     for older, _, overtaken in zip(checkpoints, checkpoints[1:], [*checkpoints[2:], total], strict=False):
@@ -306,9 +307,9 @@ def test_files_are_reserved_before_the_first_row(tmp_path):
 
 def test_ring_bytes_is_what_the_files_take(tmp_path):
     config = Config(num_envs=2, replay_capacity=1000, total_steps=5000, checkpoint_every=300, update_every=10)
-    ReplayBuffer(1000, 7, 2, num_envs=2, slack=replay.ring_size(config)[1], directory=tmp_path)
+    ReplayBuffer(1000, 7, 2, num_envs=2, slack=schedule.ring_size(config)[1], directory=tmp_path)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert replay.ring_bytes(config, 7, 2) == sum(path.stat().st_size for path in files)
+    assert schedule.ring_bytes(config, 7, 2) == sum(path.stat().st_size for path in files)
 
 
 def test_files_keep_what_was_added(tmp_path):

@@ -13,10 +13,12 @@ import numpy as np
 import pytest
 from conftest import ROOT, command, timeless
 
-from ddpg_tf import checkpoint, loop, run_dir, train
-from ddpg_tf.cli import UserError
-from ddpg_tf.config import parse_command_line
-from ddpg_tf.logger import read_evaluations
+from ddpg_tf import files, train
+from ddpg_tf.errors import UserError
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.flags import parse_command_line
+from ddpg_tf.storage import checkpoint, run_dir
+from ddpg_tf.training import loop
 
 
 def assert_same_run(one, other):
@@ -281,5 +283,5 @@ def test_atomic_writes_leave_the_old_file_when_they_fail(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
     with pytest.raises(RuntimeError):
-        checkpoint.write_atomically(path, fail)
+        files.write_atomically(path, fail)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]

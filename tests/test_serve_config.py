@@ -11,7 +11,7 @@ import requests
 from serving import GOOD, ask, model, start
 from test_serve_tools import server
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 from serve.local.config import Batching, VersionPolicy, read_batching, read_models, read_monitoring
 from serve.local.errors import ServingError
 from serve.local.models import Models

@@ -14,9 +14,13 @@ import numpy as np
 import pytest
 from conftest import TINY
 
-from ddpg_tf import Config, cli, envs, run_dir, saved_model, train
+from ddpg_tf import Config, cli, errors, train
 from ddpg_tf._tf import tf
-from ddpg_tf.evaluate import Evaluator
+from ddpg_tf.envs import factory, registry
+from ddpg_tf.evaluation.evaluator import Evaluator
+from ddpg_tf.export import saved_model
+from ddpg_tf.storage import run_dir
+from ddpg_tf.storage.policy import load_policy
 from serve import query, rollout
 from serve.client import PolicyClient
 from serve.local.__main__ import main as local_main
@@ -101,7 +105,7 @@ def export(path, base, which):
     """Version 1 of a model; test_export checks exporting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_model, "_verify", lambda *_: None)  # takes seconds
-        saved_model.publish(run_dir.load_policy(path, which), base)
+        saved_model.publish(load_policy(path, which), base)
 
 
 @pytest.fixture(scope="module")
@@ -178,9 +182,9 @@ def test_query_sample(url, monkeypatch, capsys):
 def test_query_of_dict_observations(nested, monkeypatch, capsys):
     """By the inputs' names or by the environment's keys, one or a batch; --sample draws each input."""
     path, url = nested
-    env = envs.make_flat_env(Config(env=NESTED))
+    env = factory.make_flat_env(Config(env=NESTED))
     observation = env.unwrapped.observation_space.sample()
-    agent = run_dir.load_policy(path, "latest").agent
+    agent = load_policy(path, "latest").agent
     expected = agent.act(gymnasium.spaces.flatten(env.unwrapped.observation_space, observation)[None])[0]
     arm, tail = observation["arm"]
     joint, velocity = observation["joint angle"], observation["velocity"]
@@ -321,7 +325,8 @@ def test_rollout_mistakes_are_one_line(url, monkeypatch, capsys, flags, status, 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
 def test_action_that_does_not_fit_the_environment(env):
     env = gymnasium.make(env)
-    with pytest.raises(cli.UserError, match=re.escape(f"has shape (2,), the environment's {env.action_space.shape}")):
+    with pytest.raises(errors.UserError, match=re.escape(
+            f"has shape (2,), the environment's {env.action_space.shape}")):
         rollout.play(lambda observation: np.zeros(2, np.float32), env, 0)
 
 
@@ -340,7 +345,7 @@ def test_rollout_tells_versions_that_changed_meanwhile(capsys):
         def metadata(self):
             return {"model_spec": {"version": str(next(self.versions))}}
 
-    env = envs.make_env("tests.toy_envs:ToyCounter-v0")
+    env = registry.make_env("tests.toy_envs:ToyCounter-v0")
     rollout.summarise(rollout.drive(Client(), env, 4, 0))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(", ")[-1] for line in lines[:4]] == ["version 3", "versions 3-4", "version 4", "versions 4-6"]
@@ -391,7 +396,7 @@ def test_rollout_compares_with_the_run(trained, trained_url, monkeypatch, capsys
     status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=2", f"--compare_run_dir={trained}")
     assert (status, err) == (0, "")
     difference, deployed, checkpoint = comparison(out)
-    policy = run_dir.load_policy(trained)
+    policy = load_policy(trained)
     scores = [episode.episode_return for episode in Evaluator(policy.config, 2).run(policy.agent.act)]
     assert difference <= 1e-5
     assert deployed == pytest.approx(np.mean(scores), rel=1e-2) == checkpoint
@@ -414,7 +419,7 @@ def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, ca
                          r"server's \[(\S+)\], the checkpoint's \[(\S+)\]\n", err)
     observation, _ = gymnasium.make("Pendulum-v1").reset(seed=10000)
     assert float(found[1]) == pytest.approx(observation @ [0.1, 0.2, 0.3], rel=1e-5)
-    assert float(found[2]) == pytest.approx(run_dir.load_policy(trained).agent.act(observation[None])[0, 0], rel=1e-5)
+    assert float(found[2]) == pytest.approx(load_policy(trained).agent.act(observation[None])[0, 0], rel=1e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from conftest import ROOT, TINY, timeless
 
 from benchmarks import outcomes, results, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
-from ddpg_tf.cli import UsageError, UserError
+from ddpg_tf.errors import UsageError, UserError
 
 FLAGS = {**TINY, "preset": "none", "total_steps": 900}
 DIVERGES = {**FLAGS, "critic_learning_rate": 1e30, "actor_learning_rate": 1e30}

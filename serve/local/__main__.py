@@ -15,7 +15,8 @@ from collections.abc import Sequence
 
 from absl import flags
 
-from ddpg_tf.cli import UsageError, UserError, parse, run
+from ddpg_tf.cli import parse, run
+from ddpg_tf.errors import UsageError, UserError
 from serve.local.config import Batching, ModelConfig, read_batching, read_models, read_monitoring, valid_name
 
 

@@ -13,7 +13,7 @@ from google.protobuf.message import Message
 from tensorflow_serving.config import model_server_config_pb2
 from tensorflow_serving.config.file_system_storage_path_source_pb2 import FileSystemStoragePathSourceConfig
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 
 VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 _METRICS_PATH = "/monitoring/prometheus/metrics"

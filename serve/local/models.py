@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 from serve.local.batching import Arrays, Coalescer
 from serve.local.config import Batching, ModelConfig
 from serve.local.errors import ServingError, invalid, not_found

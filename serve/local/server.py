@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 
 import uvicorn
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 from serve.local.http import Api
 from serve.local.models import Models
 from serve.local.protocol import Protocol

@@ -10,8 +10,8 @@ import numpy as np
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 
-from ddpg_tf import rendering
-from ddpg_tf.cli import UserError
+from ddpg_tf.envs import rendering
+from ddpg_tf.errors import UserError
 
 Make = Callable[[], gym.Env]
 

@@ -9,8 +9,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ddpg_tf._tf import tf
-from ddpg_tf.agent import DDPG, METRICS
-from ddpg_tf.replay import Batch
+from ddpg_tf.learner.agent import DDPG, METRICS
+from ddpg_tf.replay.buffer import Batch
 
 
 class InnerLoop:

@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpg_tf import envs
-from ddpg_tf.cli import UserError
+from ddpg_tf.collect.noise import ActionNoise, WarmupActions
 from ddpg_tf.config import Config
-from ddpg_tf.noise import ActionNoise, WarmupActions
+from ddpg_tf.envs import factory, spaces
+from ddpg_tf.errors import UserError
 
 Policy = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
 
@@ -33,7 +33,7 @@ class Collector:
       spaces: the environments' spaces.
     """
 
-    def __init__(self, config: Config, spaces: envs.Spaces):
+    def __init__(self, config: Config, spaces: spaces.Spaces):
         n = self._n = config.num_envs
         self._seed, self._warmup_steps = config.seed, config.warmup_steps
         self._low, self._high = spaces.low, spaces.high
@@ -42,7 +42,7 @@ class Collector:
         self._noise = ActionNoise(config.noise, n, spaces.action_size, config.seed, sigma=config.noise_sigma,
                                   theta=config.noise_theta, dt=config.noise_dt, final_sigma=config.noise_final_sigma,
                                   decay=config.noise_decay_steps / n)
-        self._envs = envs.make_vector_env(config)
+        self._envs = factory.make_vector_env(config)
         self._episode = np.zeros(n, np.int64)
         self._return = np.zeros(n)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(n)]  # of the unfinished episodes

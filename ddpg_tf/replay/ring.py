@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 
 _COPIED_AT_ONCE = 4096  # rows
 Layout = Mapping[str, tuple[tuple[int, ...], type]]

@@ -12,7 +12,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
 
 NO_GL = ("cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
          "environment variable MUJOCO_GL=egl (set by itself where there is no DISPLAY)")

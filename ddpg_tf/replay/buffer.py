@@ -9,17 +9,13 @@ change it.
 import bisect
 import mmap
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from ddpg_tf.cli import UsageError
-from ddpg_tf.config import Config
-from ddpg_tf.ring import layout_of, open_ring
-
-_DRAWN_AHEAD = 10  # steps: an element of tf.data costs more than drawing a minibatch (benchmarks/results/profile.md)
+from ddpg_tf.replay.ring import layout_of, open_ring
 
 
 class Batch(NamedTuple):
@@ -64,7 +60,7 @@ class ReplayBuffer:
         self._capacity = max(capacity // num_envs, 1)
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
         self._layout = layout_of(num_envs, observation_shape, action_size, frame_stack)
-        self._image, self._frame_stack = "frame" in self._layout, frame_stack
+        self.image, self._frame_stack = "frame" in self._layout, frame_stack
         self.rows = rows
         length = self._capacity + -(-slack // num_envs)
         if directory is None:
@@ -85,7 +81,7 @@ class ReplayBuffer:
           action: [N, A]; reward: [N]; terminated, truncated: bool [N].
         """
         slot, ring = self.rows % self._length, self._ring
-        if self._image:
+        if self.image:
             self._add_frames(slot, observation, next_observation)
         else:
             ring["observation"][slot] = observation
@@ -131,7 +127,7 @@ class ReplayBuffer:
     def _oldest(self, rows: int) -> int:
         """The first of the first `rows` rows that may be drawn."""
         oldest = max(0, rows - self._capacity)
-        if not self._image or not rows:
+        if not self.image or not rows:
             return oldest
         ring = self._ring
         first_frame = ring["frame"][(rows - 1) % self._length] + 2 - self._capacity  # [N]
@@ -150,7 +146,7 @@ class ReplayBuffer:
           rows: how much of the past to see; default all of it.
         """
         batch = self._draw(rng, shape, rows)
-        if not self._image:
+        if not self.image:
             return batch
         return batch._replace(observation=_stacked(np, batch.observation),
                               next_observation=_stacked(np, batch.next_observation))
@@ -172,7 +168,7 @@ class ReplayBuffer:
             going = going & (ring["ended"][following, env] == 0) & (last + 1 < rows)
         end = last % self._length
         discount = self._gamma ** (last - first + 1.0) * (ring["terminated"][end, env] == 0)
-        if self._image:
+        if self.image:
             self._read_ahead(slot, end, env)
             observation, next_observation = self._stacks(slot, env, False), self._stacks(end, env, True)
         else:
@@ -180,26 +176,23 @@ class ReplayBuffer:
         return Batch(observation, ring["action"][slot, env], reward.astype(np.float32), discount.astype(np.float32),
                      next_observation)
 
-    def blocks(self, config: Config, first_block: int = 0) -> Iterator[Batch]:
-        """Blocks `first_block`, `first_block` + 1, ... of minibatches, as tensors, through tf.data.
+    def blocks(self, shape: tuple[int, int, int], seed: int, rows: Callable[[int], int], first: int = 0
+               ) -> Iterator[Batch]:
+        """Blocks `first`, `first` + 1, ... of minibatches, as tensors, through tf.data, one draw ahead.
 
-        Block b is due at step learning_starts + (b + 1) x update_every. Small blocks are drawn some at a time. A draw
-        sees the rows that were there when the first block of the draw before it was due: the prefetch makes it while
-        that one is learnt from and the environments go on. With images, whose step goes on during its update, it sees
-        one update_every less.
+        Args:
+          shape: (blocks of a draw, updates of a block, batch size).
+          seed: draw d is a function of (seed, d) and the rows it may see.
+          rows: of draw d, how many of the rows ever added it may see; they must be there when draw d - 1 is begun, and
+            must not be overwritten before d is made.
         """
         from ddpg_tf._tf import tf
 
-        together = _blocks_per_draw(config, self._image)
-        shape = (together, config.updates_per_block, config.batch_size)
-
         def sample(draw):
-            blocks_before = max(0, (int(draw) - 1) * together + (not self._image))
-            rows = (config.learning_starts + blocks_before * config.update_every) // self._num_envs
-            rng = np.random.Generator(np.random.Philox(key=np.array([config.seed, draw], np.uint64)))
-            return self._draw(rng, shape, rows)
+            rng = np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))
+            return self._draw(rng, shape, rows(int(draw)))
 
-        picture = (self._frame_stack, *self._layout["pixels"][0][1:]) if self._image else None
+        picture = (self._frame_stack, *self._layout["pixels"][0][1:]) if self.image else None
 
         def tensors(draw):
             kinds = [tf.uint8 if picture and "observation" in name else tf.float32 for name in Batch._fields]
@@ -214,7 +207,7 @@ class ReplayBuffer:
 
         options = tf.data.Options()
         options.autotune.enabled = False
-        first_draw, skipped = divmod(first_block, together)
+        first_draw, skipped = divmod(first, shape[0])
         draws = tf.data.Dataset.counter(first_draw).map(tensors).prefetch(1)
         return iter(draws.unbatch().skip(skipped).with_options(options))
 
@@ -234,40 +227,3 @@ def _stacked(np_or_tf, frames):
     *lead, stack, height, width, channels = frames.shape
     axes = [*range(len(lead)), *(len(lead) + axis for axis in (1, 2, 0, 3))]
     return np_or_tf.reshape(np_or_tf.transpose(frames, axes), [*lead, height, width, stack * channels])
-
-
-def ring_size(config: Config, image: bool = False) -> tuple[int, int]:
-    """(capacity, slack) of the ring of `config`.
-
-    Slack is the transitions to keep beyond replay_capacity so that either of the two kept checkpoints can be resumed.
-    Of images both are slots, of which a step takes two at worst.
-
-    Raises:
-      UsageError: the capacity is less than an image is made of.
-    """
-    slots = 1 + image
-    if image and config.replay_capacity // config.num_envs <= stack_of(config):
-        raise UsageError(f"replay_capacity ({config.replay_capacity}) must leave each of num_envs ({config.num_envs}) "
-                         f"more than frame_stack ({config.frame_stack}) frames")
-    interval = config.checkpoint_every or config.total_steps
-    oldest_draw = (2 * _blocks_per_draw(config, image) - 1 + image) * config.update_every
-    most = slots * config.total_steps
-    slack = min(slots * (2 * interval + oldest_draw), max(0, most - config.replay_capacity))
-    return min(config.replay_capacity, most), slack
-
-
-def _blocks_per_draw(config: Config, image: bool) -> int:
-    return 1 if image else max(1, _DRAWN_AHEAD // config.update_every)
-
-
-def stack_of(config: Config) -> int:
-    """Slots that an image is made of: with frame_source=substeps all of its frames are new at each step."""
-    return config.frame_stack if config.frame_source == "steps" else 1
-
-
-def ring_bytes(config: Config, observation_shape: int | tuple[int, ...], action_size: int) -> int:
-    """Bytes on disk of the ring of `config`."""
-    layout = layout_of(config.num_envs, observation_shape, action_size, stack_of(config))
-    row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values())
-    capacity, slack = ring_size(config, "frame" in layout)
-    return row * -(-(capacity + slack) // config.num_envs)

@@ -7,9 +7,10 @@ import numpy as np
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
-from ddpg_tf.networks import Normalizer, behind_shared, build_actor, build_critic, build_shared, kernels
-from ddpg_tf.replay import Batch
-from ddpg_tf.vision import random_shift
+from ddpg_tf.learner.layers import Normalizer
+from ddpg_tf.learner.networks import behind_shared, build_actor, build_critic, build_shared, kernels
+from ddpg_tf.learner.vision import random_shift
+from ddpg_tf.replay.buffer import Batch
 
 CRITIC_METRICS = ("critic_loss", "q_mean", "target_mean", "td_error", "critic_gradient_norm")
 METRICS = (*CRITIC_METRICS, "actor_loss", "actor_gradient_norm", "action_saturation")

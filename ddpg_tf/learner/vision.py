@@ -3,18 +3,8 @@
 from collections.abc import Callable
 
 from ddpg_tf._tf import keras, tf
-from ddpg_tf.cli import UsageError
 from ddpg_tf.config import Config
-
-
-class ToUnit(keras.layers.Layer):
-    """uint8 [...] -> float32 [...] in [0, 1]: here and nowhere else are pixels scaled."""
-
-    def __init__(self):
-        super().__init__(name="to_unit", trainable=False, dtype="float32", autocast=False)
-
-    def call(self, image):
-        return tf.cast(image, tf.float32) / 255.0
+from ddpg_tf.errors import UsageError
 
 
 def convolutions(config: Config, x, init, normalized: Callable = lambda x, name: x):

@@ -13,9 +13,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import child, envs, rendering
-from ddpg_tf.cli import UserError
+from ddpg_tf import child
 from ddpg_tf.config import Config
+from ddpg_tf.envs import factory, registry, rendering
+from ddpg_tf.errors import UserError
 
 
 def picture(path: Path, observation: np.ndarray, stack: int):
@@ -39,7 +40,7 @@ def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:
     with tempfile.NamedTemporaryFile(suffix=".npy") as file:
         np.save(file, actions)
         file.flush()
-        done = child.run("ddpg_tf.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
+        done = child.run("ddpg_tf.evaluation.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
         warnings.warn(f"no video of {config.env}: {reason} (MuJoCo without a display needs the packages libegl1 and "
@@ -52,8 +53,8 @@ def _main(settings: str, seed: str, actions: str, out: str):
 
     rendering.use_display_or_egl()
     config = Config(**json.loads(settings))
-    env = envs.make_env(config.env, json.loads(config.env_kwargs), render_mode="rgb_array")
-    repeat = config.action_repeat if envs.sees_images(config, env) else 1
+    env = registry.make_env(config.env, json.loads(config.env_kwargs), render_mode="rgb_array")
+    repeat = config.action_repeat if factory.sees_images(config, env) else 1
     env.reset(seed=int(seed))
     rendering.follow(env)
     pictures = [env.render()]

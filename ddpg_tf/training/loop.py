@@ -11,17 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, networks, replay, ring, run_dir, video
-from ddpg_tf.agent import DDPG
-from ddpg_tf.cli import UsageError, UserError
-from ddpg_tf.collect import Collector, Policy
+from ddpg_tf.collect.collector import Collector, Policy
 from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
-from ddpg_tf.envs import Spaces
-from ddpg_tf.evaluate import FIRST_SEED, Evaluator
-from ddpg_tf.inner_loop import InnerLoop
-from ddpg_tf.logger import Logger, draw_learning_curve
-from ddpg_tf.publish import Publisher
-from ddpg_tf.replay import ReplayBuffer
+from ddpg_tf.envs import factory
+from ddpg_tf.envs.spaces import Spaces
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.evaluation import video
+from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
+from ddpg_tf.evaluation.results import draw_learning_curve
+from ddpg_tf.export.publish import Publisher
+from ddpg_tf.learner import networks
+from ddpg_tf.learner.agent import DDPG
+from ddpg_tf.replay import ring
+from ddpg_tf.replay.buffer import ReplayBuffer
+from ddpg_tf.storage import checkpoint, run_dir
+from ddpg_tf.training import schedule
+from ddpg_tf.training.inner_loop import InnerLoop
+from ddpg_tf.training.logger import Logger
 
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
 
@@ -68,12 +74,12 @@ def train(config: Config, *, resume: bool = False) -> Result:
     if resume:
         require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
-    spaces = run_dir.read_spaces(config)
+    spaces = factory.spaces_of(config)
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
-        ring.require_disk(path, replay.ring_bytes(config, spaces.observation_shape, spaces.action_size))
+        ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
         run_dir.create(path, config)
         _warn_of_no_effect(config, spaces)
     lock = run_dir.lock(path)
@@ -118,10 +124,10 @@ class _Run:
                 self._agent.load_state(checkpoint.select(arrays, "agent"))
             except ValueError as error:
                 raise UserError(f"incompatible checkpoint in {path}: {error}") from None
-        capacity, slack = replay.ring_size(config, spaces.image)
+        capacity, slack = schedule.ring_size(config, spaces.image)
         self._replay = ReplayBuffer(
             capacity, spaces.observation_shape, spaces.action_size, num_envs=config.num_envs, n_step=config.n_step,
-            gamma=config.gamma, frame_stack=replay.stack_of(config), slack=slack, directory=path / "replay",
+            gamma=config.gamma, frame_stack=schedule.stack_of(config), slack=slack, directory=path / "replay",
             rows=self._step // config.num_envs)
         self._collector = Collector(config, spaces)
         self._image = spaces.image
@@ -194,7 +200,7 @@ class _Run:
     def _learn(self, until: int):
         config, n, before = self._config, self._config.num_envs, self._step
         if self._inner_loop is None:
-            blocks = self._replay.blocks(config, (before - config.learning_starts) // config.update_every)
+            blocks = schedule.blocks(self._replay, config, (before - config.learning_starts) // config.update_every)
             self._inner_loop = InnerLoop(self._agent, blocks, lambda actions: self._collect(lambda _: actions),
                                          config.update_every // n, overlap=self._image)
         for metrics in self._inner_loop.run(self._collector.observation, before // n, until // n):

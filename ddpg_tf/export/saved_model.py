@@ -9,10 +9,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, child, run_dir
+from ddpg_tf import child, files
 from ddpg_tf._tf import keras, tf
-from ddpg_tf.cli import UserError
-from ddpg_tf.run_dir import Policy
+from ddpg_tf.errors import UserError
+from ddpg_tf.storage import run_dir
+from ddpg_tf.storage.policy import Policy
 
 _PARTIAL = "partial-"  # a name that no integer parser takes: TF Serving does not see it
 
@@ -192,10 +193,10 @@ def _probes(policy: Policy) -> dict[str, np.ndarray]:
 
 
 def _verify(path: Path, probes: dict[str, np.ndarray]):
-    """Runs `ddpg_tf.verify` in a fresh process that may use no accelerator."""
+    """Runs `ddpg_tf.export.verify` in a fresh process that may use no accelerator."""
     file = path / "probes.npz"
     np.savez(file, **probes)
-    done = child.run("ddpg_tf.verify", path, file)
+    done = child.run("ddpg_tf.export.verify", path, file)
     file.unlink()
     if done.returncode:
         raise UserError(f"the exported model does not answer as the policy does: {done.stderr.strip()[-2000:]}")
@@ -203,7 +204,7 @@ def _verify(path: Path, probes: dict[str, np.ndarray]):
 
 def _rename(partial: Path, export_dir: Path, version: int | None) -> Path:
     for path in [*partial.rglob("*"), partial]:
-        checkpoint.sync(path)
+        files.sync(path)
     while True:
         target = export_dir / str(version or max(versions(export_dir), default=0) + 1)
         try:
@@ -212,7 +213,7 @@ def _rename(partial: Path, export_dir: Path, version: int | None) -> Path:
             if version is not None or not target.exists():
                 raise
             continue  # another process has just published this number
-        checkpoint.sync(export_dir)
+        files.sync(export_dir)
         return target
 
 

@@ -1,6 +1,6 @@
 """Checks an exported SavedModel the way its users will load it; run as a script, in a process of its own.
 
-    python -m ddpg_tf.verify SAVED_MODEL_DIR PROBES.npz
+    python -m ddpg_tf.export.verify SAVED_MODEL_DIR PROBES.npz
 
 Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds 7 rows of each input, as input/<name>, and
 the live networks' `action` and `q` for them (the actions to be valued are in `given_action`, images as PNG files in

@@ -4,14 +4,15 @@ The actor owns everything between a raw observation and an action in environment
 is the acting model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 
-from ddpg_tf._tf import keras, tf
-from ddpg_tf.cli import UsageError
+from ddpg_tf._tf import keras
 from ddpg_tf.config import Config
-from ddpg_tf.vision import ToUnit, convolutions, require_fits
+from ddpg_tf.errors import UsageError
+from ddpg_tf.learner.layers import FromBounds, Normalizer, ToBounds, ToUnit
+from ddpg_tf.learner.vision import convolutions, require_fits
 
 Shape = int | tuple[int, ...]
 
@@ -140,76 +141,6 @@ class Initialisation:
         kernel, bias = (keras.initializers.RandomUniform(-limit, limit, seed=int(seed))
                         for seed in self._seeds.integers(2**31, size=2))
         return {"kernel_initializer": kernel, "bias_initializer": bias}
-
-
-class Normalizer(keras.layers.Layer):
-    """(observation - mean) / std, clipped to +-10; statistics of every observation `count` has seen.
-
-    The statistics are kept in float64 on the host (Chan et al.'s parallel variance) and reach the model only by
-    `assign`, so that evaluation and export see what the last update saw. One instance serves all four networks.
-    """
-
-    CLIP = 10.0
-
-    def __init__(self, size: int):
-        super().__init__(name="normalizer", trainable=False)
-        self.seen = 0
-        self.mean64, self.m2 = np.zeros(size), np.zeros(size)
-        self.mean = self.add_weight(shape=(size,), initializer="zeros", trainable=False, name="mean")
-        self.std = self.add_weight(shape=(size,), initializer="ones", trainable=False, name="std")
-
-    def call(self, observation):
-        return tf.clip_by_value((observation - self.mean) / self.std, -self.CLIP, self.CLIP)
-
-    def count(self, observations: np.ndarray):
-        """Adds observations [N, O] to the statistics."""
-        batch = observations.astype(np.float64)
-        total = self.seen + len(batch)
-        delta = batch.mean(0) - self.mean64
-        self.mean64 = self.mean64 + delta * (len(batch) / total)
-        self.m2 = self.m2 + ((batch - batch.mean(0)) ** 2).sum(0) + delta**2 * (self.seen * len(batch) / total)
-        self.seen = total
-
-    def assign_statistics(self):
-        """Makes the networks see what has been counted; may be part of a graph."""
-        statistics = tf.numpy_function(self._statistics, [], [tf.float32, tf.float32])
-        for variable, value in zip((self.mean, self.std), statistics, strict=True):
-            variable.assign(tf.ensure_shape(value, variable.shape))
-
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        variance = self.m2 / self.seen + 1e-8 if self.seen else np.ones_like(self.m2)
-        return self.mean64.astype(np.float32), np.sqrt(variance).astype(np.float32)
-
-    def host_state(self) -> dict[str, np.ndarray]:
-        return {"seen": np.asarray(self.seen), "mean64": self.mean64, "m2": self.m2}
-
-    def load_host_state(self, state: Mapping[str, np.ndarray]):
-        self.seen, self.mean64, self.m2 = int(state["seen"]), state["mean64"], state["m2"]
-
-
-class ToBounds(keras.layers.Layer):
-    """[-1, 1] -> [low, high] per dimension; +-1 give the bounds exactly, 0 the middle."""
-
-    def __init__(self, low: np.ndarray, high: np.ndarray):
-        super().__init__(name="to_bounds", trainable=False)
-        self._low, self._high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-
-    def call(self, x):
-        u = (x + 1.0) * 0.5
-        return tf.clip_by_value(self._low * (1.0 - u) + self._high * u, self._low, self._high)
-
-
-class FromBounds(keras.layers.Layer):
-    """[low, high] -> [-1, 1] per dimension."""
-
-    def __init__(self, low: np.ndarray, high: np.ndarray):
-        super().__init__(name="from_bounds", trainable=False)
-        low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
-        self._middle, half = low / 2 + high / 2, high / 2 - low / 2
-        self._half = np.where(half > 0, half, np.float32(1))
-
-    def call(self, action):
-        return (action - self._middle) / self._half
 
 
 def kernels(model: keras.Model) -> Sequence[bool]:

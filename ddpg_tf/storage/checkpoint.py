@@ -1,46 +1,18 @@
 """Everything with state, saved atomically in one file a checkpoint, restored exactly."""
 
 import json
-import os
-import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 
-from ddpg_tf.cli import UserError
+from ddpg_tf.errors import UserError
+from ddpg_tf.files import write_atomically
 
 KEPT = 2  # replay.ring_slack counts on it
-
-
-def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]):
-    """Calls `write` on a file that becomes `path` only when it is complete and on the disk."""
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp's files are private
-        os.replace(partial, path)
-    except BaseException:
-        os.unlink(partial)
-        raise
-    sync(path.parent)
-
-
-def sync(path: Path):
-    """Makes a file's contents, or the renames inside a directory, survive a power cut."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):

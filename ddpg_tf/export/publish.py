@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import checkpoint, child, cli, run_dir
+from ddpg_tf import child, cli, files
 from ddpg_tf.config import Config
+from ddpg_tf.storage import run_dir
+from ddpg_tf.storage.policy import restore_policy
 
 
 class Publisher:
@@ -31,7 +33,7 @@ class Publisher:
         """Has `state` (DDPG.policy_state) published; returns at once."""
         snapshot = self._run / f"snapshot-{step}.npz"
         meta = {"step": np.asarray(step), "score": np.asarray(score)}
-        checkpoint.write_atomically(snapshot, lambda file: np.savez(file, **meta, **state))
+        files.write_atomically(snapshot, lambda file: np.savez(file, **meta, **state))
         with self._turn:
             if self._pending:
                 self._pending.unlink()
@@ -53,7 +55,7 @@ class Publisher:
                 if snapshot is None:
                     self._thread = None
                     return
-            done = child.run("ddpg_tf.publish", self._run, snapshot, self._config.export_dir,
+            done = child.run("ddpg_tf.export.publish", self._run, snapshot, self._config.export_dir,
                              self._config.keep_versions, CUDA_VISIBLE_DEVICES="-1")
             if done.returncode:
                 warnings.warn(f"policy not published: {done.stderr.strip()}", stacklevel=2)
@@ -61,7 +63,7 @@ class Publisher:
 
 
 def _main(argv):
-    from ddpg_tf import saved_model
+    from ddpg_tf.export import saved_model
 
     run, snapshot, export_dir, keep = Path(argv[1]), Path(argv[2]), Path(argv[3]), int(argv[4])
     with np.load(snapshot) as file:
@@ -74,7 +76,7 @@ def _main(argv):
         fcntl.flock(turn, fcntl.LOCK_EX)  # a killed training's last publication may still be under way
         if step <= max(saved_model.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better
-        policy = run_dir.restore_policy(run_dir.read_config(run), state, step, score, name)
+        policy = restore_policy(run_dir.read_config(run), state, step, score, name)
         saved_model.publish(policy, export_dir, live=True)
         saved_model.prune(export_dir, name, keep)
     finally:

@@ -1,0 +1,146 @@
+"""Config <-> absl flags: the command line of train.py, presets, flagfiles, the table for the documentation.
+
+Imports neither TensorFlow nor Gymnasium.
+"""
+
+import dataclasses
+import os
+import typing
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from ddpg_tf import cli
+from ddpg_tf.config import FIELD_TYPES, FIELDS, RUN, Config, as_flag, require_resumable
+from ddpg_tf.errors import UsageError
+
+PRESETS = Path(__file__).parent / "presets"
+
+
+def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str, str]:
+    """Defines one flag per Config field, and --resume and --preset. Returns each flag's help heading.
+
+    Args:
+      only: define these fields' flags and nothing else.
+    """
+    for name in only or FIELDS:
+        field = FIELDS[name]
+        kind, limits = FIELD_TYPES[name], field.metadata
+        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean,
+                  str: flags.DEFINE_string}.get(kind, flags.DEFINE_list)
+        default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
+        note = f"; one of {', '.join(limits['choices'])}" if limits["choices"] else ""
+        define(name, default, field.metadata["help"] + note, flag_values=values)
+    if only:
+        return {name: FIELDS[name].metadata["group"] for name in only}
+    flags.DEFINE_boolean("resume", False, "continue the run in --run_dir from its newest checkpoint; only total_steps, "
+                         "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir and "
+                         "keep_versions may change",
+                         flag_values=values)
+    flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where "
+                        "there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
+                        flag_values=values)
+    return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
+
+
+def settings_of(values: flags.FlagValues) -> dict[str, Any]:
+    """The Config fields that the flags spell."""
+    settings = {name: getattr(values, name) for name in FIELDS}
+    for name in FIELDS:
+        if FIELD_TYPES[name] == tuple[int, ...]:
+            try:
+                settings[name] = tuple(int(unit) for unit in settings[name])
+            except ValueError:
+                raise UsageError(f"{name} must be integers separated by commas, not {','.join(settings[name])!r}"
+                                 ) from None
+    return settings
+
+
+def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
+    """The flagfile `preset` stands for, None for none; auto is the environment's, with --pixels that for pixels.
+
+    Raises:
+      UsageError: there is no such preset; names those there are.
+    """
+    if preset == "none":
+        return None
+    if preset == "auto":
+        path = PRESETS / f"{'pixels' if pixels else env_id}.flags"
+        return path if path.is_file() else None
+    for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
+        if path.is_file():
+            return path
+    names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.flags")))
+    raise UsageError(f"no preset {preset!r}: neither a file nor one of {names}")
+
+
+class CommandLine(typing.NamedTuple):
+    config: Config
+    resume: bool
+    preset: Path | None  # None also when resuming
+
+
+def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str], str] = str) -> CommandLine:
+    """Reads train.py's command line: the preset's flags first, then `argv`, so that explicit flags win.
+
+    When resuming, the run's own flags.txt takes the preset's place.
+    """
+    values = flags.FlagValues()
+    groups = define_flags(values)
+    cli.parse(argv, values, doc, groups)
+    first = values.env
+    env = resolve_env(first)
+    preset = None if values.resume else find_preset(values.preset, env, values.pixels)
+    base = flags_file(values.run_dir) if values.resume else preset
+    if base:
+        values = flags.FlagValues()
+        define_flags(values)
+        cli.parse([argv[0], f"--flagfile={base}", *argv[1:]], values, doc)
+    values.env = env if values.env == first else resolve_env(values.env)
+    settings = settings_of(values)
+    if values.resume:  # before these settings are judged together: a change is what is wrong
+        require_resumable(read_flags(base), settings)
+    return CommandLine(Config(**settings), values.resume, preset)
+
+
+def flags_file(run_dir: str | os.PathLike) -> Path:
+    """flags.txt of the run in `run_dir`.
+
+    Raises:
+      UsageError: there is no run.
+    """
+    if not run_dir:
+        raise UsageError("--resume needs --run_dir, the directory of the run to continue")
+    path = Path(run_dir)
+    if not path.is_dir():
+        raise UsageError(f"there is no run directory {path}")
+    if not (path / "flags.txt").is_file():
+        raise UsageError(f"{path} is not a run directory: it has no flags.txt")
+    return path / "flags.txt"
+
+
+def read_flags(path: Path) -> Config:
+    """The Config a run's flags.txt was written from (run_dir: the directory that holds it)."""
+    values = flags.FlagValues()
+    define_flags(values)
+    cli.parse(["flags.txt", f"--flagfile={path}"], values, "")
+    return dataclasses.replace(Config(**settings_of(values)), run_dir=str(path.parent))
+
+
+def flag_table() -> str:
+    """The README's table of flags, in Markdown."""
+    lines = ["| flag | default | meaning, unit, source |", "|---|---|---|"]
+    group = None
+    for name, field in FIELDS.items():
+        if field.metadata["group"] != group:
+            group = field.metadata["group"]
+            lines.append(f"| **{group.partition(' (')[0]}** | | |")
+        choices = f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
+        lines.append(f"| `--{name}` | {as_flag(field.default) or '-'} | {field.metadata['help']}{choices} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(flag_table())

@@ -1,0 +1,2 @@
+"""A run on disk: its directory, checkpoints, and the policy read back from them.
+"""

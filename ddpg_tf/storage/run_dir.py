@@ -1,0 +1,86 @@
+"""A run directory: made, checked, locked, read back."""
+
+import contextlib
+import fcntl
+import importlib.metadata
+import json
+import os
+import platform
+import time
+import uuid
+from pathlib import Path
+
+import ddpg_tf
+from ddpg_tf import files
+from ddpg_tf.config import Config
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.flags import flags_file, read_flags
+
+_PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
+
+
+def default_path(run_config: Config) -> Path:
+    env = run_config.env.replace("/", "-").replace(":", "-")
+    return Path("runs") / f"{env}-{run_config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+
+
+def create(path: Path, run_config: Config):
+    """Makes the directory of a new run; flags.txt first, for it says that this is a run.
+
+    Raises:
+      UsageError: it is there and not empty.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise UsageError(f"{path} is not empty: continue that run with --resume, or choose another --run_dir")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot make {path}: {error.strerror}") from None
+    write_flags(path, run_config)
+
+
+def write_flags(path: Path, run_config: Config):
+    files.write_atomically(path / "flags.txt", lambda file: file.write(run_config.to_flags().encode()))
+
+
+def write_versions(path: Path):
+    """versions.json, with the run's random name; one that is there stays."""
+    if not (path / "versions.json").exists():
+        text = json.dumps({"run": uuid.uuid4().hex, **package_versions()}, indent=1)
+        files.write_atomically(path / "versions.json", lambda file: file.write(text.encode()))
+
+
+def read_config(path: Path) -> Config:
+    """The Config of the run in `path`.
+
+    Raises:
+      UsageError: there is no run.
+    """
+    return read_flags(flags_file(path))
+
+
+def lock(path: Path) -> int:
+    """Holds the run against a second process until this one ends.
+
+    Raises:
+      UserError: another process trains in it.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        raise UserError(f"another process is training in {path}") from None
+    return descriptor
+
+
+def identity(path: Path) -> str:
+    """The run's own random name, by which published versions know it."""
+    return json.loads((path / "versions.json").read_text())["run"]
+
+
+def package_versions() -> dict[str, str]:
+    found = {"python": platform.python_version(), "ddpg_tf": ddpg_tf.__version__}
+    for package in _PACKAGES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            found[package] = importlib.metadata.version(package)
+    return found

@@ -1,0 +1,2 @@
+"""Collect, add, learn, log, evaluate, publish, checkpoint: the one room that knows all the others.
+"""

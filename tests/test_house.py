@@ -1,0 +1,93 @@
+"""The rooms of ddpg_tf and which may know which; what must do without TensorFlow."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+# Each line may import from those above it, and from its own room; rooms of one line do not know each other.
+ORDER = [["_tf", "child", "cli", "errors", "files"], ["config"], ["flags"], ["envs", "replay"], ["learner", "collect"],
+         ["storage"], ["evaluation", "export"], ["training"], ["evaluate"]]
+FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
+PACKAGE = ROOT / "ddpg_tf"
+
+
+def modules_of(path: Path) -> list[str]:
+    """The modules of ddpg_tf that a file imports, anywhere in it, as dotted paths below ddpg_tf."""
+    found = []
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = []
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        found += [name.removeprefix("ddpg_tf.") for name in names if name.startswith("ddpg_tf.")]
+    return found
+
+
+def rooms_of(path: Path) -> set[str]:
+    return {module.partition(".")[0] for module in modules_of(path)}
+
+
+def room_of(path: Path) -> str:
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+
+
+def test_every_room_has_a_floor_and_says_what_it_is_for():
+    assert {room_of(path) for path in FILES} == FLOOR.keys()
+    for folder in {path.parent for path in FILES} - {PACKAGE}:
+        assert len(ast.get_docstring(ast.parse((folder / "__init__.py").read_text())).splitlines()) in (1, 2, 3, 4)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_run_one_way(path):
+    room = room_of(path)
+    for other in rooms_of(path) - {room, "__version__"}:
+        assert FLOOR[other] < FLOOR[room] or (FLOOR[other] == FLOOR[room] == 0), f"{room} imports {other}"
+
+
+@pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
+def test_there_is_no_circle_within_a_room(folder):
+    prefix = "" if folder == PACKAGE else f"{folder.name}."
+    names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    left = {name: {module.removeprefix(prefix).partition(".")[0] for module in modules_of(folder / f"{name}.py")
+                   if module.startswith(prefix)} & names - {name} for name in names}
+    while ready := [name for name, needs in left.items() if not needs & left.keys()]:
+        for name in ready:
+            del left[name]
+    assert not left
+
+
+def test_the_replay_knows_neither_config_nor_networks():
+    assert set().union(*(rooms_of(path) for path in PACKAGE.glob("replay/*.py"))) <= {"replay", "_tf", "errors"}
+
+
+def test_the_client_needs_nothing_of_the_project():
+    assert not modules_of(ROOT / "serve" / "client.py")
+
+
+@pytest.mark.parametrize("module", ["serve.client", "ddpg_tf.envs.factory", "ddpg_tf.evaluation.video",
+                                    "ddpg_tf.flags"])
+def test_clients_workers_films_and_help_do_without_tensorflow(module):
+    code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_a_wheel_would_hold_every_package_and_preset():
+    import tomllib
+
+    from setuptools import find_packages
+
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+    packages = find_packages(str(ROOT), include=settings["packages"]["find"]["include"])
+    wanted = {".".join(path.parent.relative_to(ROOT).parts) for name in ("ddpg_tf", "serve")
+              for path in (ROOT / name).rglob("*.py")}
+    assert set(packages) == wanted
+    assert settings["package-data"]["ddpg_tf"] == ["presets/*.flags"]
