@@ -101,7 +101,7 @@ def replay_cost(rounds: int) -> report.Part:
 
 def _drawing(buffer: ReplayBuffer, agent, name: str, rounds: int) -> list[report.Row]:
     """A minibatch of all that is in `buffer` against an update."""
-    blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9))
+    blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9), image=True)
     batch = next(blocks)
     found = _alternate({"ten draws": lambda: [next(blocks) for _ in range(10)],
                         "update": lambda: agent.learn(batch).numpy()}, rounds)
@@ -157,7 +157,7 @@ def step(rounds: int) -> report.Part:
                 collector.step(next(done), lambda _: actions)
                 return collector.observation
 
-            blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9))
+            blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9), image=True)
             loop = InnerLoop(agent, blocks, move, 1, overlap=overlap)
             at = iter(range(0, 10**9, 10))
 

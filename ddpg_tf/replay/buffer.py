@@ -6,8 +6,6 @@ together when sampling. Images are kept once each and stacked when sampling. A d
 change it.
 """
 
-import bisect
-import mmap
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,7 +13,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpg_tf.replay.ring import layout_of, open_ring
+from ddpg_tf.replay.ring import open_ring
+from ddpg_tf.replay.storage import Layout, storage_for
 
 
 class Batch(NamedTuple):
@@ -32,18 +31,22 @@ class Batch(NamedTuple):
     next_observation: np.ndarray  # [K, B, O], n steps later or the episode's last
 
 
+def layout_of(num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
+              ) -> Layout:
+    """{array: (shape of a row, dtype)} of the ring of a ReplayBuffer."""
+    return {**storage_for(num_envs, observation_shape, frame_stack).layout,
+            "action": ((num_envs, action_size), np.float32), "reward": ((num_envs,), np.float32),
+            "terminated": ((num_envs,), np.uint8), "ended": ((num_envs,), np.uint8)}
+
+
 class ReplayBuffer:
     """The newest `capacity` transitions of N environments, and `slack` older ones that only a resume needs.
 
-    Of images, rows hold only where they are: environment i's frames are slots 0, 1, ... of a ring of their own, one for
-    each step and one for what follows an episode's last. The ring of frames has as many slots as there are rows, so
-    each episode's end takes one transition out of the past.
-
     Args:
-      capacity: transitions that `sample` draws from; of images, slots that these may lie in.
+      capacity: transitions that `sample` draws from; of images, frames that these may lie in (`storage.Frames`).
       observation_shape: O, or (H, W, C) of images.
       action_size: A.
-      frame_stack: slots that an image is made of: its newest C / frame_stack channels are new at each step.
+      frame_stack: frames that an image is made of: its newest C / frame_stack channels are new at each step.
       num_envs: N; one `add` is a row of N transitions.
       n_step, gamma: rewards summed and discount per step of the sampled transitions.
       slack: further transitions kept. A checkpoint stores only how many rows there were, so what it may sample must
@@ -59,15 +62,16 @@ class ReplayBuffer:
                  directory: str | os.PathLike | None = None, rows: int = 0):
         self._capacity = max(capacity // num_envs, 1)
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
-        self._layout = layout_of(num_envs, observation_shape, action_size, frame_stack)
-        self.image, self._frame_stack = "frame" in self._layout, frame_stack
+        self._storage = storage_for(num_envs, observation_shape, frame_stack)
         self.rows = rows
+        layout = layout_of(num_envs, observation_shape, action_size, frame_stack)
         length = self._capacity + -(-slack // num_envs)
         if directory is None:
-            self._length = length
-            self._ring = {name: np.zeros((length, *shape), dtype) for name, (shape, dtype) in self._layout.items()}
+            self._ring = {name: np.zeros((length, *shape), dtype) for name, (shape, dtype) in layout.items()}
         else:
-            self._length, self._ring = open_ring(Path(directory), self._layout, length, rows)
+            self._ring = open_ring(Path(directory), layout, length, rows)
+        self._length = len(self._ring["reward"])
+        self._action_size = action_size
 
     def __len__(self) -> int:
         """Transitions that can be sampled."""
@@ -81,62 +85,12 @@ class ReplayBuffer:
           action: [N, A]; reward: [N]; terminated, truncated: bool [N].
         """
         slot, ring = self.rows % self._length, self._ring
-        if self.image:
-            self._add_frames(slot, observation, next_observation)
-        else:
-            ring["observation"][slot] = observation
-            ring["next_observation"][slot] = next_observation
+        self._storage.add(ring, self.rows, observation, next_observation)
         ring["action"][slot] = action
         ring["reward"][slot] = reward
         ring["terminated"][slot] = terminated
         ring["ended"][slot] = np.logical_or(terminated, truncated)
         self.rows += 1
-
-    def _add_frames(self, slot: int, observation, next_observation):
-        """The successor's newest frame; at the start of an episode also the observation's."""
-        ring, every_env = self._ring, np.arange(self._num_envs)
-        before = (self.rows - 1) % self._length
-        begins = ring["ended"][before] != 0 if self.rows else np.ones(self._num_envs, bool)
-        frame = ring["frame"][before] + 1 + begins if self.rows else np.zeros(self._num_envs, np.int64)
-        age = np.minimum(ring["age"][before] + 1, self._frame_stack - 1)
-        new = ring["pixels"].shape[-1]
-        ring["pixels"][frame[begins] % self._length, every_env[begins]] = observation[begins][..., -new:]
-        ring["pixels"][(frame + 1) % self._length, every_env] = next_observation[..., -new:]
-        ring["frame"][slot], ring["age"][slot] = frame, np.where(begins, 0, age)
-
-    def _stacks(self, slot, env, successor: bool) -> np.ndarray:
-        """uint8 [..., frame_stack, H, W, c], the frames of the observations in `slot` or of what followed them."""
-        ring, stack = self._ring, self._frame_stack
-        newest, age = ring["frame"][slot, env] + successor, np.minimum(ring["age"][slot, env] + successor, stack - 1)
-        back = np.minimum(np.arange(stack - 1, -1, -1), age[..., None])  # an episode begins with its frame repeated
-        return ring["pixels"][(newest[..., None] - back) % self._length, env[..., None]]
-
-    def _read_ahead(self, slot, end, env):
-        """Has the system read the frames of a draw that are not in memory together, not each in its turn."""
-        pixels = self._ring["pixels"]
-        if not isinstance(pixels, np.memmap):
-            return
-        size, frame = pixels[0].nbytes, self._ring["frame"]
-        firsts = (frame[slot, env] - self._frame_stack + 1) % self._length
-        lasts = (frame[end, env] + 1) % self._length
-        for first, last in zip(firsts.ravel().tolist(), lasts.ravel().tolist(), strict=True):
-            start = first * size // mmap.PAGESIZE * mmap.PAGESIZE
-            stop = (last + 1 if first <= last else self._length) * size  # at the ring's end the rest has to wait
-            pixels.base.madvise(mmap.MADV_WILLNEED, start, stop - start)
-
-    def _oldest(self, rows: int) -> int:
-        """The first of the first `rows` rows that may be drawn."""
-        oldest = max(0, rows - self._capacity)
-        if not self.image or not rows:
-            return oldest
-        ring = self._ring
-        first_frame = ring["frame"][(rows - 1) % self._length] + 2 - self._capacity  # [N]
-
-        def whole(row):
-            slot = row % self._length
-            return bool((ring["frame"][slot] - ring["age"][slot] >= first_frame).all())
-
-        return bisect.bisect_left(range(rows), True, lo=max(oldest, rows - self._length), key=whole)
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int | None = None) -> Batch:
         """Transitions drawn uniformly, with replacement, from the newest `capacity` of the first `rows` rows.
@@ -145,16 +99,12 @@ class ReplayBuffer:
           shape: leading shape of every array, say (updates, batch_size).
           rows: how much of the past to see; default all of it.
         """
-        batch = self._draw(rng, shape, rows)
-        if not self.image:
-            return batch
-        return batch._replace(observation=_stacked(np, batch.observation),
-                              next_observation=_stacked(np, batch.next_observation))
+        return self._finished(np, self._draw(rng, shape, self.rows if rows is None else rows))
 
-    def _draw(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int | None) -> Batch:
-        """As `sample`, but frames are not yet stacked: [..., frame_stack, H, W, c]."""
-        rows = self.rows if rows is None else rows
-        oldest, ring, n_envs = self._oldest(rows), self._ring, self._num_envs
+    def _draw(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> Batch:
+        """As `sample`, observations as they lie in the ring."""
+        ring, n_envs = self._ring, self._num_envs
+        oldest = self._storage.oldest(ring, rows, max(0, rows - self._capacity), self._capacity)
         draw = rng.integers(oldest * n_envs, rows * n_envs, size=shape)
         first, env = np.divmod(draw, n_envs)
         slot = first % self._length
@@ -168,13 +118,13 @@ class ReplayBuffer:
             going = going & (ring["ended"][following, env] == 0) & (last + 1 < rows)
         end = last % self._length
         discount = self._gamma ** (last - first + 1.0) * (ring["terminated"][end, env] == 0)
-        if self.image:
-            self._read_ahead(slot, end, env)
-            observation, next_observation = self._stacks(slot, env, False), self._stacks(end, env, True)
-        else:
-            observation, next_observation = ring["observation"][slot, env], ring["next_observation"][end, env]
+        observation, next_observation = self._storage.gather(ring, slot, end, env)
         return Batch(observation, ring["action"][slot, env], reward.astype(np.float32), discount.astype(np.float32),
                      next_observation)
+
+    def _finished(self, np_or_tf, batch: Batch) -> Batch:
+        return batch._replace(observation=self._storage.finish(np_or_tf, batch.observation),
+                              next_observation=self._storage.finish(np_or_tf, batch.next_observation))
 
     def blocks(self, shape: tuple[int, int, int], seed: int, rows: Callable[[int], int], first: int = 0
                ) -> Iterator[Batch]:
@@ -188,22 +138,18 @@ class ReplayBuffer:
         """
         from ddpg_tf._tf import tf
 
+        observation = (self._storage.dtype, self._storage.gathered)
+        kinds = Batch(observation, (np.float32, (self._action_size,)), (np.float32, ()), (np.float32, ()), observation)
+
         def sample(draw):
             rng = np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))
             return self._draw(rng, shape, rows(int(draw)))
 
-        picture = (self._frame_stack, *self._layout["pixels"][0][1:]) if self.image else None
-
         def tensors(draw):
-            kinds = [tf.uint8 if picture and "observation" in name else tf.float32 for name in Batch._fields]
-            batch = Batch(*tf.numpy_function(sample, [draw], kinds, stateful=True))
-            for name, array in batch._asdict().items():
-                tail = picture if picture and "observation" in name else self._layout.get(name, ((0,),))[0][1:]
+            batch = Batch(*tf.numpy_function(sample, [draw], [dtype for dtype, _ in kinds], stateful=True))
+            for array, (_, tail) in zip(batch, kinds, strict=True):
                 array.set_shape((*shape, *tail))
-            if picture:  # TensorFlow transposes faster than NumPy
-                batch = batch._replace(observation=_stacked(tf, batch.observation),
-                                       next_observation=_stacked(tf, batch.next_observation))
-            return batch
+            return self._finished(tf, batch)  # TensorFlow transposes faster than NumPy
 
         options = tf.data.Options()
         options.autotune.enabled = False
@@ -220,10 +166,3 @@ class ReplayBuffer:
         for array in self._ring.values():
             if isinstance(array, np.memmap):
                 array.flush()
-
-
-def _stacked(np_or_tf, frames):
-    """[..., S, H, W, c] -> [..., H, W, S x c], the oldest frame first."""
-    *lead, stack, height, width, channels = frames.shape
-    axes = [*range(len(lead)), *(len(lead) + axis for axis in (1, 2, 0, 3))]
-    return np_or_tf.reshape(np_or_tf.transpose(frames, axes), [*lead, height, width, stack * channels])

@@ -2,38 +2,23 @@
 
 import os
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 
 from ddpg_tf.errors import UserError
+from ddpg_tf.replay.storage import Layout
 
 _COPIED_AT_ONCE = 4096  # rows
-Layout = Mapping[str, tuple[tuple[int, ...], type]]
 
 
-def layout_of(num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
-              ) -> Layout:
-    """{array: (shape of a row, dtype)}"""
-    shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
-    rest = {"action": ((num_envs, action_size), np.float32), "reward": ((num_envs,), np.float32),
-            "terminated": ((num_envs,), np.uint8), "ended": ((num_envs,), np.uint8)}
-    if len(shape) == 1:
-        return {"observation": ((num_envs, *shape), np.float32), "next_observation": ((num_envs, *shape), np.float32),
-                **rest}
-    pixels = (num_envs, *shape[:2], shape[2] // frame_stack)
-    # Where an observation's newest frame is, and how many of the episode's lie before it, at most frame_stack - 1.
-    return {"pixels": (pixels, np.uint8), "frame": ((num_envs,), np.int64), "age": ((num_envs,), np.uint8), **rest}
-
-
-def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> tuple[int, dict[str, np.memmap]]:
+def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[str, np.memmap]:
     """The ring in `directory`/ring-<length>, made or, when a resumed run needs a longer one, regrown.
 
     Args:
       rows: vector rows already written; 0 for a new run.
     Returns:
-      (its length, its arrays by name, [length, N, ...]).
+      Its arrays by name, [length, N, ...]; a ring that is there may be longer.
     Raises:
       UserError: there should be a ring and is none, or the disk has no room.
     """
@@ -49,9 +34,8 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> tuple[
     for stale in existing:
         if stale != home:
             shutil.rmtree(stale)
-    ring = {name: np.memmap(home / name, dtype, "r+", shape=(length, *shape))
+    return {name: np.memmap(home / name, dtype, "r+", shape=(length, *shape))
             for name, (shape, dtype) in layout.items()}
-    return length, ring
 
 
 def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None, rows: int):

@@ -200,7 +200,8 @@ class _Run:
     def _learn(self, until: int):
         config, n, before = self._config, self._config.num_envs, self._step
         if self._inner_loop is None:
-            blocks = schedule.blocks(self._replay, config, (before - config.learning_starts) // config.update_every)
+            blocks = schedule.blocks(self._replay, config, (before - config.learning_starts) // config.update_every,
+                                     image=self._image)
             self._inner_loop = InnerLoop(self._agent, blocks, lambda actions: self._collect(lambda _: actions),
                                          config.update_every // n, overlap=self._image)
         for metrics in self._inner_loop.run(self._collector.observation, before // n, until // n):

@@ -6,13 +6,12 @@ import numpy as np
 
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.replay.buffer import Batch, ReplayBuffer
-from ddpg_tf.replay.ring import layout_of
+from ddpg_tf.replay.buffer import Batch, ReplayBuffer, layout_of
 
 _DRAWN_AHEAD = 10  # steps: an element of tf.data costs more than drawing a minibatch (benchmarks/results/profile.md)
 
 
-def blocks(replay: ReplayBuffer, config: Config, first_block: int = 0) -> Iterator[Batch]:
+def blocks(replay: ReplayBuffer, config: Config, first_block: int = 0, *, image: bool = False) -> Iterator[Batch]:
     """Blocks `first_block`, `first_block` + 1, ... of minibatches; block b is due at step learning_starts +
     (b + 1) x update_every.
 
@@ -20,10 +19,10 @@ def blocks(replay: ReplayBuffer, config: Config, first_block: int = 0) -> Iterat
     it was due: the prefetch makes it while that one is learnt from and the environments go on. With images, whose step
     goes on during its update, it sees one update_every less.
     """
-    together = blocks_per_draw(config, replay.image)
+    together = blocks_per_draw(config, image)
 
     def rows(draw: int) -> int:
-        blocks_before = max(0, (draw - 1) * together + (not replay.image))
+        blocks_before = max(0, (draw - 1) * together + (not image))
         return (config.learning_starts + blocks_before * config.update_every) // config.num_envs
 
     return replay.blocks((together, config.updates_per_block, config.batch_size), config.seed, rows, first_block)
