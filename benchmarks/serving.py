@@ -145,7 +145,7 @@ def fuzz_server(bench: "Bench") -> Part:
 def publisher_kill(bench: "Bench") -> Part:
     """export.py killed with SIGKILL at random moments, while the server that watches the directory is asked for its
     status and an action every 20 ms."""
-    from ddpg_tf.export.saved_model import versions as versions_in
+    from ddpg_tf.export.versions import versions as versions_in
 
     run_dir, export_dir = bench.path("run"), bench.path("exports")
     command = [sys.executable, "export.py", f"--run_dir={run_dir}", f"--export_dir={export_dir}"]

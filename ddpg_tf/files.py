@@ -1,7 +1,7 @@
-"""Files that are there whole or not at all."""
+"""Files that are there whole, or not at all."""
 
 import os
-import tempfile
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO, Any
@@ -9,15 +9,13 @@ from typing import IO, Any
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]):
     """Calls `write` on a file that becomes `path` only when it is complete and on the disk."""
-    descriptor, partial = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # the umask applies
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp's files are private
         os.replace(partial, path)
     except BaseException:
         os.unlink(partial)

@@ -36,10 +36,10 @@ def config(toy="Counter", num_envs=1, warmup_steps=0, noise="none", total_steps=
 class Run:
     """A collector and everything it gave."""
 
-    def __init__(self, settings, steps, policy=wandering, first=0, state=None):
+    def __init__(self, settings, steps, policy=wandering, first=0, state=None, place=None):
         env = factory.make_policy_env(settings)
         self.spaces = checked_spaces(env, settings.env)
-        self.policy, self.collector = policy, Collector(settings, self.spaces)
+        self.policy, self.collector = policy, Collector(settings, self.spaces, place)
         self.differs = None if state is None else self.collector.load_state(state)
         self.steps, self.finished = [], []
         self.more(first, steps)
@@ -70,6 +70,16 @@ def assert_same_run(found, expected):
     for name in Transitions._fields:
         np.testing.assert_array_equal(getattr(found, name), getattr(expected, name), err_msg=name)
     assert found.finished == expected.finished
+
+
+@pytest.mark.parametrize("noise", ["gaussian", "ou"])
+def test_a_run_split_among_collectors_meets_the_same_episodes_and_noise(noise):
+    settings = config(num_envs=3, warmup_steps=30, noise=noise, noise_sigma=0.3)
+    whole = Run(settings, 40).close()
+    for place in (range(0, 1), range(1, 3)):
+        part = Run(settings, 40, place=place).close()
+        for name in Transitions._fields:
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:, place.start:place.stop], name)
 
 
 # Transitions ----------------------------------------------------------------------------------------------------------

@@ -270,7 +270,7 @@ def test_a_reset_with_actions_re_enters_the_episode(env_id):
 
 @pytest.mark.parametrize("vectorization", ["sync", "async"])
 def test_one_environment_of_a_vector_re_enters_its_episode_beside_the_other(vectorization):
-    vector = factory.make_vector_env(Config(env=toy("Steered"), num_envs=2, vectorization=vectorization))
+    vector = factory.make_vector_env(Config(env=toy("Steered"), num_envs=2, vectorization=vectorization), 2)
     try:
         assert vector.metadata["autoreset_mode"] == gym.vector.AutoresetMode.DISABLED
         actions = np.random.default_rng(0).uniform(toy_envs.LOW, toy_envs.HIGH, (6, 2, 3)).astype(np.float32)

@@ -15,7 +15,7 @@ from ddpg_tf import train
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Episode
-from ddpg_tf.export import saved_model, verify
+from ddpg_tf.export import saved_model, verify, versions
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
@@ -156,12 +156,12 @@ def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
     assert saved_model.publish(policy, tmp_path, version=20, live=True).name == "20"
     with pytest.raises(UserError, match="not above"):
         saved_model.publish(policy, tmp_path, version=20)
-    assert saved_model.versions(tmp_path) == [7, 8, 20]
-    saved_model.prune(tmp_path, policy.run, keep=1)
-    assert saved_model.versions(tmp_path) == [7, 20]  # 7 is not this run's
+    assert versions.versions(tmp_path) == [7, 8, 20]
+    versions.prune(tmp_path, policy.run, keep=1)
+    assert versions.versions(tmp_path) == [7, 20]  # 7 is not this run's
     assert saved_model.publish(policy, tmp_path).name == "21"  # by hand, which training does not count
-    saved_model.prune(tmp_path, policy.run, keep=1)
-    assert saved_model.versions(tmp_path) == [7, 20, 21]
+    versions.prune(tmp_path, policy.run, keep=1)
+    assert versions.versions(tmp_path) == [7, 20, 21]
 
 
 def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
@@ -235,12 +235,12 @@ class TestLivePublishing:
                    warmup_steps=400, log_every=0))
         assert submitted == [(100, -3.0), (400, -2.0)]
         run = run_dir.identity(tmp_path / "run")
-        assert saved_model.published(tmp_path / "model", run) == {1: 100, 2: 400}
+        assert versions.published(tmp_path / "model", run) == {1: 100, 2: 400}
 
         # Resumed, the best is offered again, and not published twice.
         self.scores(monkeypatch, [-5.0])
         train(dataclasses.replace(run_dir.read_config(tmp_path / "run"), total_steps=500), resume=True)
-        assert submitted[-1] == (400, -2.0) and saved_model.versions(tmp_path / "model") == [1, 2]
+        assert submitted[-1] == (400, -2.0) and versions.versions(tmp_path / "model") == [1, 2]
         assert not list((tmp_path / "run").glob("snapshot-*"))
 
     def test_the_newest_snapshot_wins_while_one_is_being_published(self, tmp_path, trained, monkeypatch):

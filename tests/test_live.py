@@ -14,7 +14,7 @@ from conftest import ROOT, TINY
 
 from ddpg_tf._tf import tf
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.export import saved_model
+from ddpg_tf.export import versions
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
 from serve.client import PolicyClient, PolicyError
@@ -100,7 +100,7 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
         if len(asking.versions) < 2:
             return False
         scores = {step: np.mean(returns) for step, returns in read_evaluations(run / "evaluations.csv").items()}
-        return max(scores, key=scores.get) > max(saved_model.published(model, run_dir.identity(run)).values())
+        return max(scores, key=scores.get) > max(versions.published(model, run_dir.identity(run)).values())
 
     flags = [*(f"--{name}={value}" for name, value in FLAGS.items()), f"--run_dir={run}", f"--export_dir={model}"]
     with (process("train.py", "--preset=none", *flags) as training, process(
@@ -110,7 +110,7 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
         asking.until(better_is_found)
         training.send_signal(signal.SIGINT)
         said = training.communicate(timeout=PATIENCE)[0]  # it publishes what it has before it ends
-        asking.until(lambda: asking.versions[-1] == saved_model.versions(model)[-1])
+        asking.until(lambda: asking.versions[-1] == versions.versions(model)[-1])
         with PolicyClient(url, "live") as client:
             observations = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
             served = client.act(observations)

@@ -193,7 +193,7 @@ def test_who_draws_with_opengl_gets_a_process_of_its_own(monkeypatch):
 
 
 def test_a_process_that_dies_is_one_message():
-    found = factory.make_vector_env(Config(env="tests.toy_envs:ToyDies-v0", num_envs=2, vectorization="async"))
+    found = factory.make_vector_env(Config(env="tests.toy_envs:ToyDies-v0", num_envs=2, vectorization="async"), 2)
     found.reset(seed=[0, 1])
     with pytest.raises(UserError, match=r"a process of tests.toy_envs:ToyDies-v0 has died \(exit status -9"):
         for _ in range(3):

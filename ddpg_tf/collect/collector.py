@@ -8,7 +8,8 @@ import numpy as np
 
 from ddpg_tf.collect.noise import ActionNoise, WarmupActions
 from ddpg_tf.config import Config
-from ddpg_tf.envs import factory, spaces
+from ddpg_tf.envs import factory
+from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
 
 Policy = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
@@ -28,21 +29,27 @@ class Transitions(NamedTuple):
 class Collector:
     """Steps N environments with policy plus noise; uniformly random actions while warming up.
 
+    A run split among several collectors meets the same episodes and the same noise.
+
     Args:
       config: names the environments, the noise and the seed.
       spaces: the environments' spaces.
+      place: the numbers of these N among the run's environments; default all of them.
     """
 
-    def __init__(self, config: Config, spaces: spaces.Spaces):
-        n = self._n = config.num_envs
+    def __init__(self, config: Config, spaces: Spaces, place: range | None = None):
+        place = self._place = place or range(config.num_envs)
+        n, self._n_run = len(place), config.num_envs
+        self._n = n
         self._seed, self._warmup_steps = config.seed, config.warmup_steps
         self._low, self._high = spaces.low, spaces.high
         self._half_range = spaces.high / 2 - spaces.low / 2
-        self._warmup = WarmupActions(spaces.low, spaces.high, n, config.seed)
-        self._noise = ActionNoise(config.noise, n, spaces.action_size, config.seed, sigma=config.noise_sigma,
-                                  theta=config.noise_theta, dt=config.noise_dt, final_sigma=config.noise_final_sigma,
-                                  decay=config.noise_decay_steps / n)
-        self._envs = factory.make_vector_env(config)
+        self._warmup = WarmupActions(spaces.low, spaces.high, config.num_envs, config.seed, place)
+        self._noise = ActionNoise(config.noise, config.num_envs, spaces.action_size, config.seed, place=place,
+                                  sigma=config.noise_sigma, theta=config.noise_theta, dt=config.noise_dt,
+                                  final_sigma=config.noise_final_sigma,
+                                  decay=config.noise_decay_steps / config.num_envs)
+        self._envs = factory.make_vector_env(config, n)
         self._episode = np.zeros(n, np.int64)
         self._return = np.zeros(n)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(n)]  # of the unfinished episodes
@@ -77,11 +84,11 @@ class Collector:
         return transitions, finished
 
     def _choose(self, t: int, policy: Policy) -> np.ndarray:
-        if t * self._n < self._warmup_steps:
+        if t * self._n_run < self._warmup_steps:
             return self._warmup(t)
         action = policy(self._observation)
         if not np.isfinite(action).all():
-            raise UserError(f"the policy's action is not finite at step {t * self._n}: training diverged or the "
+            raise UserError(f"the policy's action is not finite at step {t * self._n_run}: training diverged or the "
                             "environment gave an observation that is not finite; try --normalize_observations or "
                             "smaller learning rates")
         return np.clip(action + self._half_range * self._noise(t), self._low, self._high)
@@ -93,7 +100,7 @@ class Collector:
 
     def _reset(self, mask: np.ndarray, actions=()):
         """Resets the environments in `mask` to their episode's seed and steps `actions` [L, A] there."""
-        seeds = [episode_seed(self._seed, i, int(k)) for i, k in enumerate(self._episode)]
+        seeds = [episode_seed(self._seed, i, int(k)) for i, k in zip(self._place, self._episode, strict=True)]
         observation, _ = self._envs.reset(seed=seeds, options={"reset_mask": mask, "actions": actions})
         self._observation = self._observation.copy()  # transitions hold the old one
         self._observation[mask] = observation[mask]
@@ -130,5 +137,5 @@ class Collector:
 
 
 def episode_seed(seed: int, env: int, episode: int) -> int:
-    """The reset seed of episode `episode` of environment `env`."""
+    """The reset seed of episode `episode` of the run's environment number `env`."""
     return int(np.random.SeedSequence([seed, env, episode]).generate_state(1)[0] >> 1)

@@ -46,24 +46,29 @@ class WarmupActions:
 
     Args:
       low, high: [A], action bounds in environment units.
-      num_envs: N.
+      num_envs: of the whole run.
+      place: the numbers of the N of them that are acted in; default all.
     """
 
-    def __init__(self, low: np.ndarray, high: np.ndarray, num_envs: int, seed: int):
-        self._low, self._high = low, high
+    def __init__(self, low: np.ndarray, high: np.ndarray, num_envs: int, seed: int, place: range | None = None):
+        self._low, self._high, self._rows = low, high, _rows(place or range(num_envs))
         unit = tfp.distributions.Uniform(tf.zeros([num_envs, len(low)]), tf.ones([num_envs, len(low)]))
         self._unit = Stream(unit, seed, "warmup")
 
     def __call__(self, t: int) -> np.ndarray:
         """float32 [N, A] in environment units, for vector step `t`."""
-        u = self._unit[t]
+        u = self._unit[t][self._rows]
         return np.clip(self._low * (1 - u) + self._high * u, self._low, self._high)
 
 
 class ActionNoise:
     """Noise of one kind for N environments, in units of each action dimension's half-range.
 
+    An environment's noise depends on its number in the run, not on who acts in the others.
+
     Args:
+      num_envs: of the whole run.
+      place: the numbers of the N of them that are acted in; default all.
       kind: "gaussian" (independent), "ou" (x <- x - theta x dt + sigma sqrt(dt) N(0, 1), one process per environment;
         Lillicrap et al. section 7, dt explicit) or "none".
       sigma, theta, dt: parameters of the process; theta and dt matter to "ou" only.
@@ -71,18 +76,20 @@ class ActionNoise:
     """
 
     def __init__(self, kind: str, num_envs: int, action_size: int, seed: int, *, sigma: float, theta: float, dt: float,
-                 final_sigma: float = 0.0, decay: float = 0.0):
+                 final_sigma: float = 0.0, decay: float = 0.0, place: range | None = None):
         self._kind, self._theta, self._dt = kind, theta, dt
+        place = place or range(num_envs)
+        self._rows = _rows(place)
         self._sigma, self._final_sigma, self._decay = sigma, final_sigma, decay
         shape = [num_envs, action_size]
         self._innovations = Stream(tfp.distributions.Normal(tf.zeros(shape), tf.ones(shape)), seed, "noise")
-        self.x = np.zeros(shape, np.float32)  # the "ou" process; its only state
+        self.x = np.zeros([len(place), action_size], np.float32)  # the "ou" process; its only state
 
     def __call__(self, t: int) -> np.ndarray:
         """float32 [N, A], the noise of vector step `t`; advances the "ou" process."""
         if self._kind == "none":
             return np.zeros_like(self.x)
-        innovation = self._innovations[t]
+        innovation = self._innovations[t][self._rows]
         sigma = self._sigma_at(t)
         if self._kind == "gaussian":
             return np.float32(sigma) * innovation
@@ -98,3 +105,7 @@ class ActionNoise:
     def reset(self, mask: np.ndarray):
         """Sets the processes of the environments in `mask` (bool [N]) to zero: a new episode."""
         self.x = np.where(mask[:, None], np.float32(0), self.x)
+
+
+def _rows(place: range) -> slice:
+    return slice(place.start, place.stop)

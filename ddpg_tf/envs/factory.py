@@ -73,13 +73,13 @@ def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
     return Replayable(env)
 
 
-def make_vector_env(config: Config) -> gym.vector.VectorEnv:
-    """The environments of `config` stepped together, autoreset disabled: `step` returns true successors."""
+def make_vector_env(config: Config, count: int) -> gym.vector.VectorEnv:
+    """`count` environments of `config` stepped together, autoreset disabled: `step` returns true successors."""
     if config.vectorization == "async":
         make = functools.partial(make_flat_env, config, isolate=False)
-        return workers.Workers([make] * config.num_envs, config.env, hide_main=config.pixels)
+        return workers.Workers([make] * count, config.env, hide_main=config.pixels)
     make = functools.partial(make_flat_env, config)
-    return gym.vector.SyncVectorEnv([make] * config.num_envs, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    return gym.vector.SyncVectorEnv([make] * count, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
 
 def spaces_of(config: Config) -> Spaces:

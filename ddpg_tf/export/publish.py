@@ -63,7 +63,7 @@ class Publisher:
 
 
 def _main(argv):
-    from ddpg_tf.export import saved_model
+    from ddpg_tf.export import saved_model, versions
 
     run, snapshot, export_dir, keep = Path(argv[1]), Path(argv[2]), Path(argv[3]), int(argv[4])
     with np.load(snapshot) as file:
@@ -74,11 +74,11 @@ def _main(argv):
     turn = os.open(export_dir, os.O_RDONLY)
     try:
         fcntl.flock(turn, fcntl.LOCK_EX)  # a killed training's last publication may still be under way
-        if step <= max(saved_model.published(export_dir, name).values(), default=-1):
+        if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better
         policy = restore_policy(run_dir.read_config(run), state, step, score, name)
         saved_model.publish(policy, export_dir, live=True)
-        saved_model.prune(export_dir, name, keep)
+        versions.prune(export_dir, name, keep)
     finally:
         os.close(turn)
 

@@ -2,20 +2,17 @@
 
 import dataclasses
 import json
-import os
-import shutil
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import child, files
+from ddpg_tf import child
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.errors import UserError
+from ddpg_tf.export import versions
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import Policy
-
-_PARTIAL = "partial-"  # a name that no integer parser takes: TF Serving does not see it
 
 
 def publish(policy: Policy, export_dir: Path, version: int | None = None, *, live: bool = False) -> Path:
@@ -23,7 +20,7 @@ def publish(policy: Policy, export_dir: Path, version: int | None = None, *, liv
 
     Args:
       version: the directory's name; default one above every existing one.
-      live: published by training, which may delete it again (`prune`).
+      live: published by training, which may delete it again (`versions.prune`).
     Returns:
       The version's directory.
     Raises:
@@ -32,47 +29,14 @@ def publish(policy: Policy, export_dir: Path, version: int | None = None, *, liv
     """
     try:
         export_dir.mkdir(parents=True, exist_ok=True)
-        _clear_partial(export_dir)
-        newest = max(versions(export_dir), default=0)
-        if version is not None and version <= newest:
-            raise UserError(f"version {version} is not above the newest in {export_dir}, {newest}: servers would not "
-                            "take it up")
-        partial = export_dir / f"{_PARTIAL}{os.getpid()}"
+        versions.require_above(export_dir, version)
         probes = _probes(policy)
-        try:
-            _write(policy, partial, probes, live)
-            _verify(partial, probes)
-            return _rename(partial, export_dir, version)
-        finally:
-            shutil.rmtree(partial, ignore_errors=True)
+        with versions.in_the_making(export_dir) as partial:
+            _write(policy, partial / "model", probes, live)
+            _verify(partial / "model", probes)
+            return versions.rename_to_version(partial / "model", export_dir, version)
     except OSError as error:
         raise UserError(f"cannot export to {export_dir}: {error}") from None
-
-
-def versions(export_dir: Path) -> list[int]:
-    """The version numbers in `export_dir`, as TF Serving would see them."""
-    return sorted(int(path.name) for path in export_dir.glob("*") if path.name.isdecimal())
-
-
-def published(export_dir: Path, run: str) -> dict[int, int]:
-    """{version: training step} of what training in the run named `run` has published in `export_dir`."""
-    found = {}
-    for version in versions(export_dir):
-        try:
-            card = json.loads((export_dir / str(version) / "assets.extra" / "policy.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if card.get("run") == run and card.get("live"):
-            found[version] = card["step"]
-    return found
-
-
-def prune(export_dir: Path, run: str, keep: int):
-    """Deletes all but the newest `keep` versions that training in the run named `run` has published."""
-    for version in sorted(published(export_dir, run))[:-keep]:
-        trash = export_dir / f"{_PARTIAL}{os.getpid()}-{version}"
-        (export_dir / str(version)).rename(trash)  # a version is there whole, or not at all
-        shutil.rmtree(trash)
 
 
 def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool):
@@ -200,26 +164,3 @@ def _verify(path: Path, probes: dict[str, np.ndarray]):
     file.unlink()
     if done.returncode:
         raise UserError(f"the exported model does not answer as the policy does: {done.stderr.strip()[-2000:]}")
-
-
-def _rename(partial: Path, export_dir: Path, version: int | None) -> Path:
-    for path in [*partial.rglob("*"), partial]:
-        files.sync(path)
-    while True:
-        target = export_dir / str(version or max(versions(export_dir), default=0) + 1)
-        try:
-            partial.rename(target)
-        except OSError:
-            if version is not None or not target.exists():
-                raise
-            continue  # another process has just published this number
-        files.sync(export_dir)
-        return target
-
-
-def _clear_partial(export_dir: Path):
-    """Removes what processes that are gone have left."""
-    for path in export_dir.glob(f"{_PARTIAL}*"):
-        pid = path.name.removeprefix(_PARTIAL).partition("-")[0]
-        if pid.isdecimal() and not Path(f"/proc/{pid}").exists():
-            shutil.rmtree(path, ignore_errors=True)

@@ -1,0 +1,104 @@
+"""The versions below an export directory: numbered, published whole, pruned; what belongs to which run.
+
+A version in the making is a directory whose name no integer parser takes, so TensorFlow Serving does not see it. Its
+maker holds a lock on it: what nobody holds has been left by a process that is gone.
+"""
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from ddpg_tf import files
+from ddpg_tf.errors import UserError
+
+_PARTIAL = "partial-"
+
+
+def versions(export_dir: Path) -> list[int]:
+    """The version numbers in `export_dir`, as TF Serving would see them."""
+    return sorted(int(path.name) for path in export_dir.glob("*") if path.name.isdecimal())
+
+
+def published(export_dir: Path, run: str) -> dict[int, int]:
+    """{version: training step} of what training in the run named `run` has published in `export_dir`."""
+    found = {}
+    for version in versions(export_dir):
+        try:
+            card = json.loads((export_dir / str(version) / "assets.extra" / "policy.json").read_text())
+        except (OSError, ValueError):
+            continue
+        if card.get("run") == run and card.get("live"):
+            found[version] = card["step"]
+    return found
+
+
+def prune(export_dir: Path, run: str, keep: int):
+    """Deletes all but the newest `keep` versions that training in the run named `run` has published."""
+    for version in sorted(published(export_dir, run))[:-keep]:
+        with in_the_making(export_dir) as trash:
+            (export_dir / str(version)).rename(trash / "version")  # a version is there whole, or not at all
+
+
+def require_above(export_dir: Path, version: int | None):
+    """Raises UserError when `version` is not above all that are there."""
+    newest = max(versions(export_dir), default=0)
+    if version is not None and version <= newest:
+        raise UserError(f"version {version} is not above the newest in {export_dir}, {newest}: servers would not take "
+                        "it up")
+
+
+@contextlib.contextmanager
+def in_the_making(export_dir: Path) -> Iterator[Path]:
+    """A directory beside the versions, on their filesystem; gone at the end. Those of dead processes go too."""
+    for path in export_dir.glob(f"{_PARTIAL}*"):
+        with _lock(path) as free:
+            if free:
+                shutil.rmtree(path, ignore_errors=True)
+    path = export_dir / f"{_PARTIAL}{uuid.uuid4().hex}"
+    with contextlib.ExitStack() as held:
+        while not (path.exists() and held.enter_context(_lock(path))):  # another process may clear it before the lock
+            path.mkdir(exist_ok=True)
+        try:
+            yield path
+        finally:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _lock(path: Path) -> Iterator[bool]:
+    """Whether the lock on a directory was free; it is held meanwhile. A directory that is gone has none."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError:
+        yield False
+        return
+    try:
+        free = True
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            free = False
+        yield free and path.exists()
+    finally:
+        os.close(descriptor)
+
+
+def rename_to_version(complete: Path, export_dir: Path, version: int | None) -> Path:
+    """Makes the directory `complete` the given version, or the one above the newest. Returns the version's path."""
+    for path in [*complete.rglob("*"), complete]:
+        files.sync(path)
+    while True:
+        target = export_dir / str(version or max(versions(export_dir), default=0) + 1)
+        try:
+            complete.rename(target)
+        except OSError:
+            if version is not None or not target.exists():
+                raise
+            continue  # another process has just published this number
+        files.sync(export_dir)
+        return target
