@@ -17,11 +17,11 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import config as config_module
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import write_atomically
+from ddpg_tf.flags import read_flags
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
 from ddpg_tf.storage.policy import load_policy
@@ -181,7 +181,7 @@ def _is_of(path: Path, config: Config) -> bool:
 
 
 def _config(path: Path) -> Config:
-    return config_module.read_flags(path / "flags.txt")
+    return read_flags(path / "flags.txt")
 
 
 def _outcome(path: Path, row: dict[str, str]) -> Outcome:

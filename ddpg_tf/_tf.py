@@ -38,7 +38,20 @@ with _quiet_stderr():
 
     tf.config.list_physical_devices("GPU")  # the CUDA driver complains here when there is none
 
+
+
+def device() -> str:
+    """What TensorFlow computes on, in words; why, where there is a GPU that it does not use."""
+    gpus = tf.config.list_physical_devices("GPU")
+    if gpus:
+        names = [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in gpus]
+        return f"GPU: {', '.join(names)}"
+    if os.path.exists("/dev/nvidia0") and os.environ.get("CUDA_VISIBLE_DEVICES") != "-1":
+        return "CPU, for TensorFlow found no libraries for the GPU: pip install 'tensorflow[and-cuda]'"
+    return "CPU"
+
+
 if keras.backend.backend() != "tensorflow":
     raise ImportError(f"ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says {keras.backend.backend()!r}")
 
-__all__ = ["keras", "tf"]
+__all__ = ["device", "keras", "tf"]

@@ -7,6 +7,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 
+from ddpg_tf.collect import collector
 from ddpg_tf.collect.collector import Collector, Transitions, episode_seed
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
@@ -80,6 +81,17 @@ def test_a_run_split_among_collectors_meets_the_same_episodes_and_noise(noise):
         part = Run(settings, 40, place=place).close()
         for name in Transitions._fields:
             np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:, place.start:place.stop], name)
+
+
+def test_an_episode_too_long_to_be_re_entered_starts_anew_and_its_checkpoint_stays_small(monkeypatch):
+    monkeypatch.setattr(collector, "_RECORDED", 5)
+    settings = config("", num_envs=2)
+    run = Run(settings, 9).close()
+    state = run.collector.state()
+    assert [len(state[f"actions_{i}"]) for i in range(2)] == [5, 5] and state["length"].tolist() == [9, 9]
+    with pytest.warns(UserWarning, match="more than 5 steps: it starts anew"):
+        resumed = Run(settings, 1, first=9, state=state).close()
+    assert resumed.differs.all() and resumed.collector.state()["episode"].tolist() == [1, 1]
 
 
 # Transitions ----------------------------------------------------------------------------------------------------------

@@ -100,7 +100,9 @@ def test_no_tensorflow_is_imported_to_make_step_and_describe_an_environment():
     """Vector workers and the video process: TensorFlow would cost them seconds, and crashes beside a renderer."""
     code = """
 import sys
-from ddpg_tf import Config, envs
+from ddpg_tf import Config
+from ddpg_tf.envs import factory
+from ddpg_tf.envs.spaces import checked_spaces
 env = factory.make_flat_env(Config(env="InvertedPendulum-v5"))
 checked_spaces(env, "x"), env.reset(seed=0), env.step(env.action_space.sample())
 print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "tensorflow_probability")])

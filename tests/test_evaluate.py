@@ -6,6 +6,7 @@ import json
 import numpy as np
 import pytest
 from conftest import timeless
+from tensorboard.backend.event_processing import event_accumulator
 
 from ddpg_tf import Config, evaluate, train
 from ddpg_tf.evaluation.evaluator import Evaluator
@@ -95,6 +96,9 @@ def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_pat
     Logger(tmp_path, 100, step=20).close()
     assert rows(tmp_path / "evaluations.csv")[1:] == [["10", "0", "1.5", "3"], ["20", "0", "1.5", "3"]]
     assert [row[0] for row in rows(tmp_path / "metrics.csv")[1:]] == ["10", "20"]
+    board = event_accumulator.EventAccumulator(str(tmp_path)).Reload()  # all event files of the directory
+    for tag in ("train/updates", "evaluation/return", "evaluation/q_start"):
+        assert [event.step for event in board.Tensors(tag)] == [10, 20]
 
 
 def test_best_policy_is_kept(trained):

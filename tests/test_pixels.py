@@ -232,7 +232,8 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
 def test_the_camera_follows_a_robot_that_walks_away():
     code = """
 import numpy as np
-from ddpg_tf import Config, envs
+from ddpg_tf import Config
+from ddpg_tf.envs import factory
 env = factory.make_policy_env(Config(env="HalfCheetah-v5", pixels=True, frame_stack=1), isolate=False)
 pictures = []
 for height in (0, 0.3):

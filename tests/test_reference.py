@@ -58,6 +58,7 @@ class ReferenceDDPG:
 
         policy_action, actor_backward = self.actor(w["actor"], observation, update_statistics=True)
         q, critic_backward = self.critic(w["critic"], observation, policy_action, training=False)
+        self.saturation = config.saturation_penalty * np.abs(q).mean()
         _, action_gradient = critic_backward(np.full(len(q), -1 / len(q)))  # of -mean(q): Adam descends
         self.adam("actor", actor_backward(action_gradient), config.actor_learning_rate,
                   self.updates // config.actor_every)
@@ -83,13 +84,13 @@ class ReferenceDDPG:
     def actor(self, weights, observation, training=True, update_statistics=False):
         """-> (action in environment units, backward: gradient of the loss by action -> gradients by name).
 
-        `backward` adds the gradient of c x mean(x^2), x what the tanh gets.
+        `backward` adds the gradient of c x mean(|q|) x mean(x^2), x what the tanh gets.
         """
         x, backward = self.layers(weights, observation, None, np.inf, training, update_statistics)
-        squashed, half_range, c = np.tanh(x), (HIGH - LOW) / 2, self.config.saturation_penalty
+        squashed, half_range = np.tanh(x), (HIGH - LOW) / 2
 
         def from_action(gradient):
-            return backward(gradient * half_range * (1 - squashed**2) + 2 * c * x / x.size)[0]
+            return backward(gradient * half_range * (1 - squashed**2) + 2 * self.saturation * x / x.size)[0]
 
         return (HIGH + LOW) / 2 + half_range * squashed, from_action
 

@@ -13,6 +13,7 @@ from conftest import ROOT, TINY, timeless
 from benchmarks import outcomes, results, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.storage.checkpoint import newest_step
 
 FLAGS = {**TINY, "preset": "none", "total_steps": 900}
 DIVERGES = {**FLAGS, "critic_learning_rate": 1e30, "actor_learning_rate": 1e30}
@@ -142,7 +143,7 @@ def start(path, *options):
 
 def wait_for_checkpoint(run, beyond=0):
     deadline = time.monotonic() + 60
-    while (suite_runs.checkpoint.newest_step(run / "checkpoints") or 0) <= beyond:
+    while (newest_step(run / "checkpoints") or 0) <= beyond:
         assert time.monotonic() < deadline
         time.sleep(0.02)
 
@@ -159,7 +160,7 @@ def disturbed(tmp_path_factory):
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
     assert process.returncode == 130 and "the same command goes on" in errors
-    step = suite_runs.checkpoint.newest_step(runs / "small" / "good-0" / "checkpoints")
+    step = newest_step(runs / "small" / "good-0" / "checkpoints")
     process = start(path, *options)
     if step < 750:
         wait_for_checkpoint(runs / "small" / "good-0", beyond=step)

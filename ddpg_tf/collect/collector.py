@@ -12,6 +12,7 @@ from ddpg_tf.envs import factory
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
 
+_RECORDED = 100_000  # actions of an unfinished episode: a longer one cannot be re-entered, and starts anew on resume
 Policy = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
 
 
@@ -51,7 +52,7 @@ class Collector:
                                   decay=config.noise_decay_steps / config.num_envs)
         self._envs = factory.make_vector_env(config, n)
         self._episode = np.zeros(n, np.int64)
-        self._return = np.zeros(n)
+        self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(n)]  # of the unfinished episodes
         self._observation = np.zeros([n, *spaces.observation_shape], spaces.observation_dtype)
         self._reset(np.ones(n, bool))
@@ -74,12 +75,14 @@ class Collector:
         successor = successor.astype(observation.dtype)
         self._observation = successor
         self._return += reward
-        for i in range(self._n):
-            self._actions[i].append(action[i])
+        self._length += 1
+        for recorded, made in zip(self._actions, action, strict=True):
+            if len(recorded) < _RECORDED:
+                recorded.append(made)
         transitions = Transitions(observation, action, reward.astype(np.float32), successor, terminated, truncated)
         ended, finished = np.logical_or(terminated, truncated), []
         if ended.any():
-            finished = [(float(self._return[i]), len(self._actions[i])) for i in np.flatnonzero(ended)]
+            finished = [(float(self._return[i]), int(self._length[i])) for i in np.flatnonzero(ended)]
             self._next_episode(ended)
         return transitions, finished
 
@@ -105,13 +108,13 @@ class Collector:
         self._observation = self._observation.copy()  # transitions hold the old one
         self._observation[mask] = observation[mask]
         for i in np.flatnonzero(mask):
-            self._return[i] = 0
+            self._return[i], self._length[i] = 0, len(actions)
             self._actions[i] = list(actions)
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything `load_state` needs; unfinished episodes as their number and actions so far."""
         return {"episode": self._episode.copy(), "noise": self._noise.x, "return": self._return.copy(),
-                "observation": self._observation,
+                "length": self._length.copy(), "observation": self._observation,
                 **{f"actions_{i}": np.array(actions, np.float32).reshape(len(actions), len(self._low))
                    for i, actions in enumerate(self._actions)}}
 
@@ -126,11 +129,17 @@ class Collector:
             self._reset(np.arange(self._n) == i, state[f"actions_{i}"])
         self._noise.x, self._return[:] = state["noise"], state["return"]
         differs = (self._observation != state["observation"]).reshape(self._n, -1).any(axis=1)
-        if differs.any():
-            warnings.warn("the environment does not repeat an episode from its seed and actions: unfinished episodes "
-                          "start anew, and the resumed run will differ from an uninterrupted one", stacklevel=2)
-            self._next_episode(differs)
-        return differs
+        too_long = state["length"] > _RECORDED
+        not_repeated = "the environment does not repeat an episode from its seed and actions"
+        for there, why in ((differs & ~too_long, not_repeated),
+                           (too_long, f"an unfinished episode has more than {_RECORDED} steps")):
+            if there.any():
+                warnings.warn(f"{why}: it starts anew, and the resumed run will differ from an uninterrupted one",
+                              stacklevel=2)
+        anew = differs | too_long
+        if anew.any():
+            self._next_episode(anew)
+        return anew
 
     def close(self):
         self._envs.close()

@@ -55,9 +55,7 @@ class Workers(AsyncVectorEnv):
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
-        """Turns a death into a UserError, and has Gymnasium log a worker's traceback only of what is none."""
-        log, logged = gym.logger.error, []
-        gym.logger.error = lambda message, *_: logged.append(message)
+        """Turns a death into a UserError."""
         try:
             yield
         except (EOFError, ConnectionError):
@@ -68,6 +66,13 @@ class Workers(AsyncVectorEnv):
             self.close(terminate=True)
             raise UserError(f"a process of {self._name} has died (exit status {', '.join(map(str, codes))})"
                             f"{self._hint and '; '}{self._hint}") from None
+
+    def _raise_if_errors(self, successes):
+        """Has Gymnasium log a worker's traceback only of what is no UserError."""
+        log, logged = gym.logger.error, []
+        gym.logger.error = lambda message, *_: logged.append(message)
+        try:
+            super()._raise_if_errors(successes)
         except UserError:
             raise
         except Exception:

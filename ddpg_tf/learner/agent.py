@@ -177,9 +177,11 @@ class DDPG:
         variables = self._actor.trainable_variables
         with tf.GradientTape() as tape:
             action, before_tanh = self._actor(features, training=True)  # [B, A]
-            loss = -tf.reduce_mean(self._critic([features, action], training=False))
-            if self.config.saturation_penalty:
-                loss += self.config.saturation_penalty * tf.reduce_mean(tf.square(before_tanh))
+            q = self._critic([features, action], training=False)  # [B]
+            loss = -tf.reduce_mean(q)
+            if self.config.saturation_penalty:  # in proportion to q: the same for rewards of any unit
+                scale = self.config.saturation_penalty * tf.stop_gradient(tf.reduce_mean(tf.abs(q)))
+                loss += scale * tf.reduce_mean(tf.square(before_tanh))
         gradients = tape.gradient(loss, variables)
         self.actor_optimizer.apply(gradients, variables)
         position = (action - self.low) / tf.maximum(self.high - self.low, 1e-12)  # 0 at low, 1 at high

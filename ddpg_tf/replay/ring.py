@@ -3,6 +3,7 @@
 import os
 import shutil
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -48,8 +49,7 @@ def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None
     partial.mkdir(parents=True)
     for name, (shape, dtype) in layout.items():
         with open(partial / name, "wb") as file:
-            # Reserved now: under a sparse file, a full disk kills the process later without a word.
-            os.posix_fallocate(file.fileno(), 0, sizes[name])
+            _reserve(file, sizes[name])
         if source:
             old_length = int(source.name[5:])
             old = np.memmap(source / name, dtype, "r", shape=(old_length, *shape))
@@ -64,6 +64,16 @@ def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None
                     new[kept % length, env] = old[kept % old_length, env]
             new.flush()
     partial.rename(home)
+
+
+def _reserve(file: IO[bytes], size: int):
+    """Takes the disk space now: under a sparse file, a full disk kills the process later without a word."""
+    if hasattr(os, "posix_fallocate"):
+        os.posix_fallocate(file.fileno(), 0, size)
+        return
+    zeros = bytes(1 << 20)  # macOS
+    for start in range(0, size, len(zeros)):
+        file.write(zeros[:size - start])
 
 
 def require_disk(directory: Path, needed: int):

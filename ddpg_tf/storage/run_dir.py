@@ -43,10 +43,10 @@ def write_flags(path: Path, run_config: Config):
     files.write_atomically(path / "flags.txt", lambda file: file.write(run_config.to_flags().encode()))
 
 
-def write_versions(path: Path):
-    """versions.json, with the run's random name; one that is there stays."""
+def write_versions(path: Path, device: str):
+    """versions.json, with the run's random name and what it runs on; one that is there stays."""
     if not (path / "versions.json").exists():
-        text = json.dumps({"run": uuid.uuid4().hex, **package_versions()}, indent=1)
+        text = json.dumps({"run": uuid.uuid4().hex, "device": device, **package_versions()}, indent=1)
         files.write_atomically(path / "versions.json", lambda file: file.write(text.encode()))
 
 

@@ -5,7 +5,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import numpy as np
 from tqdm import tqdm
 
 from ddpg_tf._tf import tf
+from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import write_atomically
 from ddpg_tf.learner.agent import METRICS
 
@@ -37,7 +38,15 @@ class Logger:
         for name, columns in (("metrics.csv", COLUMNS), ("evaluations.csv", EVALUATION_COLUMNS),
                               ("values.csv", VALUE_COLUMNS)):
             _cut(run_dir / name, columns, step)
+        for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
+            events.unlink()
         self._board = tf.summary.create_file_writer(str(run_dir))
+        for row in _read(run_dir / "metrics.csv"):
+            self._to_board("train", row)
+        for step, returns in read_evaluations(run_dir / "evaluations.csv").items():
+            self._to_board("evaluation", {"step": step, "return": np.mean(returns)})
+        for row in _read(run_dir / "values.csv"):
+            self._to_board("evaluation", row)
         self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not sys.stderr.isatty(),
                          dynamic_ncols=True, smoothing=0.05)
         self._shown: dict[str, str] = {}
@@ -71,10 +80,7 @@ class Logger:
                     "episode_length": float(np.mean(window["lengths"]))}
         row |= {name: total / updates for name, total in window["sums"].items()}
         _append(self._run_dir / "metrics.csv", [[row.get(column, "") for column in COLUMNS]])
-        with self._board.as_default(step=step):
-            for name, value in row.items():
-                if name != "step":
-                    tf.summary.scalar(f"train/{name}", value)
+        self._to_board("train", row)
         self._window = _empty_window(step, seconds)
 
     def evaluation(self, step: int, episodes: list[tuple[float, int]], q_start: np.ndarray, discounted: np.ndarray):
@@ -91,11 +97,16 @@ class Logger:
         values = {"q_start": float(q_start.mean()), "discounted_return": float(discounted.mean())}
         values["q_bias"] = (values["q_start"] - values["discounted_return"]) / max(np.abs(discounted).mean(), 1e-9)
         _append(self._run_dir / "values.csv", [[step, *values.values()]])
-        with self._board.as_default(step=step):
-            for name, value in {"return": mean, **values}.items():
-                tf.summary.scalar(f"evaluation/{name}", value)
+        self._to_board("evaluation", {"step": step, "return": mean, **values})
         self._board.flush()
         self._show(evaluation=mean)
+
+    def _to_board(self, group: str, row: Mapping[str, Any]):
+        """A row of a csv file to TensorBoard."""
+        with self._board.as_default(step=int(row["step"])):
+            for name, value in row.items():
+                if name != "step" and value != "":
+                    tf.summary.scalar(f"{group}/{name}", float(value))
 
     def _show(self, **figures: float):
         self._shown |= {name: f"{value:.1f}" for name, value in figures.items()}
@@ -125,6 +136,11 @@ def _append(path: Path, rows: list[list[Any]]):
         file.write(text.getvalue())
         file.flush()
         os.fsync(file.fileno())
+
+
+def _read(path: Path) -> list[dict[str, str]]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
 
 
 def _cut(path: Path, columns: tuple[str, ...], step: int):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from ddpg_tf import _tf
 from ddpg_tf.collect.collector import Collector, Policy
 from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
 from ddpg_tf.envs import factory
@@ -88,7 +89,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
         if found and config.total_steps < found[1]["step"]:
             raise UsageError(f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} "
                              "has made")
-        run_dir.write_versions(path)  # a run killed at once may not have any
+        run_dir.write_versions(path, _tf.device())  # a run killed at once may not have any
+        if _tf.device() != "CPU":
+            print(f"training on {_tf.device()}", flush=True)
         with _signals() as interrupted, _Run(config, path, spaces, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
             return run.until_done(interrupted)
