@@ -142,30 +142,16 @@ def _memory_limit() -> float:
 def step(rounds: int) -> report.Part:
     """Milliseconds of a CarRacing step with its update, one after the other and at once."""
     from ddpg_tf.collect.collector import Collector
-    from ddpg_tf.training.inner_loop import InnerLoop
+    from ddpg_tf.training.core import Core
 
-    settings_ = settings(env="CarRacing-v3", pixels=False, warmup_steps=0, total_steps=10**6, action_repeat=4)
+    settings_ = settings(env="CarRacing-v3", pixels=False, warmup_steps=3_000, total_steps=10**6, action_repeat=4)
     spaces, pieces, closing = factory.spaces_of(settings_), {}, []
     with tempfile.TemporaryDirectory() as directory:
         for name, overlap in (("update during the step", True), ("update after the step", False)):
             buffer, agent = _filled(3, 3_000, Path(directory) / name, actions=3), _agent(3, False, actions=3)
-            collector = Collector(settings_, spaces)
-            closing.append(collector)
-            done = iter(range(10**9))
-
-            def move(actions, collector=collector, done=done):
-                collector.step(next(done), lambda _: actions)
-                return collector.observation
-
-            blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9), image=True)
-            loop = InnerLoop(agent, blocks, move, 1, overlap=overlap)
-            at = iter(range(0, 10**9, 10))
-
-            def ten(loop=loop, collector=collector, at=at):
-                first = next(at)
-                loop.run(collector.observation, first, first + 10)
-
-            pieces[name] = ten
+            core = Core(settings_, agent, buffer, Collector(settings_, spaces), step=buffer.rows, overlap=overlap)
+            closing.append(core.collector)
+            pieces[name] = lambda core=core: core.run(core.step + 10)
         for name, env in (("environment alone", factory.make_policy_env(settings_)),
                           ("environment alone, drawn at each simulated step",
                            frames.Frames(registry.make_env(settings_.env), settings_))):
@@ -250,7 +236,7 @@ def _filled(channels: int, slots: int, directory: Path, actions: int = 1):
     """A replay with `slots` rows of noise, in episodes of 250."""
     rng = np.random.default_rng(0)
     buffer = ReplayBuffer(slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000,
-                                 directory=directory)
+                          directory=directory)
     image = rng.integers(0, 256, (1, SIDE, SIDE, channels), dtype=np.uint8)
     for t in range(slots):
         image = np.roll(image, 1, axis=1)

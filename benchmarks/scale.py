@@ -110,45 +110,36 @@ class Steps:
         from ddpg_tf import DDPG, Config, ReplayBuffer
         from ddpg_tf.collect.collector import Collector
         from ddpg_tf.envs import factory
-        from ddpg_tf.training import schedule
-        from ddpg_tf.training.inner_loop import InnerLoop
+        from ddpg_tf.training.core import Core
 
         config = Config(env=setting.env, num_envs=setting.num_envs, vectorization=setting.vectorization,
                         hidden_units=setting.hidden_units, batch_size=setting.batch_size,
                         update_every=setting.update_every, warmup_steps=setting.transitions,
                         total_steps=BLOCK * 100_000)
         spaces = factory.spaces_of(config)
+        replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,
+                              num_envs=setting.num_envs, directory=directory)
+        self._fill(replay, setting.num_envs, setting.transitions // setting.num_envs, spaces)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
-        self._replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,
-                                    num_envs=setting.num_envs, directory=directory)
-        self._n, self._collector = setting.num_envs, Collector(config, spaces)
-        self._fill(setting.transitions // self._n, spaces)
-        self._loop = InnerLoop(agent, schedule.blocks(self._replay, config), self._step,
-                               setting.update_every // self._n)
+        self._core = Core(config, agent, replay, Collector(config, spaces), step=replay.rows * setting.num_envs)
         self.run(2 * BLOCK)  # compiles
 
-    def _fill(self, rows: int, spaces):
-        rng, n = np.random.default_rng(0), self._n
-        shape = [1000, n, spaces.observation_size]
+    @staticmethod
+    def _fill(replay, n: int, rows: int, spaces):
+        rng, shape = np.random.default_rng(0), [1000, n, spaces.observation_size]
         for t in range(rows):
             if t % 1000 == 0:
                 observation, successor = rng.normal(size=(2, *shape)).astype(np.float32)
                 action = rng.uniform(spaces.low, spaces.high, [1000, n, spaces.action_size])
             ended = np.full(n, t % 1000 == 999)
-            self._replay.add(observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000],
-                             np.zeros(n, bool), ended)
-
-    def _step(self, actions):
-        transitions, _ = self._collector.step(self._replay.rows, lambda _: actions)
-        self._replay.add(*transitions)
-        return self._collector.observation
+            replay.add(observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000], np.zeros(n, bool),
+                       ended)
 
     def run(self, steps: int):
-        first = self._replay.rows
-        self._loop.run(self._collector.observation, first, first + steps // self._n)
+        self._core.run(self._core.step + steps)
 
     def close(self):
-        self._collector.close()
+        self._core.collector.close()
 
 
 def _memory() -> Part:

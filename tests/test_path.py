@@ -77,5 +77,6 @@ def test_readme_python_example_runs(tmp_path):
 
 def test_the_package_says_what_it_is_without_tensorflow():
     """Vector workers and films import the package; they must not load TensorFlow."""
-    code = "import sys, ddpg_tf, ddpg_tf.envs.factory, ddpg_tf.evaluation.video, serve.client; print('tensorflow' in sys.modules)"
+    code = ("import sys, ddpg_tf, ddpg_tf.envs.factory, ddpg_tf.evaluation.video, serve.client; "
+            "print('tensorflow' in sys.modules)")
     assert command("-c", code).stdout.strip() == "False"

@@ -27,7 +27,7 @@ def assert_same_run(one, other):
     assert timeless(one / "metrics.csv") == timeless(other / "metrics.csv")
     arrays, meta = checkpoint.load(one / "checkpoints")
     others, other_meta = checkpoint.load(other / "checkpoints")
-    assert meta["step"] == other_meta["step"] and meta["best_step"] == other_meta["best_step"]
+    assert meta["step"] == other_meta["step"] and meta["scores"] == other_meta["scores"]
     assert arrays.keys() == others.keys()
     for name in arrays:
         np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)

@@ -37,9 +37,9 @@ class DDPG:
                  jit_compile: bool | None = None):
         self.config = config
         shape = self._shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
-        self._image = len(shape) == 3
-        self._jit_compile = not self._image if jit_compile is None else jit_compile
-        self.observation_spec = tf.TensorSpec([None, *shape], tf.uint8 if self._image else tf.float32)
+        self.image = len(shape) == 3
+        self._jit_compile = not self.image if jit_compile is None else jit_compile
+        self.observation_spec = tf.TensorSpec([None, *shape], tf.uint8 if self.image else tf.float32)
         self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
         shared = build_shared(config, shape)
         self.normalizer = shared if isinstance(shared, Normalizer) else None
@@ -104,7 +104,7 @@ class DDPG:
         Raises:
           TypeError: K is not config.updates_per_block, or an array is not float32 (images: uint8).
         """
-        image = np.uint8 if self._image else np.float32
+        image = np.uint8 if self.image else np.float32
         metrics = self.learn(Batch(*(_typed(array, image if "observation" in name else np.float32)
                                      for name, array in batch._asdict().items())))
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
@@ -124,7 +124,7 @@ class DDPG:
         total = tf.zeros([len(CRITIC_METRICS)])
         for i in range(self.config.actor_every):
             minibatch = Batch(*(array[first + i] for array in batch))
-            if self._image and self.config.random_shift:
+            if self.image and self.config.random_shift:
                 minibatch = self._augment(minibatch)
             features, metrics = self._update_critic(minibatch)
             total += tf.stack(metrics)

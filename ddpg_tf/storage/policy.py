@@ -46,8 +46,8 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     if found is None:
         raise UserError(f"{path} has no checkpoint yet: train it first")
     arrays, meta = found
-    if which == "best" and meta["best_step"] is not None:
-        return restore_policy(run_config, checkpoint.select(arrays, "best"), meta["best_step"], meta["best_score"],
+    if which == "best" and (step := meta["scores"]["best_step"]) is not None:
+        return restore_policy(run_config, checkpoint.select(arrays, "best"), step, meta["scores"]["best"],
                               identity(path))
     latest = DDPG.policy_part(checkpoint.select(arrays, "agent"))
     return restore_policy(run_config, latest, meta["step"], None, identity(path))

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpg_tf import _tf
-from ddpg_tf.collect.collector import Collector, Policy
+from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
 from ddpg_tf.envs import factory
 from ddpg_tf.envs.spaces import Spaces
@@ -24,10 +24,9 @@ from ddpg_tf.export.publish import Publisher
 from ddpg_tf.learner import networks
 from ddpg_tf.learner.agent import DDPG
 from ddpg_tf.replay import ring
-from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.training import schedule
-from ddpg_tf.training.inner_loop import InnerLoop
+from ddpg_tf.training.core import Core, Finished, make_replay
 from ddpg_tf.training.logger import Logger
 
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
@@ -110,134 +109,122 @@ def _warn_of_no_effect(config: Config, spaces: Spaces):
                       stacklevel=3)
 
 
-class _Run:
-    """The parts of a run and what is due when. A step is one action in one environment."""
+@dataclasses.dataclass
+class _Scores:
+    """Means of evaluations, and the steps they were made at."""
 
-    def __init__(self, config: Config, path: Path, spaces, found):
+    last: float | None = None
+    last_step: int | None = None
+    best: float | None = None
+    best_step: int | None = None
+
+
+class _Run:
+    """The parts of a run, and what is due when. A step is one action in one environment."""
+
+    def __init__(self, config: Config, path: Path, spaces: Spaces, found):
         self._config, self._path = config, path
-        start = {"step": 0, "best_step": None, "best_score": None, "last_step": None, "last_score": None}
-        arrays, meta = found or ({}, start)
-        self._step = meta["step"]
-        self._best_step, self._best_score = meta["best_step"], meta["best_score"]
-        self._last_step, self._last_score = meta["last_step"], meta["last_score"]
-        self._best = checkpoint.select(arrays, "best")
-        self._agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
+        arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
+        self._scores, self._best = _Scores(**meta["scores"]), checkpoint.select(arrays, "best")
+        agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
             try:
-                self._agent.load_state(checkpoint.select(arrays, "agent"))
+                agent.load_state(checkpoint.select(arrays, "agent"))
             except ValueError as error:
                 raise UserError(f"incompatible checkpoint in {path}: {error}") from None
-        capacity, slack = schedule.ring_size(config, spaces.image)
-        self._replay = ReplayBuffer(
-            capacity, spaces.observation_shape, spaces.action_size, num_envs=config.num_envs, n_step=config.n_step,
-            gamma=config.gamma, frame_stack=schedule.stack_of(config), slack=slack, directory=path / "replay",
-            rows=self._step // config.num_envs)
-        self._collector = Collector(config, spaces)
-        self._image = spaces.image
-        if found:
-            self._replay.end_episodes(self._collector.load_state(checkpoint.select(arrays, "collector")))
-        self._inner_loop: InnerLoop | None = None
-        self._evaluator = Evaluator(config, config.eval_episodes)
-        self._logger = Logger(path, config.total_steps, self._step, meta.get("seconds", 0.0))
-        if found:
-            self._logger.load_state(meta["logger"])
-        self._publisher = Publisher(path, config) if config.export_dir else None
-        if self._publisher and self._best_step is not None:  # in case it was killed before this was out
-            self._publisher.submit(self._best, self._best_step, self._best_score)
+        replay = make_replay(config, spaces.observation_shape, spaces.action_size, directory=path / "replay",
+                             rows=meta["step"] // config.num_envs)
+        with contextlib.ExitStack() as closing:
+            closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
+            self._logger = Logger(path, config.total_steps, meta["step"], meta["seconds"])
+            closing.callback(self._logger.close)
+            collector = Collector(config, spaces)
+            closing.callback(collector.close)
+            if found:
+                replay.end_episodes(collector.load_state(checkpoint.select(arrays, "collector")))
+                self._logger.load_state(meta["logger"])
+            self._core = Core(config, agent, replay, collector, step=meta["step"], on_step=self._stepped)
+            self._evaluator = Evaluator(config, config.eval_episodes)
+            closing.callback(self._evaluator.close)
+            self._publisher = Publisher(path, config) if config.export_dir else None
+            if self._publisher:
+                closing.callback(self._publisher.finish)
+                if self._scores.best_step is not None:  # in case it was killed before this was out
+                    self._publisher.submit(self._best, self._scores.best_step, self._scores.best)
+            self._closing = closing.pop_all()
 
     def __enter__(self):
         return self
 
     def __exit__(self, *_):
-        if self._publisher:
-            self._publisher.finish()
-        self._collector.close()
-        self._evaluator.close()
-        self._logger.close()
-        draw_learning_curve(self._path, f"{self._config.env}, seed {self._config.seed}")
+        self._closing.close()
 
     def until_done(self, interrupted: list[int]) -> Result:
-        config = self._config
-        first = self._step
-        while self._step < config.total_steps:
-            before, until = self._step, self._next_pause()
-            if self._step < config.learning_starts:
-                while self._step < until and not interrupted:
-                    self._collect(self._agent.act)
-            else:
-                self._learn(until)
-            last = self._step == config.total_steps
-            if _due(before, self._step, config.log_every):
-                self._logger.write_row(self._step)
-            if last or _due(before, self._step, config.eval_every):
+        config, core, scores = self._config, self._core, self._scores
+        first = core.step
+        while core.step < config.total_steps:
+            before = core.step
+            self._log_updates(core.run(self._next_pause(), lambda: interrupted), before)
+            last = core.step == config.total_steps
+            if _due(before, core.step, config.log_every):
+                self._logger.write_row(core.step)
+            if last or _due(before, core.step, config.eval_every):
                 self._evaluate()
-            if last or interrupted or _due(before, self._step, config.checkpoint_every):
+            if last or interrupted or _due(before, core.step, config.checkpoint_every):
                 self._checkpoint()
             if interrupted and not last:
                 raise Interrupted(interrupted[0], self._path)
-        if self._last_step != self._step:  # resumed where it had been interrupted, with total_steps to match
+        if scores.last_step != core.step:  # resumed where it had been interrupted, with total_steps to match
             self._evaluate()
             self._checkpoint()
-        return Result(self._path, self._step, self._step - first, self._last_score, self._best_score, self._best_step)
+        return Result(self._path, core.step, core.step - first, scores.last, scores.best, scores.best_step)
 
     def _next_pause(self) -> int:
         """The step up to which nothing but collecting and learning is due."""
-        config, step, n = self._config, self._step, self._config.num_envs
+        config, step, n = self._config, self._core.step, self._config.num_envs
         intervals = (config.log_every, config.eval_every, config.checkpoint_every, _MOST_VECTOR_STEPS * n)
         ends = [every * (step // every + 1) for every in intervals if every] + [config.total_steps]
         if step < config.learning_starts:
             ends.append(config.learning_starts)
         return -(-min(ends) // n) * n
 
-    def _collect(self, policy: Policy) -> np.ndarray:
-        """One vector step. Returns the observations that follow, [N, ...]."""
-        transitions, finished = self._collector.step(self._step // self._config.num_envs, policy)
-        self._replay.add(*transitions)
-        self._agent.count_observations(transitions.observation)
-        self._step += self._config.num_envs
-        self._logger.steps(self._config.num_envs, finished)
-        if self._image and self._step == self._config.frame_stack * self._config.num_envs:
-            video.picture(self._path / "observation.png", self._collector.observation[0], self._config.frame_stack)
-        return self._collector.observation
+    def _stepped(self, finished: Finished):
+        config, core = self._config, self._core
+        self._logger.steps(config.num_envs, finished)
+        if core.agent.image and core.step == config.frame_stack * config.num_envs:
+            video.picture(self._path / "observation.png", core.collector.observation[0], config.frame_stack)
 
-    def _learn(self, until: int):
-        config, n, before = self._config, self._config.num_envs, self._step
-        if self._inner_loop is None:
-            blocks = schedule.blocks(self._replay, config, (before - config.learning_starts) // config.update_every,
-                                     image=self._image)
-            self._inner_loop = InnerLoop(self._agent, blocks, lambda actions: self._collect(lambda _: actions),
-                                         config.update_every // n, overlap=self._image)
-        for metrics in self._inner_loop.run(self._collector.observation, before // n, until // n):
+    def _log_updates(self, blocks: list[dict[str, float]], before: int):
+        for metrics in blocks:
             for name, value in metrics.items():
                 if not math.isfinite(value):
-                    raise UserError(f"{name} is {value} between steps {before} and {until}: training diverged. The "
-                                    f"last good checkpoint is in {self._path}/checkpoints; try smaller learning rates "
-                                    "or --normalize_observations")
-            self._logger.update(metrics, config.updates_per_block)
+                    raise UserError(f"{name} is {value} between steps {before} and {self._core.step}: training "
+                                    f"diverged. The last good checkpoint is in {self._path}/checkpoints; try smaller "
+                                    "learning rates or --normalize_observations")
+            self._logger.update(metrics, self._config.updates_per_block)
 
     def _evaluate(self):
-        config = self._config
-        episodes = self._evaluator.run(self._agent.act)
-        self._last_step = self._step
-        score = self._last_score = float(np.mean([episode.episode_return for episode in episodes]))
-        self._logger.evaluation(
-            self._step, [(episode.episode_return, episode.length) for episode in episodes],
-            self._agent.value(np.stack([episode.first_observation for episode in episodes])),
-            np.array([episode.discounted_return(config.gamma) for episode in episodes]))
-        if self._best_score is None or score > self._best_score:
-            self._best_score, self._best_step, self._best = score, self._step, self._agent.policy_state()
+        config, agent, step, scores = self._config, self._core.agent, self._core.step, self._scores
+        episodes = self._evaluator.run(agent.act)
+        scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
+        self._logger.evaluation(step, [(episode.episode_return, episode.length) for episode in episodes],
+                                agent.value(np.stack([episode.first_observation for episode in episodes])),
+                                np.array([episode.discounted_return(config.gamma) for episode in episodes]))
+        if scores.best is None or scores.last > scores.best:
+            scores.best, scores.best_step, self._best = scores.last, step, agent.policy_state()
             if self._publisher:
-                self._publisher.submit(self._best, self._step, score)
-        if _due(max(0, self._step - (config.eval_every or self._step)), self._step, config.video_every):
-            video.record(self._path / "videos" / f"step-{self._step}.mp4", config, FIRST_SEED, episodes[0].actions)
+                self._publisher.submit(self._best, step, scores.best)
+        if _due(max(0, step - (config.eval_every or step)), step, config.video_every):
+            video.record(self._path / "videos" / f"step-{step}.mp4", config, FIRST_SEED, episodes[0].actions)
 
     def _checkpoint(self):
-        self._replay.flush()
-        parts = {"agent": self._agent.state(), "collector": self._collector.state(), "best": self._best}
+        core = self._core
+        core.replay.flush()
+        parts = {"agent": core.agent.state(), "collector": core.collector.state(), "best": self._best}
         arrays = {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
-        checkpoint.save(self._path / "checkpoints", self._step, arrays, {
-            "best_step": self._best_step, "best_score": self._best_score, "last_step": self._last_step,
-            "last_score": self._last_score, "seconds": self._logger.seconds, "logger": self._logger.state()})
+        checkpoint.save(self._path / "checkpoints", core.step, arrays, {
+            "scores": dataclasses.asdict(self._scores), "seconds": self._logger.seconds,
+            "logger": self._logger.state()})
 
 
 def _due(before: int, now: int, every: int) -> bool:

@@ -1,0 +1,70 @@
+"""The core of training: act, step, add, count, learn. What is logged, evaluated and saved is the loop's business."""
+
+from collections.abc import Callable, Sequence
+
+from ddpg_tf.collect.collector import Collector, Policy
+from ddpg_tf.config import Config
+from ddpg_tf.learner.agent import DDPG
+from ddpg_tf.replay.buffer import ReplayBuffer
+from ddpg_tf.training import schedule
+from ddpg_tf.training.inner_loop import InnerLoop
+
+Finished = Sequence[tuple[float, int]]  # (return, length) of the episodes that ended with a step
+
+
+class Core:
+    """Environments -> replay -> agent. A step is one action in one environment.
+
+    Args:
+      config: when learning starts, and how often and how much is learnt.
+      step: environment steps made before; `replay` and `collector` stand there.
+      on_step: told of every vector step, after it is in the replay.
+      overlap: learn from a due block while the environments step; default where observations are images, whose step
+        takes long.
+    """
+
+    def __init__(self, config: Config, agent: DDPG, replay: ReplayBuffer, collector: Collector, *, step: int = 0,
+                 on_step: Callable[[Finished], object] = lambda finished: None, overlap: bool | None = None):
+        self.agent, self.replay, self.collector, self.step = agent, replay, collector, step
+        self._config, self._on_step = config, on_step
+        self._overlap = agent.image if overlap is None else overlap
+        self._inner_loop: InnerLoop | None = None
+
+    def run(self, until: int, stopped: Callable[[], object] = lambda: False) -> list[dict[str, float]]:
+        """Steps to `until`, a multiple of num_envs, and not across learning_starts.
+
+        Args:
+          stopped: looked at between the steps before learning starts; true ends them early.
+        Returns:
+          For each block of updates the mean of each of METRICS.
+        """
+        if self.step >= self._config.learning_starts:
+            return self._learn(until)
+        while self.step < until and not stopped():
+            self._collect(self.agent.act)
+        return []
+
+    def _learn(self, until: int) -> list[dict[str, float]]:
+        config, n = self._config, self._config.num_envs
+        if self._inner_loop is None:
+            due = (self.step - config.learning_starts) // config.update_every
+            blocks = schedule.blocks(self.replay, config, due, image=self.agent.image)
+            self._inner_loop = InnerLoop(self.agent, blocks, lambda actions: self._collect(lambda _: actions),
+                                         config.update_every // n, self._overlap)
+        return self._inner_loop.run(self.collector.observation, self.step // n, until // n)
+
+    def _collect(self, policy: Policy):
+        """One vector step. Returns the observations that follow, [N, ...]."""
+        transitions, finished = self.collector.step(self.step // self._config.num_envs, policy)
+        self.replay.add(*transitions)
+        self.agent.count_observations(transitions.observation)
+        self.step += self._config.num_envs
+        self._on_step(finished)
+        return self.collector.observation
+
+
+def make_replay(config: Config, observation_shape: tuple[int, ...], action_size: int, **where) -> ReplayBuffer:
+    """The replay of a run of `config`; `where` is ReplayBuffer's directory and rows."""
+    capacity, slack = schedule.ring_size(config, len(observation_shape) == 3)
+    return ReplayBuffer(capacity, observation_shape, action_size, num_envs=config.num_envs, n_step=config.n_step,
+                        gamma=config.gamma, frame_stack=schedule.stack_of(config), slack=slack, **where)
