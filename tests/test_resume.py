@@ -18,7 +18,7 @@ from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
-from ddpg_tf.training import loop
+from ddpg_tf.training.core import Core
 
 
 def assert_same_run(one, other):
@@ -59,15 +59,15 @@ class Crash(Exception):
 
 def crash_at(monkeypatch, step):
     """Makes the loop die as abruptly as an exception can when it has made `step` steps."""
-    collect = loop._Run._collect
+    collect = Core._collect
 
     def dying(self, policy):
         observations = collect(self, policy)
-        if self._step == step:
+        if self.step == step:
             raise Crash
         return observations
 
-    monkeypatch.setattr(loop._Run, "_collect", dying)
+    monkeypatch.setattr(Core, "_collect", dying)
 
 
 @pytest.fixture(scope="module")
@@ -251,13 +251,13 @@ def test_only_one_process_trains_in_a_run_directory(trained):
 
 def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(tmp_path, tiny, monkeypatch):
     def poisoned(self, until):
-        if self._step == 400:
-            kernel = self._agent.critic.trainable_variables[0]
+        if self.step == 400:
+            kernel = self.agent.critic.trainable_variables[0]
             kernel.assign(np.full(kernel.shape, np.nan, np.float32))
-        learn(self, until)
+        return learn(self, until)
 
-    learn = loop._Run._learn
-    monkeypatch.setattr(loop._Run, "_learn", poisoned)
+    learn = Core._learn
+    monkeypatch.setattr(Core, "_learn", poisoned)
     with pytest.raises(UserError, match="diverged"):
         train(tiny(tmp_path / "run"))
     arrays, meta = checkpoint.load(tmp_path / "run" / "checkpoints")
