@@ -18,6 +18,7 @@ from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
+from ddpg_tf.training import loop
 from ddpg_tf.training.core import Core
 
 
@@ -203,14 +204,14 @@ def test_resuming_with_total_steps_at_the_interruption_evaluates_there(tmp_path,
 
     def interrupted_at_300(self, policy):
         observations = collect(self, policy)
-        if self._step == 300:
+        if self.step == 300:
             received.append(signal.SIGINT)
         return observations
 
-    collect = loop._Run._collect
+    collect = Core._collect
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
         patch.setattr(loop, "_signals", lambda: contextlib.nullcontext(received))
-        patch.setattr(loop._Run, "_collect", interrupted_at_300)
+        patch.setattr(Core, "_collect", interrupted_at_300)
         train(tiny(tmp_path / "run", eval_every=0))
     result = train(tiny(tmp_path / "run", eval_every=0, total_steps=300), resume=True)
     assert list(read_evaluations(tmp_path / "run" / "evaluations.csv")) == [300] and result.last_return < 0
