@@ -130,7 +130,7 @@ def read_flags(path: Path) -> Config:
 
 
 def flag_table() -> str:
-    """The README's table of flags, in Markdown."""
+    """The table of docs/flags.md."""
     lines = ["| flag | default | meaning, unit, source |", "|---|---|---|"]
     group = None
     for name, field in FIELDS.items():

@@ -1,7 +1,6 @@
-"""The whole way, by the commands a user types: train, evaluate, export, serve, query, roll out; and the README."""
+"""The whole way, by the commands a user types: train, evaluate, export, serve, query, roll out."""
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -11,7 +10,6 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, command
 
-from ddpg_tf.flags import flag_table
 from ddpg_tf.storage.policy import load_policy
 from serve.client import PolicyClient
 
@@ -59,20 +57,6 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     rolled = command("-m", "serve.rollout", f"--url={url}", "--model_name=reacher", "--env=Reacher-v5", "--episodes=2")
     assert rolled.returncode == 0, rolled.stderr
     assert "p95" in rolled.stdout
-
-
-def test_readme_shows_the_flags_as_they_are():
-    assert flag_table() in (ROOT / "README.md").read_text(), "paste the output of python -m ddpg_tf.flags"
-
-
-def test_readme_python_example_runs(tmp_path):
-    readme = (ROOT / "README.md").read_text()
-    code = re.search(r"```python\n(import numpy.*?)```", readme, re.S)[1]
-    code = code.replace("2_000", "700")
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT)})
-    assert done.returncode == 0, done.stderr
-    assert "critic_loss" in done.stdout
 
 
 def test_the_package_says_what_it_is_without_tensorflow():

@@ -1,0 +1,66 @@
+"""README and docs: links lead somewhere, commands and flags exist, the Python examples run."""
+
+import functools
+import os
+import re
+import shlex
+import subprocess
+import sys
+
+import pytest
+from conftest import ROOT, command
+
+from ddpg_tf.flags import flag_table
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benchmarks" / "results" / "README.md"]
+
+
+def test_the_readme_is_short_and_leads_to_every_page():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 130
+    for page in (ROOT / "docs").glob("*.md"):
+        assert f"(docs/{page.name})" in text
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_lead_somewhere(page):
+    links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
+    for link in (link for link in links if not link.startswith("http")):
+        assert (page.parent / link.replace("%20", " ")).exists(), link
+
+
+def test_the_table_of_flags_is_what_the_flags_are():
+    assert flag_table() in (ROOT / "docs" / "flags.md").read_text(), "paste the output of python -m ddpg_tf.flags"
+
+
+@functools.cache
+def help_of(*program) -> str:
+    done = command(*program, "--help")
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def commands():
+    for page in PAGES:
+        for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
+            for line in re.split(r"\n|&& |; do |& ", block):
+                words = shlex.split(line.removesuffix("; done").strip())
+                if words[:1] == ["python"] and words[1:3] != ["-m", "pytest"]:
+                    program = words[1:3] if words[1] == "-m" else words[1:2]
+                    yield pytest.param(program, words, id=f"{page.stem}: {line[:40]}")
+
+
+@pytest.mark.parametrize("program, words", list(commands()))
+def test_the_flags_of_a_command_exist(program, words):
+    for flag in re.findall(r"--(\w+)", " ".join(words)):
+        assert f"--{flag}:" in help_of(*program), flag
+
+
+@pytest.mark.parametrize("page, says", [("README.md", "runs/Pendulum-v1-0-"), ("docs/develop.md", "critic_loss")])
+def test_the_python_examples_run(tmp_path, page, says):
+    code = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+                if "import" in block and "serve.client" not in block)
+    done = subprocess.run([sys.executable, "-c", code.replace("2_000", "700")], cwd=tmp_path, capture_output=True,
+                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    assert done.returncode == 0, done.stderr
+    assert says in done.stdout
