@@ -7,13 +7,15 @@ web service) installs little.
 import base64
 import json
 import re
-import time
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import quote
 
 import numpy as np
 import requests
+from requests.adapters import HTTPAdapter
+from urllib3.exceptions import ReadTimeoutError
+from urllib3.util import Retry
 
 _DTYPES = {"DT_FLOAT": np.float32, "DT_DOUBLE": np.float64, "DT_UINT8": np.uint8}
 _MAX_BACKOFF = 5.0
@@ -62,7 +64,7 @@ class PolicyClient:
       timeout: seconds to wait for an answer.
       retries: how many more times to try when the connection fails or the server is overloaded (503). Nothing
         else is retried.
-      backoff: seconds before the first retry, doubled for each further one.
+      backoff: seconds; the first retry comes at once, the next after 2 x backoff, and each after twice as long.
     Attributes:
       bytes_sent: size of the last question's body.
     Raises:
@@ -89,9 +91,11 @@ class PolicyClient:
         if label is not None:
             self._url += f"/labels/{quote(label, safe='')}"
         self._timeout = timeout
-        self._retries = retries
-        self._backoff = backoff
         self._session = requests.Session()
+        again = _Retries(retries, allowed_methods=None, status_forcelist=[503], raise_on_status=False, redirect=False,
+                         backoff_factor=backoff, backoff_max=_MAX_BACKOFF)
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=again))
         self._inputs: dict[str, Any] | None = None
         self.bytes_sent = 0
 
@@ -176,22 +180,13 @@ class PolicyClient:
         self.close()
 
     def _ask(self, method: str, suffix: str, body: str | None = None) -> dict[str, Any]:
-        for attempt in range(self._retries + 1):
-            try:
-                return self._ask_once(method, self._url + suffix, body)
-            except _Retriable as error:
-                if attempt == self._retries:
-                    raise ServerUnavailable(error.message, error.status) from None
-            time.sleep(min(self._backoff * 2**attempt, _MAX_BACKOFF))
-        raise AssertionError("unreachable")
-
-    def _ask_once(self, method: str, url: str, body: str | None) -> dict[str, Any]:
+        url = self._url + suffix
         try:
             response = self._session.request(method, url, data=body, timeout=self._timeout)
         except requests.ReadTimeout:
             raise ServerUnavailable(f"no answer from {url} within {self._timeout:g} s") from None
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            raise _Retriable(f"cannot reach {url}: {_reason(error)}") from None
+            raise ServerUnavailable(f"cannot reach {url}: {_reason(error)}") from None
         except requests.RequestException as error:
             raise ServerError(f"cannot ask {url}: {error}") from None
         if response.status_code == 200:
@@ -199,15 +194,18 @@ class PolicyClient:
                 return json.loads(response.content)
             except ValueError:
                 raise ServerError(f"{url} did not answer with JSON", 200) from None
-        message, status = _message(response), response.status_code
-        if status == 503:
-            raise _Retriable(message, status)
-        kind = ModelNotFound if status == 404 else BadRequest if 400 <= status < 500 else ServerError
-        raise kind(message, status)
+        status = response.status_code
+        kinds = {404: ModelNotFound, 503: ServerUnavailable}
+        raise kinds.get(status, BadRequest if 400 <= status < 500 else ServerError)(_message(response), status)
 
 
-class _Retriable(PolicyError):
-    """What another attempt may mend."""
+class _Retries(Retry):
+    """Retries, but not of what the server may still be computing."""
+
+    def increment(self, method=None, url=None, response=None, error=None, *more, **named):
+        if isinstance(error, ReadTimeoutError):
+            raise error
+        return super().increment(method, url, response, error, *more, **named)
 
 
 def _shape(tensor_shape: Mapping[str, Any]) -> list[int | None] | None:

@@ -53,6 +53,20 @@ def directory(tmp_path_factory):
     return path
 
 
+def layers_of(model):
+    """All layers of a Keras model, those of models within it too."""
+    for layer in model.layers:
+        yield layer
+        if hasattr(layer, "layers"):
+            yield from layers_of(layer)
+
+
+def layer_of(model, name):
+    """The layer called `name`, wherever in the model it is."""
+    found, = {id(layer): layer for layer in layers_of(model) if layer.name == name}.values()
+    return found
+
+
 def command(*argv, **options):
     """Runs a command of the project in a process of its own."""
     return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120,

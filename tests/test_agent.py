@@ -9,6 +9,7 @@ import dataclasses
 
 import numpy as np
 import pytest
+from conftest import layer_of
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
@@ -117,7 +118,7 @@ def test_a_discount_of_zero_leaves_the_reward_as_the_target(agent):
     """A terminated transition must not bootstrap, whatever the target critic says (100 here); any other must."""
     for critic in (agent.critic, agent.target_critic):
         fill(critic, 0.0)
-        critic.get_layer("output").bias.assign([100.0])
+        layer_of(critic, "output").bias.assign([100.0])
     hold_still(agent)
     block = random_block()
     ended = agent.update(block._replace(discount=np.zeros_like(block.discount)))
@@ -213,18 +214,18 @@ def test_the_actors_gradient_is_the_mean_of_dq_da_times_da_dtheta():
     copy_observation, copy_action = np.zeros((3, 4)), np.zeros((5, 4))
     copy_observation[:3, :3] = np.eye(3)
     copy_action[3:, :2] = np.eye(2)
-    agent.actor.get_layer("hidden_0").kernel.assign(copy_observation)
-    agent.actor.get_layer("hidden_0").bias.assign(np.full(4, offset))
-    agent.critic.get_layer("hidden_0").kernel.assign(copy_action)
-    agent.critic.get_layer("hidden_0").bias.assign(np.full(4, offset))
-    agent.critic.get_layer("output").kernel.assign(np.append(w, [0, 0])[:, None])
+    layer_of(agent.actor, "hidden_0").kernel.assign(copy_observation)
+    layer_of(agent.actor, "hidden_0").bias.assign(np.full(4, offset))
+    layer_of(agent.critic, "hidden_0").kernel.assign(copy_action)
+    layer_of(agent.critic, "hidden_0").bias.assign(np.full(4, offset))
+    layer_of(agent.critic, "output").kernel.assign(np.append(w, [0, 0])[:, None])
     agent.actor_optimizer = keras.optimizers.SGD(1.0)
     observation = random_minibatch().observation
     loss, norm, _ = agent._update_actor(observation)
-    gradient = -agent.actor.get_layer("output").kernel.numpy()
+    gradient = -layer_of(agent.actor, "output").kernel.numpy()
     hidden = np.concatenate([observation + offset, np.full([BATCH_SIZE, 1], offset)], axis=1)
     np.testing.assert_allclose(gradient, -np.outer(hidden.mean(0), w), rtol=1e-5)
-    np.testing.assert_allclose(-agent.actor.get_layer("output").bias.numpy(), -w, rtol=1e-5)
+    np.testing.assert_allclose(-layer_of(agent.actor, "output").bias.numpy(), -w, rtol=1e-5)
     assert float(loss) == pytest.approx(-offset * w.sum(), rel=1e-5)
     assert float(norm) == pytest.approx(np.sqrt(((np.outer(hidden.mean(0), w)) ** 2).sum() + (w**2).sum()), rel=1e-4)
 
@@ -232,7 +233,7 @@ def test_the_actors_gradient_is_the_mean_of_dq_da_times_da_dtheta():
 def test_action_saturation_is_the_share_of_actions_within_a_hundredth_of_the_range_of_a_bound(eager_agent):
     agent = eager_agent
     fill(agent.actor, 0.0)
-    bias = agent.actor.get_layer("output").bias
+    bias = layer_of(agent.actor, "output").bias
     observation = random_minibatch().observation
     for position, saturated in (([0.5, 0.5], 0), ([0.02, 0.98], 0), ([0.005, 0.5], 0.5), ([0.5, 0.995], 0.5),
                                 ([0.005, 0.995], 1)):
@@ -253,15 +254,15 @@ def test_the_order_is_critic_then_actor_through_the_updated_critic_then_targets(
                         actor_learning_rate=0.125), 1, np.array([-1.0]), np.array([1.0]))
     for model in (agent.actor, agent.critic, agent.target_actor, agent.target_critic):
         fill(model, 0.0)
-        model.get_layer("hidden_0").bias.assign([4.0])
-    agent.critic.get_layer("hidden_0").kernel.assign([[0.0], [1.0]])  # h = 4 + action
-    agent.critic.get_layer("output").kernel.assign([[-0.25]])
-    agent.target_critic.get_layer("output").kernel.assign([[-0.25]])
+        layer_of(model, "hidden_0").bias.assign([4.0])
+    layer_of(agent.critic, "hidden_0").kernel.assign([[0.0], [1.0]])  # h = 4 + action
+    layer_of(agent.critic, "output").kernel.assign([[-0.25]])
+    layer_of(agent.target_critic, "output").kernel.assign([[-0.25]])
     one = np.ones([1, 1], np.float32)
     # y = 100: the error is large and positive, so the slope rises by 0.5 to 0.25.
     agent.update(Batch(one[..., None], one[..., None], 100 * one, 0 * one, one[..., None]))
-    critic, actor = (float(model.get_layer("output").kernel[0, 0]) for model in (agent.critic, agent.actor))
-    target_critic, target_actor = (float(model.get_layer("output").kernel[0, 0])
+    critic, actor = (float(layer_of(model, "output").kernel[0, 0]) for model in (agent.critic, agent.actor))
+    target_critic, target_actor = (float(layer_of(model, "output").kernel[0, 0])
                                    for model in (agent.target_critic, agent.target_actor))
     assert critic == pytest.approx(0.25, abs=1e-5)
     assert actor == pytest.approx(0.125, abs=1e-5)  # along the slope before the update it would be -0.125
@@ -382,9 +383,9 @@ def test_counted_observations_take_effect_at_the_next_update_in_learning_and_act
     agent = new_agent(hidden_units=(1,), normalize_observations=True)
     hold_still(agent)
     fill(agent.critic, 0.0)
-    agent.critic.get_layer("hidden_0").kernel.assign(np.eye(5)[:, :1])
-    agent.critic.get_layer("hidden_0").bias.assign([20.0])
-    agent.critic.get_layer("output").kernel.assign([[1.0]])
+    layer_of(agent.critic, "hidden_0").kernel.assign(np.eye(5)[:, :1])
+    layer_of(agent.critic, "hidden_0").bias.assign([20.0])
+    layer_of(agent.critic, "output").kernel.assign([[1.0]])
     unit = np.random.default_rng(1).normal(size=(BATCH_SIZE, OBSERVATION_SIZE)).astype(np.float32)
     before = agent.act(unit)
     counted = np.random.default_rng(0).normal(7, 5, size=(40, OBSERVATION_SIZE)).astype(np.float32)
@@ -413,7 +414,7 @@ def test_acting_and_the_networks_leave_the_statistics_alone(normalizing_agent):
 
 def test_the_four_networks_share_one_normalizer(normalizing_agent):
     for network in NETWORKS:
-        assert getattr(normalizing_agent, network).get_layer("normalizer") is normalizing_agent.normalizer
+        assert layer_of(getattr(normalizing_agent, network), "normalizer") is normalizing_agent.normalizer
 
 
 def test_without_a_normalizer_counting_does_nothing(agent):
@@ -432,7 +433,7 @@ def test_act_gives_float32_actions_and_the_bounds_exactly(agent):
     assert actions.dtype == np.float32 and actions.shape == (5, 2)
     np.testing.assert_array_equal(actions, agent.act(observations.astype(np.float32)))
     np.testing.assert_allclose(actions, agent.actor(tf.constant(observations, tf.float32)), rtol=1e-5)
-    output = agent.actor.get_layer("output")
+    output = layer_of(agent.actor, "output")
     output.kernel.assign(tf.zeros_like(output.kernel))
     for bias, expected in (([np.inf, -np.inf], [3, 0]), ([-np.inf, np.inf], [-1, 10]), ([-30, 30], [-1, 10]),
                            ([0, 0], [1, 5])):
@@ -442,7 +443,7 @@ def test_act_gives_float32_actions_and_the_bounds_exactly(agent):
 
 def test_a_nan_weight_gives_nan_actions(agent):
     """Clipping must not turn a diverged policy into one that looks alive: the collector stops on NaN."""
-    agent.actor.get_layer("output").bias.assign([np.nan, 0.0])
+    layer_of(agent.actor, "output").bias.assign([np.nan, 0.0])
     assert np.isnan(agent.act(np.zeros([5, OBSERVATION_SIZE]))[:, 0]).all()
 
 

@@ -6,6 +6,7 @@ Where a layer sits is tested by what it does: a batch norm after a layer undoes 
 import hypothesis
 import numpy as np
 import pytest
+from conftest import layer_of, layers_of
 from hypothesis import strategies as st
 
 from ddpg_tf._tf import tf
@@ -18,11 +19,11 @@ OBSERVATION_SIZE = 4
 
 
 def actor(low=LOW, high=HIGH, normalizer=None, **settings):
-    return build_actor(config(**settings), OBSERVATION_SIZE, low, high, normalizer)
+    return build_actor(config(**settings), OBSERVATION_SIZE, low, high, normalizer).model
 
 
 def critic(low=LOW, high=HIGH, normalizer=None, **settings):
-    return build_critic(config(**settings), OBSERVATION_SIZE, low, high, normalizer)
+    return build_critic(config(**settings), OBSERVATION_SIZE, low, high, normalizer).model
 
 
 def config(**settings):
@@ -46,7 +47,7 @@ def largest(x) -> float:
 
 def test_tanh_at_its_ends_gives_the_bounds_exactly_and_at_zero_the_middle():
     model = actor()
-    output = model.get_layer("output")
+    output = layer_of(model, "output")
     output.kernel.assign(tf.zeros_like(output.kernel))
     for bias, expected in ((np.inf, HIGH), (-np.inf, LOW), (0.0, (LOW + HIGH) / 2)):
         output.bias.assign(np.full(3, bias))
@@ -68,7 +69,7 @@ def test_actions_are_within_bounds_and_reach_them_whatever_bounds_and_observatio
     action = model(tf.constant([observation])).numpy()
     assert action.shape == (1, len(low)) and action.dtype == np.float32
     assert (low <= action).all() and (action <= high).all()
-    output = model.get_layer("output")
+    output = layer_of(model, "output")
     for infinity, end in ((np.inf, high), (-np.inf, low)):
         output.set_weights([np.zeros(output.kernel.shape), np.full(len(low), infinity)])
         np.testing.assert_array_equal(model(observations(1)), [end])
@@ -114,7 +115,7 @@ def test_q_has_rank_1():
 def test_hidden_layers_start_uniform_within_one_over_the_root_of_their_fan_in(build, normalization):
     model = build(hidden_units=(200, 150), action_layer=1, normalization=normalization)
     for name in ("hidden_0", "hidden_1"):
-        kernel, bias = (variable.numpy() for variable in (model.get_layer(name).kernel, model.get_layer(name).bias))
+        kernel, bias = (variable.numpy() for variable in (layer_of(model, name).kernel, layer_of(model, name).bias))
         limit = kernel.shape[0]**-0.5  # the critic's second layer counts the action too
         for part in (kernel, bias):
             assert largest(part) <= limit
@@ -126,7 +127,7 @@ def test_hidden_layers_start_uniform_within_one_over_the_root_of_their_fan_in(bu
 @pytest.mark.parametrize("build", [actor, critic])
 @pytest.mark.parametrize("final_init", [3e-3, 3e-4])
 def test_the_last_layer_starts_within_final_init(build, final_init):
-    output = build(hidden_units=(400, 300), final_init=final_init).get_layer("output")
+    output = layer_of(build(hidden_units=(400, 300), final_init=final_init), "output")
     assert 0.9 * final_init < largest(output.kernel.numpy()) <= final_init
     assert 0 < largest(output.bias.numpy()) <= final_init
 
@@ -158,10 +159,10 @@ def test_the_seed_decides_the_weights_and_no_two_layers_share_them():
 @pytest.mark.parametrize("action_layer, widths", [(0, [4 + 3, 16, 8]), (1, [4, 16 + 3, 8])])
 def test_the_action_enters_at_the_given_hidden_layer(action_layer, widths):
     model = critic(hidden_units=(16, 8), action_layer=action_layer)
-    assert [model.get_layer(name).kernel.shape[0] for name in ("hidden_0", "hidden_1", "output")] == widths
+    assert [layer_of(model, name).kernel.shape[0] for name in ("hidden_0", "hidden_1", "output")] == widths
     assert largest(model([observations(), actions()]) - model([observations(), actions(seed=2)])) > 0.01
     # The action's rows come after the layer's other inputs, and nowhere else: without them q does not see it.
-    layer = model.get_layer(f"hidden_{action_layer}")
+    layer = layer_of(model, f"hidden_{action_layer}")
     layer.kernel.assign(tf.concat([layer.kernel[:-3], tf.zeros([3, layer.kernel.shape[1]])], axis=0))
     np.testing.assert_array_equal(model([observations(), actions()]), model([observations(), actions(seed=2)]))
 
@@ -169,7 +170,7 @@ def test_the_action_enters_at_the_given_hidden_layer(action_layer, widths):
 def test_hidden_units_give_the_layers():
     for build, outputs in ((actor, 3), (critic, 1)):
         model = build(hidden_units=(7, 6, 5))
-        assert [model.get_layer(name).kernel.shape[1] for name in ("hidden_0", "hidden_1", "hidden_2", "output")] == [
+        assert [layer_of(model, name).kernel.shape[1] for name in ("hidden_0", "hidden_1", "hidden_2", "output")] == [
             7, 6, 5, outputs]
 
 
@@ -193,7 +194,7 @@ def normalized_places(model) -> set[str]:
 
     if unchanged(outputs(model, 3 * observation)):
         places.add("observation")
-    for layer in (layer for layer in model.layers if hasattr(layer, "kernel")):
+    for layer in (layer for layer in layers_of(model) if hasattr(layer, "kernel")):
         weights = layer.get_weights()
         layer.set_weights([3 * array for array in weights])
         if unchanged(outputs(model, observation)):
@@ -215,9 +216,9 @@ def test_batch_norm_sits_where_the_paper_has_it_layer_norm_everywhere(normalizat
     for build, expected in ((actor, in_actor), (critic, in_critic)):
         model = build(normalization=normalization, action_layer=action_layer)
         for name in ("hidden_0", "hidden_1"):  # again because of epsilon
-            layer = model.get_layer(name)
+            layer = layer_of(model, name)
             layer.set_weights([10 * array for array in layer.get_weights()])
-        output = model.get_layer("output")
+        output = layer_of(model, "output")
         output.set_weights([array / 100 for array in output.get_weights()])  # tanh not saturated
         assert normalized_places(model) == expected, build.__name__
 
@@ -225,7 +226,7 @@ def test_batch_norm_sits_where_the_paper_has_it_layer_norm_everywhere(normalizat
 def test_batch_norm_takes_its_momentum_from_the_config():
     model = actor(normalization="batch", batch_norm_momentum=0.9)
     model(observations() + 5, training=True)
-    np.testing.assert_allclose(model.get_layer("norm_input").moving_mean, 0.1 * np.mean(observations() + 5, axis=0),
+    np.testing.assert_allclose(layer_of(model, "norm_input").moving_mean, 0.1 * np.mean(observations() + 5, axis=0),
                                rtol=1e-5)
 
 

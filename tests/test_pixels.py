@@ -13,7 +13,7 @@ import types
 import numpy as np
 import pytest
 import requests
-from conftest import ROOT, command, timeless
+from conftest import ROOT, command, layer_of, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -404,8 +404,12 @@ def test_separate_encoders_are_the_papers():
 @pytest.mark.parametrize("encoder", ["shared", "separate"])
 def test_pixels_are_scaled_to_one_once(encoder):
     built = agent(encoder=encoder)
-    owner = built.actor.get_layer("encoder") if encoder == "shared" else built.actor
-    scaled = keras.Model(owner.inputs[0], owner.get_layer("conv_0").input)
+    owner = layer_of(built.actor, "encoder" if encoder == "shared" else "actor_head")
+    before_conv = keras.Model(owner.inputs[0], layer_of(owner, "conv_0").input)
+
+    def scaled(image):
+        return before_conv(image if encoder == "shared" else built._shared(image))
+
     image = np.zeros((1, 16, 16, 9), np.uint8)
     image[0, 0, 0, :3] = 255, 51, 1
     np.testing.assert_allclose(scaled(image)[0, 0, 0, :4], [1, 0.2, 1 / 255, 0], rtol=1e-6)

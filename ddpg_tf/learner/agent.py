@@ -8,7 +8,7 @@ import numpy as np
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.learner.layers import Normalizer
-from ddpg_tf.learner.networks import behind_shared, build_actor, build_critic, build_shared, kernels
+from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, kernels
 from ddpg_tf.learner.vision import random_shift
 from ddpg_tf.replay.buffer import Batch
 
@@ -44,17 +44,16 @@ class DDPG:
         shared = build_shared(config, shape)
         self.normalizer = shared if isinstance(shared, Normalizer) else None
         sizes = (config, shape, self.low, self.high, shared)
-        self.actor, self.target_actor = build_actor(*sizes), build_actor(*sizes, name="target_actor")
-        self.critic, self.target_critic = build_critic(*sizes), build_critic(*sizes, name="target_critic")
+        self.actor, self._actor = build_actor(*sizes)
+        self.critic, self._critic = build_critic(*sizes)
+        self.target_actor, self._target_actor = build_actor(*sizes, name="target_actor")
+        self.target_critic, self._target_critic = build_critic(*sizes, name="target_critic")
         for online, target in self._pairs():
             target.assign(online)
         self.actor_optimizer = keras.optimizers.Adam(config.actor_learning_rate, name="actor_optimizer")
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
         # What all networks share is computed once, and trained by the critic's loss only.
         self._shared = shared or (lambda observation: observation)
-        self._actor = behind_shared(self.actor, self.actor.before_tanh)
-        self._critic, self._target_actor, self._target_critic = map(
-            behind_shared, (self.critic, self.target_actor, self.target_critic))
         self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernels(self.critic)
@@ -144,7 +143,7 @@ class DDPG:
         """One step on L = mean((y - Q(s, a))^2), y = r + discount Q'(s', mu'(s')), plus the kernels' L2."""
         # The targets too use batch statistics: in inference mode Q and Q' are two different functions, and diverge.
         next_features = self._shared(batch.next_observation)
-        next_action = self._smoothed(self._target_actor(next_features, training=True))  # [B, A]
+        next_action = self._smoothed(self._target_actor(next_features, training=True)[0])  # [B, A]
         next_q = self._target_critic([next_features, next_action], training=True)  # [B]
         target = batch.reward + batch.discount * next_q  # [B]
         variables = self.critic.trainable_variables

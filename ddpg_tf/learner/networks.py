@@ -5,6 +5,7 @@ is the acting model.
 """
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
@@ -41,81 +42,82 @@ def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
     return keras.Model(image, x, name="encoder")
 
 
-def behind_shared(model: keras.Model, *more) -> keras.Model:
-    """The part of an actor or critic behind what all share: takes features in the observation's place.
+class Network(NamedTuple):
+    """The same weights from two starting points.
 
-    Args:
-      more: tensors of `model` to return after its output.
+    Attributes:
+      model: takes raw observations; what acts, is saved and exported.
+      head: takes the features that `shared` makes of them, which an update computes once for all networks.
     """
-    inputs, outputs = [model.features, *model.inputs[1:]], [*model.outputs, *more]
-    return keras.Model(inputs if len(inputs) > 1 else inputs[0], outputs if more else outputs[0],
-                       name=f"{model.name}_behind_shared")
+
+    model: keras.Model
+    head: keras.Model
 
 
-def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
-                shared: keras.Layer | None, name: str = "actor") -> keras.Model:
+def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None,
+                name: str = "actor") -> Network:
     """observation [B, ...], raw -> action float32 [B, A] in environment units, inside [low, high].
 
-    Lillicrap et al. section 7: ReLU layers, tanh output, batch norm on the state and every hidden layer.
+    The head also returns what its tanh gets, [B, A]. Lillicrap et al. section 7: ReLU layers, tanh output.
 
     Args:
       shape: O of vectors, float32 [B, O]; (H, W, C) of images, uint8 [B, H, W, C].
       shared: what `build_shared` gave.
     """
     init = Initialisation(config.seed, "actor")
-    observation = _observation(shape)
-    features, x = _input_layers(config, observation, shared, init)
-    for i, units in enumerate(config.hidden_units):
-        x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
-        x = keras.layers.ReLU()(_normalized(config, x, f"norm_{i}"))
+    observation, features = _inputs(shape, shared)
+    x = _trunk(config, features, init, observation.dtype == "uint8")
     x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
-    model = keras.Model(observation, ToBounds(low, high)(keras.ops.tanh(x)), name=name)
-    model.features, model.before_tanh = features, x
-    return model
+    head = keras.Model(features, [ToBounds(low, high)(keras.ops.tanh(x)), x], name=f"{name}_head")
+    return Network(keras.Model(observation, head(_shared(shared, observation))[0], name=name), head)
 
 
-def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
-                 shared: keras.Layer | None, name: str = "critic") -> keras.Model:
-    """(observation [B, ...], action [B, A] in environment units) -> q float32 [B].
+def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None,
+                 name: str = "critic") -> Network:
+    """(observation [B, ...], action [B, A] in environment units) -> q float32 [B]; arguments as for `build_actor`.
 
-    The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1]; batch norm only
-    before that.
+    The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1].
     """
     init = Initialisation(config.seed, "critic")
-    observation = _observation(shape)
+    observation, features = _inputs(shape, shared)
     action = keras.Input([len(low)], name="action")
-    features, x = _input_layers(config, observation, shared, init)
-    for i, units in enumerate(config.hidden_units):
-        if i == config.action_layer:
-            x = keras.layers.Concatenate()([x, FromBounds(low, high)(action)])
-        x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
-        if config.normalization == "layer" or i < config.action_layer:
-            x = _normalized(config, x, f"norm_{i}")
-        x = keras.layers.ReLU()(x)
-    q = init.dense(1, x.shape[-1], "output", limit=config.final_init)(x)
-    model = keras.Model([observation, action], keras.layers.Reshape([])(q), name=name)
-    model.features = features
-    return model
+    x = _trunk(config, features, init, observation.dtype == "uint8", FromBounds(low, high)(action))
+    q = keras.layers.Reshape([])(init.dense(1, x.shape[-1], "output", limit=config.final_init)(x))
+    head = keras.Model([features, action], q, name=f"{name}_head")
+    return Network(keras.Model([observation, action], head([_shared(shared, observation), action]), name=name), head)
 
 
-def _observation(shape: Shape):
+def _inputs(shape: Shape, shared: keras.Layer | None):
+    """(observation, features), both inputs."""
     shape = (shape,) if isinstance(shape, int) else shape
-    return keras.Input(shape, dtype="uint8" if len(shape) == 3 else "float32", name="observation")
+    observation = keras.Input(shape, dtype="uint8" if len(shape) == 3 else "float32", name="observation")
+    return observation, keras.Input(_shared(shared, observation).shape[1:], name="features")
 
 
-def _input_layers(config: Config, observation, shared, init: "Initialisation"):
-    """(what `shared` makes of the observation, what the hidden layers start from)."""
-    features = x = shared(observation) if shared is not None else observation
+def _shared(shared: keras.Layer | None, observation):
+    return observation if shared is None else shared(observation)
+
+
+def _trunk(config: Config, x, init: "Initialisation", image: bool, action=None):
+    """[batch norm] [convolutions] [bottleneck] (dense [norm] ReLU)*, of actor and critic alike.
+
+    The critic's action joins at hidden layer `config.action_layer`; from there on there is no batch norm (paper).
+    """
     if config.normalization == "batch":
         x = _normalized(config, x, "norm_input")
-    if len(observation.shape) == 2:
-        return features, x
-    if config.encoder == "separate":
+    if len(x.shape) == 4:
         x = convolutions(config, x, init, lambda x, name: _normalized(config, x, name))
-    if config.bottleneck:
+    if image and config.bottleneck:
         x = init.dense(config.bottleneck, x.shape[-1], "bottleneck")(x)
         x = keras.ops.tanh(keras.layers.LayerNormalization(name="bottleneck_norm")(x))
-    return features, x
+    for i, units in enumerate(config.hidden_units):
+        if action is not None and i == config.action_layer:
+            x = keras.layers.Concatenate()([x, action])
+        x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
+        if config.normalization == "layer" or action is None or i < config.action_layer:
+            x = _normalized(config, x, f"norm_{i}")
+        x = keras.layers.ReLU()(x)
+    return x
 
 
 def _normalized(config: Config, x, name: str):
