@@ -32,7 +32,7 @@ def main(argv):
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(Path(values.run_dir), values.checkpoint)
-    path = saved_model.publish(policy, Path(values.export_dir), values.version)
+    path = saved_model.write_version(policy, Path(values.export_dir), values.version)
     weights = "latest weights" if policy.score is None else f"best weights, evaluation {policy.score:.1f}"
     print(f"{path}: {policy.config.env}, step {policy.step}, {weights}")
     _explain(path, policy)

@@ -250,7 +250,7 @@ def _export_policy(base: Path, seed: int) -> tuple[Path, Callable]:
     spaces = factory.spaces_of(config)
     agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
     policy = Policy(config, spaces, agent, step=0, score=None, run="benchmark")
-    return saved_model.publish(policy, base), agent.act
+    return saved_model.write_version(policy, base), agent.act
 
 
 def _publish(source: Path, base: Path, number: int) -> float:

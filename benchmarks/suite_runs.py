@@ -65,7 +65,7 @@ class SuiteRun:
             return
         saved = run_dir.read_config(self.path)
         for name, field in FIELDS.items():
-            if not field.metadata["live"] and getattr(saved, name) != getattr(self.config, name):
+            if not field.metadata["resumable"] and getattr(saved, name) != getattr(self.config, name):
                 raise UsageError(f"{self.path} was run with --{name}={getattr(saved, name)}, and the suite says "
                                  f"{getattr(self.config, name)}: delete it, or give the entry another name")
         if saved.total_steps > self.config.total_steps:

@@ -20,13 +20,13 @@ NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
 
 
 def _field(default: Any, group: str, help: str, *, least: float | None = None, most: float | None = None,
-           above: float | None = None, choices: Sequence[str] = (), live: bool = False) -> Any:
+           above: float | None = None, choices: Sequence[str] = (), resumable: bool = False) -> Any:
     """A Config field. `least`/`most`/`above` bound a number (`above` excludes itself), `choices` a string.
 
-    `live` fields may change when a run is resumed.
+    `resumable` fields may change when a run is resumed.
     """
     return dataclasses.field(default=default, metadata=dict(
-        group=group, help=help, least=least, most=most, above=above, choices=tuple(choices), live=live))
+        group=group, help=help, least=least, most=most, above=above, choices=tuple(choices), resumable=resumable))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,13 +39,13 @@ class Config:
 
     env: str = _field("Pendulum-v1", RUN, "Gymnasium environment id; module:Id-v0 imports the module first")
     total_steps: int = _field(1_000_000, RUN, "environment steps to train for, over all environments", least=1,
-                              live=True)
+                              resumable=True)
     seed: int = _field(0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit",
                        least=0, most=2**31 - 1)
-    run_dir: str = _field("", RUN, "directory of the run; default runs/<env>-<seed>-<time>", live=True)
+    run_dir: str = _field("", RUN, "directory of the run; default runs/<env>-<seed>-<time>", resumable=True)
     export_dir: str = _field("", RUN, "publish the best policy here as a new SavedModel version at each improvement",
-                             live=True)
-    keep_versions: int = _field(10, RUN, "versions of this run kept in export_dir", least=1, live=True)
+                             resumable=True)
+    keep_versions: int = _field(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
 
     env_kwargs: str = _field("{}", ENVIRONMENT, "JSON object of keyword arguments for gymnasium.make")
     num_envs: int = _field(1, ENVIRONMENT, "environments stepped together", least=1)
@@ -69,14 +69,14 @@ class Config:
     updates_per_step: float = _field(1.0, SCHEDULE, "gradient updates per environment step; a block has "
                                      "update_every x updates_per_step, a whole number (paper: 1)", above=0)
     eval_every: int = _field(5_000, SCHEDULE, "steps between evaluations; one always runs at the end; "
-                             "0: only that one", least=0, live=True)
+                             "0: only that one", least=0, resumable=True)
     eval_episodes: int = _field(10, SCHEDULE, "episodes of an evaluation, without noise, reset with seeds 10000, "
-                                "10001, ...", least=1, live=True)
+                                "10001, ...", least=1, resumable=True)
     checkpoint_every: int = _field(10_000, SCHEDULE, "steps between checkpoints; one is always written at the end; "
-                                   "0: only that one, and the replay keeps every row", least=0, live=True)
-    log_every: int = _field(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, live=True)
+                                   "0: only that one, and the replay keeps every row", least=0, resumable=True)
+    log_every: int = _field(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, resumable=True)
     video_every: int = _field(0, SCHEDULE, "steps between videos of an evaluation episode, taken at the next "
-                              "evaluation; 0: none", least=0, live=True)
+                              "evaluation; 0: none", least=0, resumable=True)
 
     hidden_units: tuple[int, ...] = _field((256, 256), NETWORKS, "units of the hidden layers of actor and critic "
                                            "(paper: 400,300)", least=1)
@@ -264,5 +264,5 @@ def require_resumable(saved: Config, given: Mapping[str, Any]):
     """
     for name, field in FIELDS.items():
         value, own = _canonical(name, _coerce(field, given[name]), given["num_envs"]), getattr(saved, name)
-        if value != own and not field.metadata["live"]:
+        if value != own and not field.metadata["resumable"]:
             raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")

@@ -40,7 +40,7 @@ _ENVIRONMENT = ("env", "env_kwargs", "pixels", "frame_size", "frame_stack", "act
 
 
 @dataclass
-class Episode:
+class Drive:
     """What one episode gave.
 
     Attributes:
@@ -62,7 +62,7 @@ class Episode:
         return len(self.latencies)
 
 
-def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, keep: bool = False) -> Episode:
+def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, keep: bool = False) -> Drive:
     """One episode with the actions of `act`, which takes an observation as the environment gives it.
 
     Args:
@@ -71,7 +71,7 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
       PolicyError: from a client's `act`.
       UserError: the policy's action does not fit the environment.
     """
-    episode, space = Episode(), env.action_space
+    episode, space = Drive(), env.action_space
     observation, _ = env.reset(seed=seed)
     ended = False
     while not ended:
@@ -102,7 +102,7 @@ def _flat(env: "gymnasium.Env", observation: Any) -> np.ndarray:
 
 
 def drive(client: PolicyClient, env: "gymnasium.Env", episodes: int, seed: int, *, keep: bool = False,
-          act: Callable[[Any], np.ndarray] | None = None) -> list[Episode]:
+          act: Callable[[Any], np.ndarray] | None = None) -> list[Drive]:
     """Plays `episodes` with the deployed policy, the first reset with `seed`, and prints a line for each.
 
     Args:
@@ -135,7 +135,7 @@ def _version(client: PolicyClient) -> int:
         raise UserError("the server does not say which version answers") from None
 
 
-def summarise(episodes: Sequence[Episode], *, latency: bool = True):
+def summarise(episodes: Sequence[Drive], *, latency: bool = True):
     """Prints returns, latency and versions over all episodes."""
     returns = [episode.total_reward for episode in episodes]
     print(f"mean return {np.mean(returns):.2f}, standard deviation {np.std(returns):.2f}")
@@ -147,7 +147,7 @@ def summarise(episodes: Sequence[Episode], *, latency: bool = True):
     print(f"answered by version{'s' if len(versions) > 1 else ''} {', '.join(map(str, versions))}", flush=True)
 
 
-def film(path: Path, driven: config.Config, seed: int, episode: Episode) -> list[str]:
+def film(path: Path, driven: config.Config, seed: int, episode: Drive) -> list[str]:
     """Films `episode` into `path`; returns what went wrong."""
     from ddpg_tf.evaluation import video
 
@@ -159,7 +159,7 @@ def film(path: Path, driven: config.Config, seed: int, episode: Episode) -> list
     return []
 
 
-def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequence[Episode], seed: int) -> list[str]:
+def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequence[Drive], seed: int) -> list[str]:
     """Asks the actor of a run's checkpoint what the server was asked, then plays the same episodes with it.
 
     Prints the largest difference, and both mean returns: in contact with the ground, robots make a difference in the

@@ -211,7 +211,7 @@ CHANGED = dict(env="Pendulum-v1", seed="1", env_kwargs='{"max_episode_steps": 3}
 
 
 def test_every_flag_that_may_not_change_is_tried_below():
-    fixed = {name for name, field in FIELDS.items() if not field.metadata["live"]}
+    fixed = {name for name, field in FIELDS.items() if not field.metadata["resumable"]}
     assert fixed == set(CHANGED) | {"action_layer"}  # which needs a second layer
 
 

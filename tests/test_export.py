@@ -38,7 +38,7 @@ print(json.dumps([inputs, outputs, sorted(model.signatures), answers]))
 def exported(trained, tmp_path_factory):
     """(policy, version directory) of one export."""
     policy = load_policy(trained, "latest")
-    return policy, saved_model.publish(policy, tmp_path_factory.mktemp("exported") / "pendulum")
+    return policy, saved_model.write_version(policy, tmp_path_factory.mktemp("exported") / "pendulum")
 
 
 def test_model_loads_without_the_project_and_acts_as_the_live_actor(exported, tmp_path):
@@ -152,14 +152,14 @@ def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
     monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
-    assert saved_model.publish(policy, tmp_path, live=True).name == "8"
-    assert saved_model.publish(policy, tmp_path, version=20, live=True).name == "20"
+    assert saved_model.write_version(policy, tmp_path, live=True).name == "8"
+    assert saved_model.write_version(policy, tmp_path, version=20, live=True).name == "20"
     with pytest.raises(UserError, match="not above"):
-        saved_model.publish(policy, tmp_path, version=20)
+        saved_model.write_version(policy, tmp_path, version=20)
     assert versions.versions(tmp_path) == [7, 8, 20]
     versions.prune(tmp_path, policy.run, keep=1)
     assert versions.versions(tmp_path) == [7, 20]  # 7 is not this run's
-    assert saved_model.publish(policy, tmp_path).name == "21"  # by hand, which training does not count
+    assert saved_model.write_version(policy, tmp_path).name == "21"  # by hand, which training does not count
     versions.prune(tmp_path, policy.run, keep=1)
     assert versions.versions(tmp_path) == [7, 20, 21]
 
@@ -175,7 +175,7 @@ def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     stale = tmp_path / "model" / "partial-999999999"  # of a process that is gone
     stale.mkdir(parents=True)
     with pytest.raises(UserError):
-        saved_model.publish(policy, tmp_path / "model")
+        saved_model.write_version(policy, tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
 
 
@@ -193,7 +193,7 @@ def test_dict_observations_become_named_inputs(tmp_path, tiny):
     train(tiny(tmp_path / "run", env="tests.toy_envs:ToyNested-v0", env_kwargs={"max_episode_steps": 9}, total_steps=60,
                warmup_steps=60, eval_every=0, log_every=0))
     policy = load_policy(tmp_path / "run", "latest")
-    path = saved_model.publish(policy, tmp_path / "model")
+    path = saved_model.write_version(policy, tmp_path / "model")
     signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
     assert {name: tuple(spec.shape[1:]) for name, spec in signature.items()} == policy.spaces.leaves
     assert len(policy.spaces.leaves) > 1

@@ -175,7 +175,7 @@ def test_what_render_may_return(picture, says):
 def test_a_wrapper_of_car_racing_sees_every_picture():
     env = factory.make_policy_env(Config(env="tests.toy_envs:ToyCroppedCarRacing-v0", frame_size=84))
     observation, _ = env.reset(seed=0)
-    assert not isinstance(env.env, quirks.DrawnWhenSeen) and observation[-4:].std() > 5  # the bar is black
+    assert not isinstance(env.env, quirks.LazyCarRacing) and observation[-4:].std() > 5  # the bar is black
 
 
 def test_a_replay_smaller_than_an_observation_is_refused(tmp_path):
@@ -217,7 +217,7 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("ddpg_tf._tf"))
     env = factory.make_flat_env(Config(env=env_id, pixels=True))
     try:
-        assert isinstance(env.unwrapped, workers.Isolated)
+        assert isinstance(env.unwrapped, workers.InOwnProcess)
         observation, _ = env.reset(seed=0)
         assert observation.shape == (64, 64, 9) and observation.std() > 1
         after, *_ = env.step(env.action_space.high)

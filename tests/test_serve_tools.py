@@ -105,7 +105,7 @@ def export(path, base, which):
     """Version 1 of a model; test_export checks exporting."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(saved_model, "_verify", lambda *_: None)  # takes seconds
-        saved_model.publish(load_policy(path, which), base)
+        saved_model.write_version(load_policy(path, which), base)
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
 
 _RECORDED = 100_000  # actions of an unfinished episode: a longer one cannot be re-entered, and starts anew on resume
-Policy = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
+Act = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
 
 
 class Transitions(NamedTuple):
@@ -62,7 +62,7 @@ class Collector:
         """float32 [N, O] or uint8 [N, H, W, C], what the next step's actions answer to."""
         return self._observation
 
-    def step(self, t: int, policy: Policy) -> tuple[Transitions, list[tuple[float, int]]]:
+    def step(self, t: int, policy: Act) -> tuple[Transitions, list[tuple[float, int]]]:
         """Vector step `t`, counted from 0 over the whole run.
 
         Returns:
@@ -86,7 +86,7 @@ class Collector:
             self._next_episode(ended)
         return transitions, finished
 
-    def _choose(self, t: int, policy: Policy) -> np.ndarray:
+    def _choose(self, t: int, policy: Act) -> np.ndarray:
         if t * self._n_run < self._warmup_steps:
             return self._warmup(t)
         action = policy(self._observation)

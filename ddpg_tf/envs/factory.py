@@ -53,14 +53,14 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     if isolate and rendering.needs_own_process(env):
         env.close()
         make = functools.partial(make_policy_env, config, isolate=False)
-        return workers.Isolated(make, config.env, rendering.NO_GL.format("perhaps"))
+        return workers.InOwnProcess(make, config.env, rendering.NO_GL.format("perhaps"))
     if config.pixels:
         kwargs = rendering.arguments(env, config.frame_size) | kwargs
         env.close()
         env = make_env(config.env, kwargs, render_mode="rgb_array")
         rendering.simplify(env)
-    elif quirks.DrawnWhenSeen.fits(env):
-        env = quirks.DrawnWhenSeen(env)
+    elif quirks.LazyCarRacing.fits(env):
+        env = quirks.LazyCarRacing(env)
     return frames.Frames(env, config)
 
 

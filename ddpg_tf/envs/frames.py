@@ -9,7 +9,7 @@ from PIL import Image
 
 from ddpg_tf.config import Config
 from ddpg_tf.envs import rendering
-from ddpg_tf.envs.quirks import DrawnWhenSeen
+from ddpg_tf.envs.quirks import LazyCarRacing
 from ddpg_tf.errors import UserError
 
 
@@ -55,7 +55,7 @@ class Frames(gym.Wrapper):
         if self._config.pixels:
             picture = rendering.picture(self.env, self._config.env)
         else:
-            picture = self.env.picture() if isinstance(self.env, DrawnWhenSeen) else observation
+            picture = self.env.picture() if isinstance(self.env, LazyCarRacing) else observation
         size = self._config.frame_size
         image = Image.fromarray(picture.squeeze(2) if picture.shape[2:] == (1,) else picture)
         image = image.convert("L" if self._config.grayscale else "RGB")

@@ -17,7 +17,7 @@ class FreshWorld(gym.Wrapper):
         return self.env.reset(seed=seed, options=options)
 
 
-class DrawnWhenSeen(gym.Wrapper):
+class LazyCarRacing(gym.Wrapper):
     """CarRacing whose steps do not draw what they return: most of their time (benchmarks/results/pixels-cost.md).
 
     Observations are meaningless; `picture` gives the true one. Of the steps that an action is held for most are not

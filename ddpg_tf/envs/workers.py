@@ -101,7 +101,7 @@ class _Making:
             os._exit(1)
 
 
-class Isolated(gym.Env):
+class InOwnProcess(gym.Env):
     """The environment that `make` makes, in a process of its own without TensorFlow."""
 
     def __init__(self, make: Make, name: str, hint: str):

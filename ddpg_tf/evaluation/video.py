@@ -19,7 +19,7 @@ from ddpg_tf.envs import factory, registry, rendering
 from ddpg_tf.errors import UserError
 
 
-def picture(path: Path, observation: np.ndarray, stack: int):
+def save_stack(path: Path, observation: np.ndarray, stack: int):
     """What the networks see: the `stack` frames of an image uint8 [H, W, C] side by side, the oldest at the left."""
     from PIL import Image
 

@@ -77,7 +77,7 @@ def _main(argv):
         if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better
         policy = restore_policy(run_dir.read_config(run), state, step, score, name)
-        saved_model.publish(policy, export_dir, live=True)
+        saved_model.write_version(policy, export_dir, live=True)
         versions.prune(export_dir, name, keep)
     finally:
         os.close(turn)

@@ -15,7 +15,7 @@ from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import Policy
 
 
-def publish(policy: Policy, export_dir: Path, version: int | None = None, *, live: bool = False) -> Path:
+def write_version(policy: Policy, export_dir: Path, version: int | None = None, *, live: bool = False) -> Path:
     """Writes `policy` beside the versions in `export_dir`, verifies it there, and renames it to its version.
 
     Args:

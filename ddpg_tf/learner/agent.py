@@ -8,7 +8,7 @@ import numpy as np
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.learner.layers import Normalizer
-from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, kernels
+from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, kernel_mask
 from ddpg_tf.learner.vision import random_shift
 from ddpg_tf.replay.buffer import Batch
 
@@ -56,7 +56,7 @@ class DDPG:
         self._shared = shared or (lambda observation: observation)
         self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
-        self._is_kernel = kernels(self.critic)
+        self._is_kernel = kernel_mask(self.critic)
 
     # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
 

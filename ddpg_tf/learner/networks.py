@@ -145,6 +145,6 @@ class Initialisation:
         return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 
-def kernels(model: keras.Model) -> Sequence[bool]:
+def kernel_mask(model: keras.Model) -> Sequence[bool]:
     """For each trainable variable of `model`: is it a kernel (what critic_l2 acts on)?"""
     return [variable.path.endswith("/kernel") for variable in model.trainable_variables]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
-from ddpg_tf.collect.collector import Collector, Policy
+from ddpg_tf.collect.collector import Act, Collector
 from ddpg_tf.config import Config
 from ddpg_tf.learner.agent import DDPG
 from ddpg_tf.replay.buffer import ReplayBuffer
@@ -53,7 +53,7 @@ class Core:
                                          config.update_every // n, self._overlap)
         return self._inner_loop.run(self.collector.observation, self.step // n, until // n)
 
-    def _collect(self, policy: Policy):
+    def _collect(self, policy: Act):
         """One vector step. Returns the observations that follow, [N, ...]."""
         transitions, finished = self.collector.step(self.step // self._config.num_envs, policy)
         self.replay.add(*transitions)

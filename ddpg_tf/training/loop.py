@@ -192,7 +192,7 @@ class _Run:
         config, core = self._config, self._core
         self._logger.steps(config.num_envs, finished)
         if core.agent.image and core.step == config.frame_stack * config.num_envs:
-            video.picture(self._path / "observation.png", core.collector.observation[0], config.frame_stack)
+            video.save_stack(self._path / "observation.png", core.collector.observation[0], config.frame_stack)
 
     def _log_updates(self, blocks: list[dict[str, float]], before: int):
         for metrics in blocks:
