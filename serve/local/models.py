@@ -169,10 +169,8 @@ class Models:
         (--allow_version_labels_for_unavailable_models).
     """
 
-    def __init__(
-        self, log: Callable[[str], None], batching: Batching | None = None, timeout_ms: int = RUN_TIMEOUT_MS,
-        free_labels: bool = False,
-    ):
+    def __init__(self, log: Callable[[str], None], batching: Batching | None = None, timeout_ms: int = RUN_TIMEOUT_MS,
+                 free_labels: bool = False):
         self._models: dict[str, Model] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._log = log
@@ -198,15 +196,11 @@ class Models:
                 raise UserError(f"Request to assign label to version {number} of model {name}, which is not currently "
                                 f"available for inference (label {label}; a new label may be, with "
                                 "--allow_version_labels_for_unavailable_models)")
-        for config in configs:
-            if config.name in self._models:
-                self._models[config.name].config = config
-            else:
-                self._models[config.name] = Model(
-                    config, lambda directory: SavedModel(directory, self._timeout_ms), self._log)
         for model in self._models.values():
-            if model.name not in {config.name for config in configs}:
-                model.config = None
+            model.config = None
+        for config in configs:
+            new = Model(config, lambda directory: SavedModel(directory, self._timeout_ms), self._log)
+            self._models.setdefault(config.name, new).config = config
         self._labels = labels
 
     @property
@@ -292,8 +286,5 @@ def _version_directories(base_path: str) -> dict[int, str]:
     Raises:
       OSError: the base path cannot be listed.
     """
-    found = {}
-    for name in sorted(os.listdir(base_path)):
-        if _VERSION_NAME.fullmatch(name) and int(name) <= _MAX_VERSION:
-            found[int(name)] = os.path.join(base_path, name)
-    return found
+    return {int(name): os.path.join(base_path, name) for name in sorted(os.listdir(base_path))
+            if _VERSION_NAME.fullmatch(name) and int(name) <= _MAX_VERSION}
