@@ -80,9 +80,8 @@ class Coalescer:
         # An idle worker is about to take one off the queue.
         enqueued, limit = len(self._queue) - (self._limits.threads - self._calls), self._limits.max_enqueued_batches
         if enqueued >= limit:
-            raise ServingError(
-                "UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full; currently "
-                f"{enqueued} batches enqueued and max_enqueued_batches is {limit}")
+            raise ServingError("UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full; "
+                               f"currently {enqueued} batches enqueued and max_enqueued_batches is {limit}")
 
     def _check(self, feeds: Arrays, rows: int | None) -> None:
         if any(not array.ndim for array in feeds):

@@ -1,19 +1,11 @@
 """Errors that become answers: a canonical code, and the HTTP status TF Serving gives it."""
 
 _HTTP_STATUS = {
-    **dict.fromkeys(["INVALID_ARGUMENT", "FAILED_PRECONDITION", "OUT_OF_RANGE"], 400),
-    **dict.fromkeys(["ALREADY_EXISTS", "ABORTED"], 409),
-    "UNAUTHENTICATED": 401,
-    "PERMISSION_DENIED": 403,
-    "NOT_FOUND": 404,
-    "RESOURCE_EXHAUSTED": 429,
-    "CANCELLED": 499,
-    "UNIMPLEMENTED": 501,
-    "UNAVAILABLE": 503,
-    "DEADLINE_EXCEEDED": 504,
+    "INVALID_ARGUMENT": 400, "FAILED_PRECONDITION": 400, "OUT_OF_RANGE": 400, "UNAUTHENTICATED": 401,
+    "PERMISSION_DENIED": 403, "NOT_FOUND": 404, "ALREADY_EXISTS": 409, "ABORTED": 409, "RESOURCE_EXHAUSTED": 429,
+    "CANCELLED": 499, "UNIMPLEMENTED": 501, "UNAVAILABLE": 503, "DEADLINE_EXCEEDED": 504,
     # Not canonical codes: what this server refuses and TF Serving does not.
-    "REQUEST_TIMEOUT": 408,
-    "CONTENT_TOO_LARGE": 413,
+    "REQUEST_TIMEOUT": 408, "CONTENT_TOO_LARGE": 413,
 }
 
 
