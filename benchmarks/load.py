@@ -22,7 +22,7 @@ WARM_UP_SECONDS = 1.0
 _CHECK_EVERY = 97  # answers of all clients; prime, so that no client is left out
 _TOLERANCE = 1e-5
 _PATIENCE_SECONDS = 10  # for the answers that are missing at the end
-_STARTS = b'{\n    "predictions": [['
+_STARTS = b'{"predictions":[['
 _LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 
 

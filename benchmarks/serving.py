@@ -42,7 +42,7 @@ batch_timeout_micros {{ value: 0 }}
 """
 _TINY_RUN = ["--env=Pendulum-v1", "--preset=none", "--total_steps=400", "--warmup_steps=200", "--eval_every=200",
              "--eval_episodes=1", "--update_every=20", "--batch_size=16", "--replay_capacity=400"]
-_PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop")
+_PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop", "orjson")
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(.*)", re.MULTILINE)  # its last line
 _CHANGE_SECONDS = 30
 _POLL_SECONDS = 0.02

@@ -294,7 +294,7 @@ def test_head_that_never_ends(url, monkeypatch):
 def test_gzip_cut_short(url):
     body = gzip.compress(GOOD.encode())[:-4]
     answer = ask(url, PREDICT, body, headers={"Content-Encoding": "gzip"})
-    assert (answer.status, answer.error) == (400, "JSON Parse error: The document is empty")
+    assert answer.status == 400 and answer.error.startswith("JSON Parse error: ")
 
 
 def test_large_body_that_is_not_json_does_not_stop_the_others(url):

@@ -4,6 +4,7 @@ Source: TF Serving REST API, "Model status API" and "Model Metadata API".
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from google.protobuf import json_format
 from google.protobuf.message import Message
@@ -11,9 +12,10 @@ from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
 from serve.local.models import State, Version
+from serve.local.session import Signature
 
 
-def status_document(versions: Iterable[Version]) -> str:
+def status_document(versions: Iterable[Version]) -> dict[str, Any]:
     """One entry per version ever known, highest first."""
     response = get_model_status_pb2.GetModelStatusResponse()
     for version in sorted(versions, key=lambda version: version.number, reverse=True):
@@ -22,22 +24,19 @@ def status_document(versions: Iterable[Version]) -> str:
         if version.error and version.state == State.END:  # not while it will be tried again
             entry.status.error_code = error_codes_pb2.Code.Value(version.error.code)
             entry.status.error_message = version.error.message
-    return _json(response) + "\n"
+    return _members(response)
 
 
-def metadata_document(model_name: str, version: int, signatures: Mapping[str, Message]) -> str:
-    """The signatures (`SignatureDef`) of one version."""
+def metadata_document(model_name: str, version: int, signatures: Mapping[str, Signature]) -> dict[str, Any]:
+    """The signatures of one version."""
     spec = model_pb2.ModelSpec(name=model_name)
     spec.version.value = version
     definitions = get_model_metadata_pb2.SignatureDefMap()
-    for name, definition in signatures.items():
-        definitions.signature_def[name].CopyFrom(definition)
-    # TF Serving puts the document together from these pieces, hence the line breaks.
-    spec_json, definitions_json = _json(spec), _json(definitions)
-    return f'{{\n"model_spec":{spec_json}\n,\n"metadata": {{"signature_def": {definitions_json}\n}}\n}}\n'
+    for name, signature in signatures.items():
+        definitions.signature_def[name].CopyFrom(signature.definition)
+    return {"model_spec": _members(spec), "metadata": {"signature_def": _members(definitions)}}
 
 
-def _json(message: Message) -> str:
-    return json_format.MessageToJson(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True, indent=1
-    )
+def _members(message: Message) -> dict[str, Any]:
+    return json_format.MessageToDict(
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)

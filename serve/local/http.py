@@ -21,10 +21,10 @@ from serve.local.decode import decode_request
 from serve.local.documents import metadata_document, status_document
 from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
+from serve.local.json_text import describe, parse, write
 from serve.local.metrics import Metrics
 from serve.local.models import Models
 from serve.local.protocol import html_page
-from serve.local.rapidjson import describe, parse, quote
 
 _WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ROUTES = {
@@ -38,11 +38,8 @@ _BODY_SECONDS = 30  # for a body to arrive
 _MAX_ACTIVE = 1000  # requests read or answered at a time
 _MAX_ARRIVING = 256 * 2**20  # bytes of incomplete bodies
 _LARGE = 64 * 2**10  # bytes of a body that is worked on beside the event loop
-_CORS = {
-    "Access-Control-Allow-Origin": "*",
-    "Access-Control-Allow-Methods": "POST, GET",
-    "Access-Control-Allow-Headers": "Content-Type",
-}
+_CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "POST, GET",
+         "Access-Control-Allow-Headers": "Content-Type"}
 
 
 _Aside = Callable[..., Awaitable[Any]]
@@ -116,7 +113,7 @@ class Api:
             return _html(404, "Not Found")
         which, action = _route(method, target)
         if which is None:
-            return _json("", 400)
+            return _json(b"", 400)
         body = await self._body(headers, receive) if method == "POST" else b""
         started, status = time.perf_counter(), "UNKNOWN"
         try:
@@ -170,12 +167,11 @@ class Api:
         return _inflated(body) if headers.get(b"content-encoding", b"").lower() == b"gzip" else bytes(body)
 
     def _status(self, which: _Which) -> Response:  # ignores labels
-        return _json(status_document(self._models.history(which.name, which.number)))
+        return _json(write(status_document(self._models.history(which.name, which.number))))
 
     def _metadata(self, which: _Which) -> Response:
         version = self._models.find(*which)
-        definitions = {name: signature.definition for name, signature in version.model.signatures.items()}
-        return _json(metadata_document(which.name, version.number, definitions))
+        return _json(write(metadata_document(which.name, version.number, version.model.signatures)))
 
     async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str, aside: _Aside) -> Response:
         version = self._models.find(*which)
@@ -187,17 +183,12 @@ class Api:
 
     def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:
         """classify and regress are for models that take `tf.Example`s; no policy does."""
-        if "examples" not in document:
-            what = "When method is classify, key 'examples' is expected and was not found"
-        elif not isinstance(document["examples"], list):
-            what = "Expecting 'examples' value to be an list/array"
-        elif not document["examples"]:
-            what = "'examples' value is an empty array"
-        else:
-            definition = self._models.find(*which).model.signature(signature_name).definition
-            kind = {"classify": "classification", "regress": "regression"}[action]
-            raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(definition)}")
-        raise invalid(f"JSON Value: {describe(document)} {what}")
+        if not document.get("examples"):
+            raise invalid(f"JSON Value: {describe(document)} When method is classify, key 'examples' is expected and "
+                          "was not found")
+        definition = self._models.find(*which).model.signature(signature_name).definition
+        kind = "classification" if action == "classify" else "regression"
+        raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(definition)}")
 
 
 def _target(scope: Scope) -> str:
@@ -256,18 +247,17 @@ def _document(body: bytes) -> tuple[dict[str, Any], str]:
         raise invalid(f"JSON Value: {describe(document)} Is not object")
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid(
-            f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
+        raise invalid(f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a "
+                      "string value.")
     return document, name
 
 
 def _error(error: ServingError) -> Response:
-    return _json(f'{{\n    "error": {quote(error.message)}\n}}', error.http_status)
+    return _json(write({"error": error.message}), error.http_status)
 
 
-def _json(text: str, status: int = 200) -> Response:
-    return Response(text.encode("utf-8", "surrogateescape"), status, media_type="application/json")
+def _json(text: bytes, status: int = 200) -> Response:
+    return Response(text, status, media_type="application/json")
 
 
 def _html(status: int, title: str) -> Response:
