@@ -8,6 +8,7 @@ NAME/README.md (table, commands, versions), curve.png and the csv files that ben
 have that of earlier results beside it.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -18,7 +19,7 @@ from benchmarks import outcomes
 from benchmarks.outcomes import Outcome, Results
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import write_atomically, write_text
 
 RESAMPLES = 5000
 MARK = "<!-- written by benchmarks.curves -->"
@@ -37,16 +38,18 @@ def main(argv):
     other = outcomes.read(Path(values.beside)) if values.beside else None
     out = Path(values.out or outcomes.RESULTS / env.replace("/", "-").replace(":", "-"))
     require_own(out)
+    for path in paths:
+        outcomes.require_ended(path)
+    _require_same_versions(paths)
     outcomes.clear(out)
     for path in paths:
         outcomes.collect(path, out, values.episodes)
     results = outcomes.read(out)
-    _require_same_versions(results)
     draw(results, other)
     options = [f"--out={out}"] + [f"--episodes={values.episodes}"] * (values.episodes != 100)
     options += [f"--beside={values.beside}"] * bool(values.beside)
     text = report(results, [*trainings(results), f"python -m benchmarks.curves runs/{out.name}-* {' '.join(options)}"])
-    write_atomically(out / "README.md", lambda file: file.write(text.encode()))
+    write_text(out / "README.md", text)
     print(text)
 
 
@@ -89,7 +92,8 @@ def report(results: Results, commands: Sequence[str]) -> str:
         columns[f"last weights, {done[0].episodes} episodes"] = lambda outcome: outcome.rescored
     if any(outcome.q_bias for outcome in done):
         columns["q_bias, last 5"] = lambda outcome: outcome.last_q_bias
-    versions = results.outcomes[0].versions
+    versions = {name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes
+                                           if name in outcome.versions})) for name in results.outcomes[0].versions}
     lines = [MARK, f"# {results.path.name}", "", f"{config.env}, {config.total_steps:,} steps, "
              f"{seeds(results.outcomes)}; measured with "
              f"{', '.join(f'{name} {version}' for name, version in versions.items())}.", "",
@@ -108,10 +112,10 @@ def report(results: Results, commands: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def trainings(results: Results) -> list[str]:
-    """The commands that train as these runs did."""
-    return [f"python train.py --flagfile={results.path}/flags.txt --seed={outcome.seed} "
-            f"--run_dir=runs/{results.path.name}-{outcome.seed}" for outcome in results.outcomes]
+def trainings(results: Results, runs: str = "runs") -> list[str]:
+    """The commands that train as these runs did, into directories in `runs`."""
+    return [f"python train.py --flagfile='{results.path}/flags.txt' --seed={outcome.seed} "
+            f"--run_dir='{runs}/{results.path.name}-{outcome.seed}'" for outcome in results.outcomes]
 
 
 def seeds(outcomes_: Sequence[Outcome]) -> str:
@@ -139,7 +143,7 @@ def draw(results: Results, other: Results | None = None):
     """curve.png in the folder of `results`; without a finished run there is none."""
     from matplotlib.figure import Figure
 
-    done = finished(results)
+    done, other = finished(results), other if other and finished(other) else None
     if not done:
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
@@ -147,7 +151,7 @@ def draw(results: Results, other: Results | None = None):
     label = f"interquartile mean of {seeds(done)}" if len(done) > 1 else f"seed {done[0].seed}"
     draw_on(axes, done, f"{results.path.name}, {label}" if other else label)
     if other:
-        draw_on(axes, finished(other), f"{other.path.name}, {seeds(other.outcomes)}", linestyle="--")
+        draw_on(axes, finished(other), f"{other.path.name}, {seeds(finished(other))}", linestyle="--")
     axes.set(title=results.config.env, xlabel="steps", ylabel="evaluation return, without noise")
     axes.legend()
     write_atomically(results.path / "curve.png", lambda file: figure.savefig(file, format="png", dpi=120))
@@ -174,11 +178,11 @@ def _require_same_flags(paths: Sequence[Path]):
     return configs[0]
 
 
-def _require_same_versions(results: Results):
+def _require_same_versions(paths: Sequence[Path]):
+    versions = [json.loads((path / "versions.json").read_text()) for path in paths]
     for name in ("gymnasium", "mujoco"):
-        if len(versions := {outcome.versions.get(name) for outcome in results.outcomes}) > 1:
-            raise UsageError(f"the runs were made with different versions of {name}: "
-                             f"{', '.join(sorted(map(str, versions)))}")
+        if len(found := {str(version.get(name)) for version in versions}) > 1:
+            raise UsageError(f"the runs were made with different versions of {name}: {', '.join(sorted(found))}")
 
 
 if __name__ == "__main__":

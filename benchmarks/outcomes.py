@@ -11,6 +11,7 @@ import csv
 import dataclasses
 import io
 import json
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,10 @@ import numpy as np
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import read_rows, write_text
 from ddpg_tf.flags import read_flags
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
-from ddpg_tf.storage.policy import load_policy
 
 RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
@@ -92,38 +92,37 @@ def is_finished(path: Path, total_steps: int) -> bool:
 
 def has(path: Path, config: Config) -> bool:
     """Whether the results in `path` have a run of `config`."""
-    return _is_of(path, config) and any(int(row["seed"]) == config.seed for row in _rows(path / "runs.csv"))
+    return _is_of(path, config) and any(int(row["seed"]) == config.seed for row in read_rows(path / "runs.csv"))
 
 
 def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
-    """Adds the run in directory `run` to the results in `path`; what is there with other flags goes.
+    """Adds the run in directory `run` to the results in `path`; results of other flags make way.
 
     Args:
-      episodes: on which the last weights are scored again, unless they have been.
+      episodes: on which the last weights are scored again, unless they have been on as many.
       scatter: whether the critic's estimates are noted too.
     Raises:
       UsageError: the run is not finished.
     """
-    config = run_dir.read_config(run)
-    diverged = (run / DIVERGED).exists()
-    if not diverged and not is_finished(run, config.total_steps):
-        scores = read_scores(run / "evaluations.csv")
-        raise UsageError(f"{run} is not finished: its last evaluation is at step {max(scores, default=0)} of "
-                         f"{config.total_steps}")
+    require_ended(run)
+    config, diverged = run_dir.read_config(run), (run / DIVERGED).exists()
     if not _is_of(path, config):
         clear(path)
     path.mkdir(parents=True, exist_ok=True)
-    _write(path / "flags.txt", shared_flags(config))
-    rows = {int(row["seed"]): row for row in _rows(path / "runs.csv")}
+    write_text(path / "flags.txt", shared_flags(config))
+    rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")}
     versions = json.loads((run / "versions.json").read_text())
-    if (row := rows.get(config.seed)) and (row["run"], row["episodes"]) == (versions["run"], str(episodes)):
+    row = rows.get(config.seed)
+    if row and row["run"] == versions["run"] and int(row["episodes"]) >= episodes and (
+            not scatter or diverged or any(int(point["seed"]) == config.seed
+                                           for point in read_rows(path / "scatter.csv"))):
         return
     shutil.copyfile(run / "evaluations.csv", path / f"seed-{config.seed}.csv")
     if (run / "values.csv").exists():
         shutil.copyfile(run / "values.csv", path / f"values-{config.seed}.csv")
-    metrics = _rows(run / "metrics.csv")
+    metrics = read_rows(run / "metrics.csv")
     speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
-    ended = f"diverged at step {metrics[-1]['step'] if metrics else 0}" if diverged else "finished"
+    ended = _divergence(run) if diverged else "finished"
     rows[config.seed] = {
         "seed": config.seed, "run": versions["run"], "ended": ended, "episodes": episodes,
         "seconds": metrics[-1]["seconds"] if metrics else "",
@@ -132,10 +131,23 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
         **{name: versions.get(name, "") for name in VERSIONS}}
     if scatter and not diverged:
         _write_rows(path / "scatter.csv", ("seed", "q", "discounted_return"), [
-            *([row[name] for name in ("seed", "q", "discounted_return")] for row in _rows(path / "scatter.csv")
+            *([row[name] for name in ("seed", "q", "discounted_return")] for row in read_rows(path / "scatter.csv")
               if int(row["seed"]) != config.seed),
             *([config.seed, q, g] for q, g in _estimates(run))])
     _write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
+
+
+def require_ended(run: Path):
+    """Raises UsageError unless the run in directory `run` is finished, or diverged."""
+    steps = run_dir.read_config(run).total_steps
+    if not (run / DIVERGED).exists() and not is_finished(run, steps):
+        scores = read_scores(run / "evaluations.csv")
+        raise UsageError(f"{run} is not finished: its last evaluation is at step {max(scores, default=0)} of {steps}")
+
+
+def _divergence(run: Path) -> str:
+    found = re.search(r"between steps (\d+)", (run / DIVERGED).read_text())
+    return f"diverged at step {found[1]}" if found else "diverged"
 
 
 def clear(path: Path):
@@ -151,7 +163,7 @@ def read(path: Path) -> Results:
     Raises:
       UsageError: there are none.
     """
-    rows = _rows(path / "runs.csv")
+    rows = read_rows(path / "runs.csv")
     if not rows:
         raise UsageError(f"{path} holds no results: no runs.csv")
     return Results(path, _config(path), tuple(_outcome(path, row) for row in rows))
@@ -186,7 +198,7 @@ def _config(path: Path) -> Config:
 
 def _outcome(path: Path, row: dict[str, str]) -> Outcome:
     seed = int(row["seed"])
-    values = _rows(path / f"values-{seed}.csv")
+    values = read_rows(path / f"values-{seed}.csv")
     return Outcome(
         seed, row["ended"], read_scores(path / f"seed-{seed}.csv"),
         {int(value["step"]): float(value["q_bias"]) for value in values},
@@ -197,6 +209,7 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
 
 def _score_again(run: Path, episodes: int) -> float:
     from ddpg_tf.evaluation.evaluator import Evaluator
+    from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run, "latest")
     evaluator = Evaluator(policy.config, episodes)
@@ -212,6 +225,7 @@ def _estimates(run: Path) -> list[tuple[float, float]]:
     hundredth are left out, or the second half of the episode if that is less.
     """
     from ddpg_tf.evaluation.evaluator import Evaluator
+    from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run, "latest")
     gamma, found = policy.config.gamma, []
@@ -235,19 +249,7 @@ def _estimates(run: Path) -> list[tuple[float, float]]:
     return [found[i] for i in sorted(chosen)]
 
 
-def _rows(path: Path) -> list[dict[str, str]]:
-    try:
-        with open(path, newline="") as file:
-            return list(csv.DictReader(file))
-    except FileNotFoundError:
-        return []
-
-
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence]):
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    _write(path, text.getvalue())
-
-
-def _write(path: Path, text: str):
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, text.getvalue())

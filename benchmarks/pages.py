@@ -3,6 +3,7 @@
 import csv
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 
@@ -26,15 +27,15 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
     for env in dict.fromkeys(found.config.env for found in results.values()):
         group = {name: found for name, found in results.items() if found.config.env == env}
         seconds = min((_training_seconds(found) for found in group.values() if finished(found)), default=0.0)
-        lines += [f"## {env}", "", "| entry | steps | seeds | area | last five | equal time | q_bias | steps/s | |",
-                  "|---|---|---|---|---|---|---|---|---|"]
+        lines += [f"## {env}", "", "| entry | steps | seeds | area | last five | equal time | q_bias | steps/s |",
+                  "|---|---|---|---|---|---|---|---|"]
         for name, found in group.items():
             done, speed = finished(found), _speed(found)
             lines.append(_row([
-                f"[{name}]({suite.name}/{_quoted(name)})", f"{found.config.total_steps:,}", str(len(found.outcomes)),
+                f"[{name}]({suite.name}/{quote(name)})", f"{found.config.total_steps:,}", _seeds(found),
                 summary(done, lambda o: o.area), summary(done, lambda o: o.last(5)),
                 summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
-                summary(done, lambda o: o.last_q_bias), f"{speed:.0f}", _ends(found)]))
+                summary(done, lambda o: o.last_q_bias), f"{speed:.0f}" if speed else "-"]))
         lines.append("")
     notes = [f"- **{entry.name}**: {entry.note}" for entry in suite.entries if entry.note and entry.name in results]
     return "\n".join([*lines, *notes, ""])
@@ -46,13 +47,13 @@ def all_entries(published: Published) -> str:
              "the last weights, over 100 episodes, come to at least the published figure.", "",
              "![curves of all entries](curves.png)", "",
              "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
-             "100 episodes | published | reached | |", "|---" * 11 + "|"]
+             "100 episodes | published | reached |", "|---" * 10 + "|"]
     for suite, results in published:
         for name, found in results.items():
             done, entry = finished(found), _entry(suite, name)
-            lines.append(_row([f"[{name}]({suite.name}/{_quoted(name)})", found.config.env,
-                               f"{found.config.total_steps:,}", str(len(found.outcomes)), *_scores(done),
-                               *_against(entry, done), _ends(found)]))
+            lines.append(_row([f"{suite.name}: [{name}]({suite.name}/{quote(name)})", found.config.env,
+                               f"{found.config.total_steps:,}", _seeds(found), *_scores(done),
+                               *_against(entry, found)]))
     suites = ", ".join(f"[{suite.name}]({suite.name}.md)" for suite, results in published if results)
     lines += ["", f"Side by side, with the critics' errors and speeds: {suites}.", ""]
     if _scatters(published):
@@ -70,9 +71,9 @@ def readme_table(published: Published) -> list[str]:
             entry, done = _entry(suite, name), finished(found)
             if entry.readme:
                 last, _, best, again = _scores(done)
-                lines.append(_row([f"[{entry.readme}](benchmarks/results/{suite.name}/{_quoted(name)})",
-                                   f"{found.config.total_steps:,}", str(len(found.outcomes)), last, best, again,
-                                   _against(entry, done)[0]]))
+                lines.append(_row([f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})",
+                                   f"{found.config.total_steps:,}", _seeds(found), last, best, again,
+                                   _against(entry, found)[0]]))
     return lines
 
 
@@ -86,7 +87,7 @@ def draw_all(published: Published, path: Path):
         draw_on(axes, finished(found))
         if entry.published:
             axes.axhline(entry.published.score, color="black", linestyle=":", linewidth=1)
-        axes.set_title(f"{entry.readme}, {seeds(found.outcomes)}", fontsize=7)
+        axes.set_title(f"{entry.readme}, {seeds(finished(found))}", fontsize=7)
 
     _draw_grid(path, shown, draw, "steps", "evaluation return")
 
@@ -140,20 +141,21 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
             summary(done, lambda o: max(o.scores.values())), again + few * (again != "-")]
 
 
-def _against(entry: Entry, done: Sequence[Outcome]) -> list[str]:
+def _against(entry: Entry, found: Results) -> list[str]:
     """Cells: the published figure with its source, whether it was reached."""
     if not entry.published:
         return ["", ""]
     figure = entry.published
-    came_to = [outcome.rescored for outcome in done if outcome.rescored is not None]
-    reached = "-" if not came_to else "yes" if interval(np.array(came_to)[:, None])[0][0] >= figure.score else "no"
-    return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", reached]
+    came_to = [outcome.rescored for outcome in found.outcomes]
+    known = came_to and None not in came_to  # a run that diverged has reached nothing
+    reached = known and interval(np.array(came_to)[:, None])[0][0] >= figure.score
+    return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", "yes" if reached else "no"]
 
 
-def _ends(found: Results) -> str:
-    """A cell that names the runs that did not finish."""
-    return ", ".join(f"seed {outcome.seed} {outcome.ended}" for outcome in found.outcomes
-                     if outcome.ended != "finished")
+def _seeds(found: Results) -> str:
+    """A cell: how many runs, and which of them did not finish."""
+    others = [f"seed {outcome.seed} {outcome.ended}" for outcome in found.outcomes if outcome.ended != "finished"]
+    return ", ".join([str(len(finished(found))), *others])
 
 
 def _speed(found: Results) -> float:
@@ -178,7 +180,3 @@ def _entry(suite: Suite, name: str) -> Entry:
 
 def _row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"
-
-
-def _quoted(name: str) -> str:
-    return name.replace(" ", "%20")

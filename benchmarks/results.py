@@ -16,10 +16,11 @@ from absl import flags
 from benchmarks import curves, outcomes, pages
 from benchmarks.outcomes import Results
 from benchmarks.processes import ROOT
-from benchmarks.suite_file import Suite, read
+from benchmarks.suite_file import Entry, Suite, read
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import write_text
+from ddpg_tf.storage import run_dir
 
 SUITES = Path("benchmarks/suites")
 _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of results -->"
@@ -31,36 +32,47 @@ def main(argv):
                          lower_bound=0, flag_values=values)
     flags.DEFINE_string("runs_dir", "runs", "where the run directories are", flag_values=values)
     named = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
+    if not SUITES.is_dir():
+        raise UsageError(f"there is no {SUITES} here: run this in the project's directory")
     every = [read(path) for path in sorted(SUITES.glob("*.toml"))]
     for suite in [read(path) for path in named] or every:
         for entry in suite.entries:
             _collect(suite, entry, Path(values.runs_dir), values.episodes)
+    for suite in every:
+        for entry in suite.entries:
+            _write_folder(suite, entry)
     published = [(suite, _read(suite)) for suite in every]
     outcomes.RESULTS.mkdir(parents=True, exist_ok=True)
     for suite, results in published:
         if results:
-            _write(outcomes.RESULTS / f"{suite.name}.md", pages.suite_page(suite, results))
-    _write(outcomes.RESULTS / "README.md", pages.all_entries(published))
+            write_text(outcomes.RESULTS / f"{suite.name}.md", pages.suite_page(suite, results))
+    write_text(outcomes.RESULTS / "README.md", pages.all_entries(published))
     pages.draw_all(published, outcomes.RESULTS / "curves.png")
     pages.draw_estimates(published, outcomes.RESULTS / "values.png")
     _replace(ROOT / "README.md", pages.readme_table(published))
     print(pages.all_entries(published))
 
 
-def _collect(suite: Suite, entry, runs_dir: Path, episodes: int):
-    """Takes over the runs of `entry` that ended, and writes its folder."""
+def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
+    """Takes over the runs of `entry` that ended."""
     path = outcomes.folder(suite.name, entry.name)
     curves.require_own(path)
     for seed in entry.seeds:
         run, config = runs_dir / suite.name / f"{entry.name}-{seed}", entry.seed_config(seed)
         if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
+            if name := outcomes.difference(found := run_dir.read_config(run), config):
+                raise UsageError(f"{run} was run with --{name}={getattr(found, name)}, and the suite says "
+                                 f"{getattr(config, name)}: delete it, or give the entry another name")
             outcomes.collect(run, path, episodes, entry.scatter)
-    if not (path / "runs.csv").exists():
-        return
-    results, beside = outcomes.read(path), outcomes.folder(suite.name, entry.beside or entry.name)
-    curves.draw(results, outcomes.read(beside) if entry.beside and (beside / "runs.csv").exists() else None)
-    command = f"python -m benchmarks.suite {SUITES / suite.name}.toml --only='{entry.name}-*'"
-    _write(path / "README.md", curves.report(results, [command, "python -m benchmarks.results"]))
+
+
+def _write_folder(suite: Suite, entry: Entry):
+    path, beside = (outcomes.folder(suite.name, name) for name in (entry.name, entry.beside or entry.name))
+    if (path / "runs.csv").exists():
+        results = outcomes.read(path)
+        curves.draw(results, outcomes.read(beside) if entry.beside and (beside / "runs.csv").exists() else None)
+        commands = [*curves.trainings(results, f"runs/{suite.name}"), "python -m benchmarks.results"]
+        write_text(path / "README.md", curves.report(results, commands))
 
 
 def _read(suite: Suite) -> dict[str, Results]:
@@ -74,11 +86,7 @@ def _replace(readme: Path, table: Sequence[str]):
     if _BEGIN not in text or _END not in text:
         raise UsageError(f"{readme} has no place for the results, between {_BEGIN} and {_END}")
     between = "\n".join([_BEGIN, *table, _END])
-    _write(readme, re.sub(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: between, text, flags=re.DOTALL))
-
-
-def _write(path: Path, text: str):
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(readme, re.sub(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: between, text, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from benchmarks.suite_file import Suite, read
 from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
+from ddpg_tf.storage import run_dir
 
 _LOOK_SECONDS = 2.0
 _TELL_SECONDS = 600.0  # between tables where they cannot be drawn in place
@@ -54,7 +55,13 @@ def main(argv) -> int:
         print(suite_runs.dry_run(runs, jobs))
         return 0
     suite_runs.require_disk(runs)
-    return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)]).run()
+    directory = Path(values.runs_dir) / suite.name
+    directory.mkdir(parents=True, exist_ok=True)
+    turn = run_dir.lock(directory, "another process runs this suite in {}")
+    try:
+        return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)]).run()
+    finally:
+        os.close(turn)
 
 
 def available_cores() -> list[int]:
@@ -67,6 +74,7 @@ class _Job:
     run: SuiteRun
     process: subprocess.Popen
     cores: list[int]
+    told: bool = False  # to stop
 
 
 class _Runner:
@@ -101,8 +109,6 @@ class _Runner:
 
     def _interrupt(self, number, _):
         self._interrupted = number
-        for job in self._jobs:
-            job.process.send_signal(signal.SIGTERM)
 
     def _start(self) -> bool:
         """Starts what there is room for. Returns whether anything is still to be started."""
@@ -112,7 +118,7 @@ class _Runner:
         for run in waiting:
             taken = {tuple(job.cores) for job in self._jobs}
             free = [share for share in self._shares if tuple(share) not in taken]
-            if free and run.state == OPEN:
+            if free and run.state == OPEN and not self._interrupted:
                 self._tried.add(run.path)
                 self._jobs.append(_launch(run, free[0]))
         return bool(waiting)
@@ -121,17 +127,20 @@ class _Runner:
         """Until a run ends, but not longer than that."""
         deadline = time.monotonic() + seconds
         while time.monotonic() < deadline:
+            for job in self._jobs:
+                if self._interrupted and not job.told:  # once: at a second signal a training ends without a checkpoint
+                    job.process.send_signal(signal.SIGTERM)
+                    job.told = True
             ended = [job for job in self._jobs if job.process.poll() is not None]
             for job in ended:
                 self._jobs.remove(job)
-                job.run.ended(job.process.returncode)
+                job.run.ended(job.process.returncode, job.told)
             if ended:
                 return
             time.sleep(0.05)
 
 
 def _launch(run: SuiteRun, cores: list[int]) -> _Job:
-    run.path.parent.mkdir(parents=True, exist_ok=True)
     with open(run.log, "wb") as log:
         process = subprocess.Popen(run.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
                                    start_new_session=True, preexec_fn=lambda: settle(cores))

@@ -11,12 +11,13 @@
 """
 
 import dataclasses
+import json
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpg_tf.config import Config
+from ddpg_tf.config import Config, as_flag
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
 
@@ -110,19 +111,20 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
     _check_keys(own, _ENTRY_KEYS)
     merged: dict[str, Any] = {"flags": {}}
     for part_name in own.get("sets", []):
-        if part_name not in found.get("sets", {}):
+        if not isinstance(part_name, str) or part_name not in found.get("sets", {}):
             raise UsageError(f"there is no set {part_name!r}")
         part = found["sets"][part_name]
         _check_keys(part, {key: kind for key, kind in _ENTRY_KEYS.items() if key != "sets"})
         merged |= part | {"flags": merged["flags"] | part.get("flags", {})}
     merged |= own | {"flags": merged["flags"] | own.get("flags", {})}
     seeds = merged.get("seeds", [0])
-    if not seeds or len(set(seeds)) < len(seeds) or not all(isinstance(seed, int) for seed in seeds):
+    if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UsageError(f"seeds must be different whole numbers, not {seeds}")
     if own_flags := {"seed", "run_dir", "resume", "export_dir"} & merged["flags"].keys():
         raise UsageError(f"{', '.join(sorted(own_flags))} cannot be among a suite's flags")
-    arguments = tuple(f"--{flag}={_as_flag(value)}" for flag, value in merged["flags"].items())
-    return Entry(name, arguments, tuple(seeds), _parse(arguments, seeds[0]), _published(merged.get("published")),
+    arguments = tuple(f"--{flag}={_spelled(value)}" for flag, value in merged["flags"].items())
+    configs = [_parse(arguments, seed) for seed in seeds]
+    return Entry(name, arguments, tuple(seeds), configs[0], _published(merged.get("published")),
                  **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged})
 
 
@@ -143,7 +145,9 @@ def _published(found: dict[str, Any] | None) -> Published | None:
     return Published(**found)
 
 
-def _check_keys(found: Mapping[str, Any], known: Mapping[str, type]):
+def _check_keys(found: Any, known: Mapping[str, type]):
+    if not isinstance(found, dict):
+        raise UsageError(f"{found!r} is not a table")
     for key, value in found.items():
         if key not in known:
             raise UsageError(f"{key!r} is not one of {', '.join(known)}")
@@ -151,7 +155,8 @@ def _check_keys(found: Mapping[str, Any], known: Mapping[str, type]):
             raise UsageError(f"{key} must be a {known[key].__name__}, not {value!r}")
 
 
-def _as_flag(value: Any) -> str:
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+def _spelled(value: Any) -> str:
+    """A value of TOML as a flag's."""
+    if isinstance(value, dict):
+        return json.dumps(value)
+    return as_flag(tuple(value) if isinstance(value, list) else value)

@@ -1,10 +1,10 @@
 """The runs of a suite: what state each is in, how it is started or continued, how long it will take."""
 
-import csv
-import fcntl
+import dataclasses
 import fnmatch
+import math
 import os
-import shutil
+import signal
 import statistics
 import sys
 from collections.abc import Sequence
@@ -13,10 +13,8 @@ from pathlib import Path
 from benchmarks import outcomes
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite
-from ddpg_tf import files
-from ddpg_tf.config import FIELDS
-from ddpg_tf.envs import factory
-from ddpg_tf.errors import UsageError
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.files import read_rows, write_text
 from ddpg_tf.storage import run_dir
 
 OPEN, RUNNING, BUSY, FINISHED, PUBLISHED, FAILED, DIVERGED = (
@@ -60,46 +58,48 @@ class SuiteRun:
         return BUSY if _is_locked(self.path) else OPEN
 
     def check(self):
-        """Raises UsageError when the directory holds a run of other flags."""
+        """Raises UsageError when the directory holds something else, or a run of other flags."""
         if not (self.path / "flags.txt").exists():
+            if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
+                raise UsageError(f"{self.path} holds something that is no run: move it away")
             return
-        saved = run_dir.read_config(self.path)
-        for name, field in FIELDS.items():
-            if not field.metadata["resumable"] and getattr(saved, name) != getattr(self.config, name):
-                raise UsageError(f"{self.path} was run with --{name}={getattr(saved, name)}, and the suite says "
-                                 f"{getattr(self.config, name)}: delete it, or give the entry another name")
-        if saved.total_steps > self.config.total_steps:
-            raise UsageError(f"{self.path} was run for {saved.total_steps} steps, and the suite says "
-                             f"{self.config.total_steps}: delete it, or give the entry another name")
+        saved, steps = run_dir.read_config(self.path), self.config.total_steps
+        name = outcomes.difference(dataclasses.replace(saved, total_steps=steps), self.config)
+        if name or saved.total_steps > steps:
+            name = name or "total_steps"
+            raise UsageError(f"{self.path} was run with --{name}={getattr(saved, name)}, and the suite says "
+                             f"{getattr(self.config, name)}: delete it, or give the entry another name")
 
     def command(self) -> list[str]:
         """What starts or continues it."""
         begun = (self.path / "flags.txt").exists()
-        if not begun:
-            shutil.rmtree(self.path, ignore_errors=True)  # killed before it became a run
-        return [sys.executable, str(ROOT / "train.py"), *self.entry.arguments,
-                f"--seed={self.seed}", f"--run_dir={self.path.absolute()}", *["--resume"] * begun]
+        if not begun:  # killed before it became a run
+            for partial in self.path.glob(".*"):
+                partial.unlink()
+        return [sys.executable, str(ROOT / "train.py"), *self.entry.arguments, f"--seed={self.seed}",
+                f"--total_steps={self.config.total_steps}", f"--run_dir={self.path.absolute()}", *["--resume"] * begun]
 
     def started(self):
         self.state = RUNNING
 
-    def ended(self, status: int):
-        """Its process has ended."""
+    def ended(self, status: int, interrupted: bool):
+        """Its process has ended; `interrupted`: because it was told to."""
         self.state = OPEN
-        if self.look() != OPEN or status in (130, 143, -15):
+        if self.look() != OPEN or (interrupted and status in (130, 143, -15)):
             return
-        lines = self.log.read_text(errors="replace").splitlines()
-        said = [line for line in lines if line.strip()] or [f"exit status {status}"]
-        self.state, self.problem = FAILED, said[-1].removeprefix("error: ")
+        lines = [line for line in self.log.read_text(errors="replace").splitlines() if line.strip()]
+        errors = [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+        killed = [f"killed by {signal.Signals(-status).name}"] if status < 0 else []
+        self.state, self.problem = FAILED, [*(lines or [f"exit status {status}"]), *errors, *killed][-1]
         if "training diverged" in self.problem:
             self.state = DIVERGED
-            files.write_atomically(self.path / outcomes.DIVERGED, lambda file: file.write(self.problem.encode()))
+            write_text(self.path / outcomes.DIVERGED, self.problem)
 
     @property
     def progress(self) -> tuple[int, float]:
         """(step, seconds of wall time) so far, as metrics.csv has it."""
-        row = _last_row(self.path / "metrics.csv")
-        return (int(row["step"]), float(row["seconds"])) if row else (0, 0.0)
+        rows = read_rows(self.path / "metrics.csv")
+        return (int(rows[-1]["step"]), float(rows[-1]["seconds"])) if rows else (0, 0.0)
 
     @property
     def last_evaluation(self) -> float | None:
@@ -131,16 +131,16 @@ def plan(suite: Suite, runs_dir: Path, only: str = "*") -> list[SuiteRun]:
 
 def require_disk(runs: Sequence[SuiteRun]):
     """Raises UserError when the replays of the runs that have not begun do not fit on the disk."""
+    from ddpg_tf.envs import factory
     from ddpg_tf.replay import ring
     from ddpg_tf.training import schedule
 
     needed, spaces = 0, {}
     for run in (run for run in runs if run.state == OPEN and not (run.path / "replay").exists()):
-        config = run.config
-        key = (config.env, config.env_kwargs, config.pixels)
-        if key not in spaces:
-            spaces[key] = factory.spaces_of(config)
-        needed += schedule.ring_bytes(config, spaces[key].observation_shape, spaces[key].action_size)
+        if run.entry.name not in spaces:
+            spaces[run.entry.name] = factory.spaces_of(run.config)
+        of_entry = spaces[run.entry.name]
+        needed += schedule.ring_bytes(run.config, of_entry.observation_shape, of_entry.action_size)
     if needed:
         ring.require_disk(runs[0].path, needed)
 
@@ -152,17 +152,18 @@ def dry_run(runs: Sequence[SuiteRun], jobs: int) -> str:
         if run.steps_per_second:
             speeds.setdefault(run.entry.name, []).append(run.steps_per_second)
     any_speed = statistics.median([speed for found in speeds.values() for speed in found]) if speeds else None
-    lines, hours = [], 0.0
+    lines, hours = [], [0.0]
     for run in runs:
         left = 0 if run.state in (FINISHED, PUBLISHED, DIVERGED) else run.config.total_steps - run.progress[0]
         speed = statistics.median(speeds[run.entry.name]) if run.entry.name in speeds else any_speed
-        estimate = left / speed / 3600 if speed else 0.0
-        hours += estimate
-        about = f", about {estimate:.1f} h" if left and speed else ""
+        hours += [left / speed / 3600] if speed else [float("nan")] * bool(left)
+        about = f", about {hours[-1]:.1f} h" if left and speed else ""
         lines.append(f"{run.name}: {run.state}, {left:,} of {run.config.total_steps:,} steps left{about}")
-    total = f"about {hours / jobs:.1f} h with {jobs} at once" if any_speed or not hours else "none has run yet"
-    return "\n".join([*lines, f"{len(runs)} runs, {total}" if any_speed else f"{len(runs)} runs; none has run yet, so "
-                      "the time is not known"])
+    total = max(sum(hours) / jobs, max(hours))
+    known = f"about {total:.1f} h with {jobs} at once"
+    if math.isnan(total):
+        known = "none has run yet, so the time is not known"
+    return "\n".join([*lines, f"{len(runs)} runs, {known if any(hours) else 'nothing is left to run'}"])
 
 
 def table(suite: Suite, runs: Sequence[SuiteRun]):
@@ -185,24 +186,11 @@ def table(suite: Suite, runs: Sequence[SuiteRun]):
     return found
 
 
-def _last_row(path: Path) -> dict[str, str] | None:
-    try:
-        with open(path, newline="") as file:
-            rows = list(csv.DictReader(file))
-    except OSError:
-        return None
-    return rows[-1] if rows else None
-
-
 def _is_locked(path: Path) -> bool:
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
+        os.close(run_dir.lock(path))
+    except FileNotFoundError:
         return False
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except UserError:
         return True
-    finally:
-        os.close(descriptor)
     return False

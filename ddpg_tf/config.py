@@ -116,8 +116,8 @@ class Config:
     target_noise_sigma: float = _field(0.0, LEARNING, "standard deviation of the noise on the target's action, in "
                                        "units of the action's half-range (TD3: 0.2; paper: 0)", least=0)
     target_noise_clip: float = _field(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
-    saturation_penalty: float = _field(0.0, LEARNING, "c: adds c x mean(|q|) x mean(x^2) to the actor's loss, x what "
-                                       "its tanh gets (paper: 0)", least=0)
+    saturation_penalty: float = _field(0.0, LEARNING, "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x "
+                                       "what its tanh gets (paper: 0)", least=0)
     random_shift: int = _field(4, LEARNING, "pixels by which minibatches' images are shifted at random, at most "
                                "(DrQ-v2: 4; paper: 0)", least=0)
     critic_l2: float = _field(0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to "

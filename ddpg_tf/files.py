@@ -1,5 +1,6 @@
 """Files that are there whole, or not at all."""
 
+import csv
 import os
 import uuid
 from collections.abc import Callable
@@ -21,6 +22,20 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]):
         os.unlink(partial)
         raise
     sync(path.parent)
+
+
+def write_text(path: Path, text: str):
+    """As `write_atomically`, a text in UTF-8."""
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_rows(path: Path) -> list[dict[str, str]]:
+    """The whole rows of a csv file with a header; none where there is no file. A torn row is passed over."""
+    try:
+        with open(path, newline="") as file:
+            return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
+    except FileNotFoundError:
+        return []
 
 
 def sync(path: Path):

@@ -1,7 +1,7 @@
 """PolicyClient: observations to actions over TensorFlow Serving's REST API.
 
-Needs requests and NumPy; imports neither TensorFlow nor ddpg_tf, so that whatever acts with a policy (a robot, a
-web service) installs little.
+Needs requests (with urllib3 2) and NumPy; imports neither TensorFlow nor ddpg_tf, so that whatever acts with a policy
+(a robot, a web service) installs little.
 """
 
 import base64
@@ -93,7 +93,7 @@ class PolicyClient:
         self._timeout = timeout
         self._session = requests.Session()
         again = _Retries(retries, allowed_methods=None, status_forcelist=[503], raise_on_status=False, redirect=False,
-                         backoff_factor=backoff, backoff_max=_MAX_BACKOFF)
+                         respect_retry_after_header=False, backoff_factor=backoff, backoff_max=_MAX_BACKOFF)
         for scheme in ("http://", "https://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=again))
         self._inputs: dict[str, Any] | None = None

@@ -72,7 +72,7 @@ def test_the_client_needs_nothing_of_the_project():
     assert not modules_of(ROOT / "serve" / "client.py")
 
 
-@pytest.mark.parametrize("module", ["serve.client", "ddpg_tf.envs.factory", "ddpg_tf.evaluation.video",
+@pytest.mark.parametrize("module", ["serve.client", "benchmarks.suite", "ddpg_tf.envs.factory", "ddpg_tf.evaluation.video",
                                     "ddpg_tf.flags"])
 def test_clients_workers_films_and_help_do_without_tensorflow(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"

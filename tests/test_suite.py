@@ -1,6 +1,7 @@
 """Suites of runs: what a file may say, runs that survive anything, results made from them."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from conftest import ROOT, TINY, timeless
 from benchmarks import outcomes, results, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
 
 FLAGS = {**TINY, "preset": "none", "total_steps": 900}
@@ -86,6 +88,11 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
     ("[entries.a]\nseeds = [1, 1]", "seeds must be different"),
     ("[entries.a]\nseeds = []", "seeds must be different"),
     ("[entries.a]\nseeds = 'all'", "seeds must be a list"),
+    ("[entries.a]\nseeds = [[1], [2]]", "seeds must be different whole numbers"),
+    ("[entries.a]\nseeds = [0, -1]", "seed must be at least 0"),
+    ("[entries]\na = 3", "3 is not a table"),
+    ("[sets]\nb = 3\n[entries.a]\nsets = ['b']", "3 is not a table"),
+    ("[entries.a]\nsets = [[1]]", "no set"),
     ("[entries.'a/b']", "no slash"),
     ("[entries.a]\npublished = {score = 1}", "published lacks source, steps"),
     ("[entries.a]\nbeside = 'b'", "no entry 'b'")])
@@ -111,10 +118,29 @@ def test_the_projects_suites_can_be_read(path):
 def test_a_directory_of_other_flags_is_refused(written, tmp_path):
     path = tmp_path / "runs" / "small" / "a-0"
     path.mkdir(parents=True)
-    for changes, says in ((dict(gamma=0.5), "--gamma=0.5"), (dict(total_steps=2000), "2000 steps")):
+    for changes, says in ((dict(gamma=0.5), "--gamma=0.5"), (dict(total_steps=2000), "--total_steps=2000"),
+                          (dict(total_steps=900, eval_every=50), "--eval_every=50")):
         (path / "flags.txt").write_text(Config(**{**TINY, **changes}).to_flags())
         with pytest.raises(UsageError, match=says):
             suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
+
+
+def test_a_directory_that_is_no_run_is_left_alone(written, tmp_path):
+    path = tmp_path / "runs" / "small" / "a-0"
+    path.mkdir(parents=True)
+    (path / "mine.txt").write_text("precious")
+    with pytest.raises(UsageError, match="no run"):
+        suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
+    assert (path / "mine.txt").read_text() == "precious"
+
+
+def test_a_suite_that_another_process_runs_is_refused(written, tmp_path):
+    directory = tmp_path / "runs" / "small"
+    directory.mkdir(parents=True)
+    held = run_dir.lock(directory)
+    with pytest.raises(UserError, match="another process runs this suite"):
+        suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
+    os.close(held)
 
 
 def test_a_disk_that_is_too_small_is_refused(written, tmp_path, monkeypatch):
@@ -191,7 +217,13 @@ def test_a_dry_run_lists_states_and_estimates(disturbed, capsys):
     runs, path, *_ = disturbed
     assert suite.main(["suite", str(path), f"--runs_dir={runs}", "--dry_run"]) == 0
     said = capsys.readouterr().out
-    assert "good-0: finished, 0 of 900 steps left" in said and "bad-0: diverged" in said and "about 0.0 h" in said
+    assert "good-0: finished, 0 of 900 steps left" in said and "bad-0: diverged" in said and "nothing is left" in said
+    path.with_name("more").mkdir()
+    more = path.with_name("more") / "small.toml"  # the same suite, with a second seed
+    more.write_text(path.read_text().replace("seeds = [0]", "seeds = [0, 1]"))
+    plan = suite_runs.plan(suite_file.read(more), runs)
+    speed = plan[0].steps_per_second
+    assert suite_runs.dry_run(plan, 4).endswith(f"about {900 / speed / 3600:.1f} h with 4 at once")
     longer = path.with_name("longer.toml")
     longer.write_text("[entries.good]\n" + toml({**FLAGS, "total_steps": 360_000}) + "seeds = [0, 1]")
     suite.main(["suite", str(longer), f"--runs_dir={runs}", "--dry_run"])

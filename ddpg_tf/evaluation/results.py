@@ -1,19 +1,17 @@
 """Evaluations of a run, read back and drawn."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import read_rows, write_atomically
 
 
 def read_evaluations(path: Path) -> dict[int, list[float]]:
     """{step: returns of its episodes} of an evaluations.csv."""
     returns: dict[int, list[float]] = {}
-    with open(path, newline="") as file:
-        for row in csv.DictReader(file):
-            returns.setdefault(int(row["step"]), []).append(float(row["return"]))
+    for row in read_rows(path):
+        returns.setdefault(int(row["step"]), []).append(float(row["return"]))
     return returns
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from ddpg_tf.errors import UserError
 from ddpg_tf.files import write_atomically
 
-KEPT = 2  # replay.ring_slack counts on it
+KEPT = 2  # schedule.ring_size counts on it
 
 
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):

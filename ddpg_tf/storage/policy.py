@@ -46,6 +46,8 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     if found is None:
         raise UserError(f"{path} has no checkpoint yet: train it first")
     arrays, meta = found
+    if "scores" not in meta and which == "best":
+        raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
     if which == "best" and (step := meta["scores"]["best_step"]) is not None:
         return restore_policy(run_config, checkpoint.select(arrays, "best"), step, meta["scores"]["best"],
                               identity(path))

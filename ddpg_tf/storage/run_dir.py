@@ -59,17 +59,17 @@ def read_config(path: Path) -> Config:
     return read_flags(flags_file(path))
 
 
-def lock(path: Path) -> int:
-    """Holds the run against a second process until this one ends.
+def lock(path: Path, message: str = "another process is training in {}") -> int:
+    """Holds a directory, say a run's, against a second process until this one ends, or closes what is returned.
 
     Raises:
-      UserError: another process trains in it.
+      UserError: another process holds it; `message` says so, with the directory for its {}.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
-        raise UserError(f"another process is training in {path}") from None
+        raise UserError(message.format(path)) from None
     return descriptor
 
 

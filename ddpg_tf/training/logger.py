@@ -1,4 +1,4 @@
-"""One stream of metrics -> progress bar, metrics.csv, evaluations.csv, TensorBoard, learning curve."""
+"""One stream of metrics -> progress bar, metrics.csv, evaluations.csv, values.csv, TensorBoard."""
 
 import csv
 import io
@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 from ddpg_tf._tf import tf
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import read_rows, write_atomically
 from ddpg_tf.learner.agent import METRICS
 
 COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
@@ -41,11 +41,11 @@ class Logger:
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
             events.unlink()
         self._board = tf.summary.create_file_writer(str(run_dir))
-        for row in _read(run_dir / "metrics.csv"):
+        for row in read_rows(run_dir / "metrics.csv"):
             self._to_board("train", row)
-        for step, returns in read_evaluations(run_dir / "evaluations.csv").items():
-            self._to_board("evaluation", {"step": step, "return": np.mean(returns)})
-        for row in _read(run_dir / "values.csv"):
+        for evaluated, returns in read_evaluations(run_dir / "evaluations.csv").items():
+            self._to_board("evaluation", {"step": evaluated, "return": np.mean(returns)})
+        for row in read_rows(run_dir / "values.csv"):
             self._to_board("evaluation", row)
         self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not sys.stderr.isatty(),
                          dynamic_ncols=True, smoothing=0.05)
@@ -136,11 +136,6 @@ def _append(path: Path, rows: list[list[Any]]):
         file.write(text.getvalue())
         file.flush()
         os.fsync(file.fileno())
-
-
-def _read(path: Path) -> list[dict[str, str]]:
-    with open(path, newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def _cut(path: Path, columns: tuple[str, ...], step: int):

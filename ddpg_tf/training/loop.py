@@ -125,6 +125,8 @@ class _Run:
     def __init__(self, config: Config, path: Path, spaces: Spaces, found):
         self._config, self._path = config, path
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
+        if "scores" not in meta:
+            raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
         self._scores, self._best = _Scores(**meta["scores"]), checkpoint.select(arrays, "best")
         agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
@@ -135,8 +137,8 @@ class _Run:
         replay = make_replay(config, spaces.observation_shape, spaces.action_size, directory=path / "replay",
                              rows=meta["step"] // config.num_envs)
         with contextlib.ExitStack() as closing:
-            closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
             self._logger = Logger(path, config.total_steps, meta["step"], meta["seconds"])
+            closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
             closing.callback(self._logger.close)
             collector = Collector(config, spaces)
             closing.callback(collector.close)
