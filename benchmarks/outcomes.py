@@ -146,7 +146,7 @@ def require_ended(run: Path):
 
 
 def _divergence(run: Path) -> str:
-    found = re.search(r"between steps (\d+)", (run / DIVERGED).read_text())
+    found = re.search(r"\bsteps? (\d+)", (run / DIVERGED).read_text())
     return f"diverged at step {found[1]}" if found else "diverged"
 
 

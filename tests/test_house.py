@@ -72,8 +72,8 @@ def test_the_client_needs_nothing_of_the_project():
     assert not modules_of(ROOT / "serve" / "client.py")
 
 
-@pytest.mark.parametrize("module", ["serve.client", "benchmarks.suite", "ddpg_tf.envs.factory", "ddpg_tf.evaluation.video",
-                                    "ddpg_tf.flags"])
+@pytest.mark.parametrize("module", ["serve.client", "benchmarks.suite", "ddpg_tf.envs.factory",
+                                    "ddpg_tf.evaluation.video", "ddpg_tf.flags"])
 def test_clients_workers_films_and_help_do_without_tensorflow(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
