@@ -9,6 +9,8 @@ import os
 import sys
 import tempfile
 
+from ddpg_tf.errors import UserError
+
 # Errors come as exceptions; what C++ logs as errors beside them is what oneDNN has no kernel for, and the like.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 os.environ.setdefault("KERAS_BACKEND", "tensorflow")
@@ -32,11 +34,20 @@ def _quiet_stderr():
                 os.write(2, sink.read())
 
 
+if os.environ["KERAS_BACKEND"] != "tensorflow":
+    raise UserError(f"ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says {os.environ['KERAS_BACKEND']!r}")
+
 with _quiet_stderr():
     import keras
     import tensorflow as tf
 
     tf.config.list_physical_devices("GPU")  # the CUDA driver complains here when there is none
+
+# Whatever the user's keras.json says.
+keras.config.set_floatx("float32")
+keras.config.set_dtype_policy("float32")
+keras.config.set_epsilon(1e-7)
+keras.config.set_image_data_format("channels_last")
 
 
 
@@ -50,8 +61,5 @@ def device() -> str:
         return "CPU, for TensorFlow found no libraries for the GPU: pip install 'tensorflow[and-cuda]'"
     return "CPU"
 
-
-if keras.backend.backend() != "tensorflow":
-    raise ImportError(f"ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says {keras.backend.backend()!r}")
 
 __all__ = ["device", "keras", "tf"]

@@ -4,6 +4,7 @@ Exit status: 0 done, 1 the work failed (`UserError`), 2 the command line is wron
 Imports neither TensorFlow nor Gymnasium, so that `--help` and mistakes answer at once.
 """
 
+import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -31,9 +32,12 @@ def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[
         raise UsageError(f"{str(error).strip().splitlines()[0]}. See --help.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"a flagfile cannot be read: {error}") from None
+    for name, value in values.flag_values_dict().items():  # bash leaves the ~ of --run_dir=~/r as it is
+        if isinstance(value, str) and value.startswith("~"):
+            setattr(values, name, os.path.expanduser(value))
     if rest and not positional:
         raise UsageError(f"unexpected argument {rest[0]!r}: every option is a flag, --name=value. See --help.")
-    return rest
+    return [os.path.expanduser(argument) for argument in rest]
 
 
 def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str:
@@ -58,6 +62,8 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     absl's own `app.run` exits 1 on `--help`, hides flags of other modules and ignores positional arguments.
     """
+    sys.stdout, sys.stderr = (stream or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
+                              for stream in (sys.stdout, sys.stderr))
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         status = main(sys.argv)

@@ -227,6 +227,8 @@ def _canonical(name: str, value: Any, num_envs: int) -> Any:
     """One spelling of each setting, fit for a flagfile: the default of update_every, JSON on one line."""
     if name == "update_every":
         return value or num_envs
+    if name in ("run_dir", "export_dir"):
+        return os.path.expanduser(value)
     if name == "env_kwargs":
         with contextlib.suppress(json.JSONDecodeError):
             return json.dumps(json.loads(value))

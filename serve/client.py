@@ -230,6 +230,8 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
             array = _array(value, _DTYPES.get(inputs[name]["dtype"]))
         except (TypeError, ValueError, OverflowError) as error:
             raise BadRequest(f"{name} is not an array of numbers: {error}") from None
+        if not np.isfinite(array).all():
+            raise BadRequest(f"{name} has numbers that are not finite (null, NaN or infinity): no action answers to it")
         shape = inputs[name]["shape"]
         rank = array.ndim + 1 if shape is None else len(shape)  # of a batch
         if array.ndim not in (rank - 1, rank):

@@ -436,3 +436,36 @@ def test_nobody_listening_to_help_is_no_traceback():
     assert done.stderr == "" and done.stdout.startswith("Trains")
 
 
+def export_with(directory, *flags, **environment):
+    """export.py in a process of its own, in `directory`."""
+    return subprocess.run([sys.executable, ROOT / "export.py", *flags], cwd=directory, capture_output=True, text=True,
+                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+
+
+def test_a_home_directory_that_the_shell_left_as_it_is(tmp_path, finished_run):
+    """bash does not expand the ~ of --run_dir=~/run."""
+    shutil.copytree(finished_run, tmp_path / "run")
+    done = export_with(tmp_path, "--run_dir=~/run", "--export_dir=~/model", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "model" / "1").is_dir() and not (tmp_path / "~").exists()
+    assert Config(run_dir="~/run").run_dir == os.path.expanduser("~/run")
+
+
+def test_another_backend_of_keras_is_one_line(tmp_path, finished_run):
+    done = export_with(tmp_path, f"--run_dir={finished_run}", "--export_dir=model", KERAS_BACKEND="jax")
+    assert done.returncode == 1 and done.stderr == (
+        "error: ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says 'jax'\n")
+
+
+def test_what_keras_json_says_changes_nothing(tmp_path, finished_run):
+    (tmp_path / ".keras").mkdir()
+    (tmp_path / ".keras" / "keras.json").write_text(
+        '{"floatx": "float16", "epsilon": 0.1, "backend": "jax", "image_data_format": "channels_first"}')
+    done = export_with(tmp_path, f"--run_dir={finished_run}", "--export_dir=model", HOME=str(tmp_path))
+    assert done.returncode == 0, done.stderr  # verified against the live policy
+
+
+def test_a_closed_stderr_is_no_end(tmp_path, finished_run):
+    done = subprocess.run(["bash", "-c", f"{sys.executable} {ROOT}/export.py --run_dir={finished_run} "
+                           "--export_dir=model 2>&-"], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0 and "serving_default" in done.stdout

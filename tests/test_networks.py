@@ -287,3 +287,20 @@ def test_the_normalizer_is_not_trained():
     model = actor(normalizer=normalizer)
     assert len(model.variables) == len(model.trainable_variables) + 2
     assert not {id(v) for v in model.trainable_variables} & {id(v) for v in normalizer.variables}
+
+
+# Observations that are none
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("place", range(OBSERVATION_SIZE))
+def test_a_number_that_is_not_finite_gives_no_action_and_leaves_its_neighbours_alone(bad, place):
+    """ReLU, tanh and bounds would make a plausible action of it: a robot would act on a broken sensor."""
+    seen = observations().numpy()
+    broken = seen.copy()
+    broken[1, place] = bad
+    for model, inputs in ((actor(normalizer=Normalizer(OBSERVATION_SIZE)), lambda x: x),
+                          (critic(normalization="layer"), lambda x: [x, actions()])):
+        found, whole = model(inputs(broken)).numpy(), model(inputs(seen)).numpy()
+        assert np.isnan(found[1]).all()
+        np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(whole, 1, 0))

@@ -170,7 +170,7 @@ def test_extending_a_run_equals_having_trained_longer(whole, tmp_path, tiny):
     assert_same_run(tmp_path / "long", tmp_path / "run")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number, status):
     path = tmp_path / "run"
     (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", total_steps=100_000, replay_capacity=300).to_flags())
@@ -179,6 +179,7 @@ def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number,
     process.send_signal(number)
     output = process.communicate(timeout=60)
     assert process.returncode == status, output
+    assert "step 150: checkpoint" in output[1]
     assert output[1].strip().splitlines()[-1].endswith(f"train.py --resume --run_dir={path}")
     assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
     config = dataclasses.replace(run_dir.read_config(path), total_steps=1200)

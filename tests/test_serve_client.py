@@ -81,11 +81,11 @@ def client(stub, **kwargs):
 
 
 def test_one_observation_gives_one_action(stub):
-    action = client(stub).act(np.array([1.0, 2.0, np.nan]))
+    action = client(stub).act(np.array([1.0, 2.0, 3.0]))
     assert action.dtype == np.float32 and action.tolist() == [0.5]
     method, path, body = stub.asked[0]
     assert (method, path) == ("POST", "/v1/models/policy:predict")
-    assert json.dumps(body) == '{"inputs": {"observation": [[1.0, 2.0, NaN]]}}'
+    assert json.dumps(body) == '{"inputs": {"observation": [[1.0, 2.0, 3.0]]}}'
 
 
 def test_batch_gives_batch(stub):
@@ -120,6 +120,13 @@ def test_named_inputs(stub):
 @pytest.mark.parametrize("observation", [[[1], [1, 2]], ["a", "b", "c"], None, 1.0, np.zeros((2, 2, 3))])
 def test_what_is_no_observation_is_not_sent(stub, observation):
     with pytest.raises(BadRequest, match="observation"):
+        client(stub).act(observation)
+    assert not stub.asked
+
+
+@pytest.mark.parametrize("observation", [[None, 0, 1], [np.nan, 0, 1], [[1, 2, 3], [1, np.inf, 3]]])
+def test_an_observation_that_is_not_finite_is_not_sent(stub, observation):
+    with pytest.raises(BadRequest, match=r"observation has numbers that are not finite \(null"):
         client(stub).act(observation)
     assert not stub.asked
 

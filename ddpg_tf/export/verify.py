@@ -41,6 +41,12 @@ def verify(path: str, probes: dict[str, np.ndarray]):
         for rows in (1, 7):
             feed = {key: tf.constant(array[:rows]) for key, array in feeds[name].items()}
             _compare("TF2", name, loaded.signatures[name](**feed)[output].numpy(), expected[name][:rows])
+    for name in ("serving_default", "action_value"):
+        for key in (key for key in inputs if inputs[key].dtype == np.float32):
+            broken = {**feeds[name], key: np.full_like(inputs[key], np.nan)}
+            found = loaded.signatures[name](**{key: tf.constant(array) for key, array in broken.items()})
+            if not np.isnan(found[SIGNATURES[name]].numpy()).all():
+                raise ValueError(f"{name} answers a {key} of NaN with {found[SIGNATURES[name]].numpy().tolist()}")
     warm_up = _warm_up_requests(path)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], path)

@@ -85,3 +85,19 @@ class ToUnit(keras.layers.Layer):
 
     def call(self, image):
         return tf.cast(image, tf.float32) / 255.0
+
+
+class NotOfNonsense(keras.layers.Layer):
+    """(output [B, ...], observation [B, O]) -> the output; NaN where the observation is not finite.
+
+    ReLU, tanh and bounds would make a plausible action of a broken sensor's NaN.
+    """
+
+    def __init__(self):
+        super().__init__(name="not_of_nonsense", trainable=False)
+
+    def call(self, output, observation):
+        finite = tf.reduce_all(tf.math.is_finite(observation), axis=1)  # [B]
+        if output.shape.rank == 2:
+            finite = finite[:, None]
+        return tf.where(finite, output, np.float32(np.nan))

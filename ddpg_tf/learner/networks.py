@@ -12,7 +12,7 @@ import numpy as np
 from ddpg_tf._tf import keras
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.learner.layers import FromBounds, Normalizer, ToBounds, ToUnit
+from ddpg_tf.learner.layers import FromBounds, Normalizer, NotOfNonsense, ToBounds, ToUnit
 from ddpg_tf.learner.vision import convolutions, require_fits
 
 Shape = int | tuple[int, ...]
@@ -69,7 +69,8 @@ def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
     x = _trunk(config, features, init, observation.dtype == "uint8")
     x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
     head = keras.Model(features, [ToBounds(low, high)(keras.ops.tanh(x)), x], name=f"{name}_head")
-    return Network(keras.Model(observation, head(_shared(shared, observation))[0], name=name), head)
+    action = _of_sense(head(_shared(shared, observation))[0], observation)
+    return Network(keras.Model(observation, action, name=name), head)
 
 
 def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None,
@@ -84,7 +85,13 @@ def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray
     x = _trunk(config, features, init, observation.dtype == "uint8", FromBounds(low, high)(action))
     q = keras.layers.Reshape([])(init.dense(1, x.shape[-1], "output", limit=config.final_init)(x))
     head = keras.Model([features, action], q, name=f"{name}_head")
-    return Network(keras.Model([observation, action], head([_shared(shared, observation), action]), name=name), head)
+    q = _of_sense(head([_shared(shared, observation), action]), observation)
+    return Network(keras.Model([observation, action], q, name=name), head)
+
+
+def _of_sense(output, observation):
+    """`output` where the observation is finite; pixels always are."""
+    return output if observation.dtype == "uint8" else NotOfNonsense()(output, observation)
 
 
 def _inputs(shape: Shape, shared: keras.Layer | None):

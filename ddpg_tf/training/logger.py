@@ -100,6 +100,7 @@ class Logger:
         self._to_board("evaluation", {"step": step, "return": mean, **values})
         self._board.flush()
         self._show(evaluation=mean)
+        self.tell(f"step {step}: evaluation {mean:.1f}, {self.seconds:.0f} s")
 
     def _to_board(self, group: str, row: Mapping[str, Any]):
         """A row of a csv file to TensorBoard."""
@@ -107,6 +108,12 @@ class Logger:
             for name, value in row.items():
                 if name != "step" and value != "":
                     tf.summary.scalar(f"{group}/{name}", float(value))
+
+    @staticmethod
+    def tell(line: str):
+        """For those who read a log and have no progress bar."""
+        if not sys.stderr.isatty():
+            print(line, file=sys.stderr, flush=True)
 
     def _show(self, **figures: float):
         self._shown |= {name: f"{value:.1f}" for name, value in figures.items()}

@@ -29,11 +29,12 @@ from ddpg_tf.training import schedule
 from ddpg_tf.training.core import Core, Finished, make_replay
 from ddpg_tf.training.logger import Logger
 
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
 
 
 class Interrupted(Exception):
-    """SIGINT or SIGTERM came; a checkpoint has been written."""
+    """SIGINT, SIGTERM or SIGHUP came; a checkpoint has been written."""
 
     def __init__(self, signal_number: int, run: Path):
         super().__init__(f"interrupted; continue with: python train.py --resume --run_dir={run}")
@@ -69,7 +70,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
         in total_steps, eval_episodes, the intervals of evaluation, log, checkpoint and video, and where to export.
     Raises:
       UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
-      Interrupted: SIGINT or SIGTERM (when called from the main thread).
+      Interrupted: SIGINT, SIGTERM or SIGHUP (when called from the main thread).
     """
     if resume:
         require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
@@ -227,6 +228,7 @@ class _Run:
         checkpoint.save(self._path / "checkpoints", core.step, arrays, {
             "scores": dataclasses.asdict(self._scores), "seconds": self._logger.seconds,
             "logger": self._logger.state()})
+        self._logger.tell(f"step {core.step}: checkpoint")
 
 
 def _due(before: int, now: int, every: int) -> bool:
@@ -236,7 +238,7 @@ def _due(before: int, now: int, every: int) -> bool:
 
 @contextlib.contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM in the list it yields; a second one acts at once."""
+    """Collects _SIGNALS in the list it yields; a second one acts at once."""
     received: list[int] = []
 
     def note(number, _):
@@ -245,7 +247,7 @@ def _signals() -> Iterator[list[int]]:
         received.append(number)
 
     try:
-        before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {number: signal.signal(number, note) for number in _SIGNALS}
     except ValueError:  # not in the main thread: signals are the caller's business
         before = {}
     try:
