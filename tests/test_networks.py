@@ -300,7 +300,7 @@ def test_a_number_that_is_not_finite_gives_no_action_and_leaves_its_neighbours_a
     broken = seen.copy()
     broken[1, place] = bad
     for model, inputs in ((actor(normalizer=Normalizer(OBSERVATION_SIZE)), lambda x: x),
-                          (critic(normalization="layer"), lambda x: [x, actions()])):
+                          (critic(normalization="layer"), lambda x: [tf.constant(x), actions()])):
         found, whole = model(inputs(broken)).numpy(), model(inputs(seen)).numpy()
         assert np.isnan(found[1]).all()
         np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(whole, 1, 0))
