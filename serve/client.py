@@ -5,11 +5,13 @@ Needs requests (with urllib3 2) and NumPy; imports neither TensorFlow nor ddpg_t
 """
 
 import base64
+import ipaddress
 import json
+import os
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 import requests
@@ -91,12 +93,12 @@ class PolicyClient:
         if label is not None:
             self._url += f"/labels/{quote(label, safe='')}"
         self._timeout = timeout
-        self._session = requests.Session()
-        again = _Retries(retries, allowed_methods=None, status_forcelist=[503], raise_on_status=False, redirect=False,
-                         respect_retry_after_header=False, backoff_factor=backoff, backoff_max=_MAX_BACKOFF)
-        for scheme in ("http://", "https://"):
-            self._session.mount(scheme, HTTPAdapter(max_retries=again))
+        self._again = _Retries(retries, allowed_methods=None, status_forcelist=[503], raise_on_status=False,
+                               redirect=False, respect_retry_after_header=False, backoff_factor=backoff,
+                               backoff_max=_MAX_BACKOFF)
+        self._connect()
         self._inputs: dict[str, Any] | None = None
+        self._action_size: int | None = None
         self.bytes_sent = 0
 
     def act(self, observation: Any) -> np.ndarray:
@@ -146,6 +148,8 @@ class PolicyClient:
                     name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
                     for name, info in signature["inputs"].items()
                 }
+                action = signature.get("outputs", {}).get("action")
+                self._action_size = (_shape(action["tensor_shape"]) or [None])[-1] if action else None
             except (KeyError, TypeError, AttributeError):
                 raise ServerError("the model has no signature serving_default") from None
         return self._inputs
@@ -160,7 +164,15 @@ class PolicyClient:
             raise ServerError("the model's answer is not one array of actions", 200) from None
         if not actions.ndim or len(actions) != rows:
             raise ServerError(f"the model answered {actions.shape} to {rows} observations", 200)
+        if not rows and self._action_size is not None:
+            return actions.reshape(0, self._action_size)
         return actions if batch else actions[0]
+
+    def _connect(self):
+        self._process, self._session = os.getpid(), requests.Session()
+        self._session.trust_env = not _is_loopback(self._url)  # a proxy would look for the server on its own machine
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, HTTPAdapter(max_retries=self._again))
 
     def status(self) -> dict[str, Any]:
         """The state of the model's versions: `{"model_version_status": [{"version", "state", "status"}, ...]}`."""
@@ -181,12 +193,14 @@ class PolicyClient:
 
     def _ask(self, method: str, suffix: str, body: str | None = None) -> dict[str, Any]:
         url = self._url + suffix
+        if self._process != os.getpid():  # forked: on one connection, answers would go to the wrong process
+            self._connect()
         try:
             response = self._session.request(method, url, data=body, timeout=self._timeout)
         except requests.ReadTimeout:
             raise ServerUnavailable(f"no answer from {url} within {self._timeout:g} s") from None
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
-            raise ServerUnavailable(f"cannot reach {url}: {_reason(error)}") from None
+            raise ServerUnavailable(f"cannot reach {url}{_by_proxy(url)}: {_reason(error)}") from None
         except requests.RequestException as error:
             raise ServerError(f"cannot ask {url}: {error}") from None
         if response.status_code == 200:
@@ -265,6 +279,21 @@ def _leaves(observation: Any, path: tuple[str, ...]):
             yield from _leaves(part, (*path, f"observation_{index}"))
     else:
         yield re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)), observation
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _by_proxy(url: str) -> str:
+    """Which proxy the environment puts between, if any."""
+    scheme = urlsplit(url).scheme
+    proxy = None if _is_loopback(url) else requests.utils.get_environ_proxies(url).get(scheme)
+    return f" through the proxy {proxy}, which {scheme}_proxy or all_proxy names" if proxy else ""
 
 
 def _reason(error: requests.ConnectionError) -> str:

@@ -156,6 +156,22 @@ def test_a_run_directory_that_is_not_empty_needs_resume(refused, finished, tmp_p
     assert "thesis.tex" in refused(2, train.main, f"--env={TOY}", "--run_dir=mine/thesis.tex", *QUICK)
 
 
+def test_a_start_that_came_to_nothing_does_not_block_the_next(refused, command, tmp_path):
+    """It had no checkpoint. What else lies there is not touched."""
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / "flags.txt").write_text(Config(env=TOY, gamma=0.5).to_flags())
+    (path / "metrics.csv").write_text("step\n")
+    (path / "replay" / "ring-7").mkdir(parents=True)
+    (path / "thesis.tex").write_text("precious")
+    assert "is not empty" in refused(2, train.main, f"--env={TOY}", "--run_dir=run", *QUICK)
+    assert (path / "thesis.tex").read_text() == "precious"
+    (path / "thesis.tex").unlink()
+    status, out, err = command(train.main, f"--env={TOY}", "--run_dir=run", *QUICK)
+    assert status == 0 and "40 steps" in out, err
+    assert run_dir.read_config(path).gamma == 0.99
+
+
 def test_a_run_directory_that_cannot_be_made(refused, tmp_path):
     (tmp_path / "file").write_text("")
     assert "cannot make file/below" in refused(1, train.main, f"--env={TOY}", "--run_dir=file/below", *QUICK)

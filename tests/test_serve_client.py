@@ -1,7 +1,9 @@
 """PolicyClient against a server that says what the test tells it to."""
 
+import copy
 import http.server
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -31,7 +33,7 @@ class Stub(http.server.ThreadingHTTPServer):
     def __init__(self):
         super().__init__(("127.0.0.1", 0), Handler)
         self.url = f"http://127.0.0.1:{self.server_port}"
-        self.document = VECTOR
+        self.document = copy.deepcopy(VECTOR)
         self.answers = [(200, {"outputs": [[0.5]]})]
         self.asked = []
         self.connections = 0
@@ -129,6 +131,31 @@ def test_an_observation_that_is_not_finite_is_not_sent(stub, observation):
     with pytest.raises(BadRequest, match=r"observation has numbers that are not finite \(null"):
         client(stub).act(observation)
     assert not stub.asked
+
+
+def test_an_empty_batch_has_actions_of_the_right_size(stub):
+    stub.document["metadata"]["signature_def"]["signature_def"]["serving_default"]["outputs"] = {
+        "action": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "2"}]}}}
+    stub.answers = [(200, {"outputs": []})]
+    assert client(stub).act(np.zeros((0, 3))).shape == (0, 2)
+
+
+def test_a_server_on_this_machine_is_asked_without_the_proxy(stub, monkeypatch):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # nobody there
+    assert client(stub).act([1, 2, 3]).tolist() == [0.5]
+    with pytest.raises(ServerUnavailable, match=r"through the proxy http://127\.0\.0\.1:9, which http_proxy"):
+        PolicyClient("http://policy.example:8501", "policy", retries=0).act([1, 2, 3])
+
+
+def test_a_fork_has_a_connection_of_its_own(stub):
+    with client(stub) as policy:
+        policy.act([1, 2, 3])
+        child = os.fork()
+        if not child:
+            os._exit(int(policy.act([1, 2, 3]).tolist() != [0.5]))
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        policy.act([1, 2, 3])
+    assert stub.connections == 2
 
 
 def test_version_and_label_in_the_url(stub):

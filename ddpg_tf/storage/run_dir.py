@@ -6,6 +6,7 @@ import importlib.metadata
 import json
 import os
 import platform
+import shutil
 import time
 import uuid
 from pathlib import Path
@@ -15,7 +16,10 @@ from ddpg_tf import files
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import flags_file, read_flags
+from ddpg_tf.storage import checkpoint
 
+_OF_A_RUN = ("flags.txt", "versions.json", "*.csv", "learning_curve.png", "observation.png", "checkpoints", "replay",
+             "videos", "events.out.tfevents.*", ".*")
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
 
 
@@ -27,9 +31,19 @@ def default_path(run_config: Config) -> Path:
 def create(path: Path, run_config: Config):
     """Makes the directory of a new run; flags.txt first, for it says that this is a run.
 
+    A run that ended before its first checkpoint is taken over: the start that failed must not block the mended one.
+
     Raises:
-      UsageError: it is there and not empty.
+      UsageError: it is there, with something in it.
+      UserError: another process trains in it.
     """
+    if (path / "flags.txt").is_file() and checkpoint.newest_step(path / "checkpoints") is None:
+        held = lock(path)
+        left = {file for pattern in _OF_A_RUN for file in path.glob(pattern)}
+        if left == set(path.iterdir()):  # nothing else lies there
+            for file in left:
+                shutil.rmtree(file) if file.is_dir() else file.unlink()
+        os.close(held)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is not empty: continue that run with --resume, or choose another --run_dir")
     try:
