@@ -94,6 +94,35 @@ def test_an_episode_too_long_to_be_re_entered_starts_anew_and_its_checkpoint_sta
     assert resumed.differs.all() and resumed.collector.state()["episode"].tolist() == [1, 1]
 
 
+ODD = [("column", r"observation of shape \(2, 1\), and its space says \(2,\)"), ("longer", r"of shape \(3,\)"),
+       ("nan", r"an observation with nan at \[1\], at step 3 of an episode"),
+       ("nan reward", "a reward of nan at step 3"),
+       ("two rewards", r"a reward of shape \(2,\), not one value"), ("old step", "step .*old API"),
+       ("old reset", "reset returns ndarray.*old API")]
+
+
+@pytest.mark.parametrize("kind, says", ODD, ids=[kind for kind, _ in ODD])
+def test_an_environment_that_breaks_its_promise_is_told_with_the_step(kind, says):
+    with pytest.raises(UserError, match=rf"ToyOdd-v0.*{says}"):
+        Run(config("Odd", env_kwargs={"kind": kind}), 4)
+
+
+def test_in_a_process_of_its_own_it_is_told_alike():
+    with pytest.raises(UserError, match="a reward of nan at step 3"):
+        Run(config("Odd", env_kwargs={"kind": "nan reward"}, vectorization="async"), 4)
+
+
+def test_an_environment_that_takes_no_seed():
+    with pytest.raises(UserError, match=r"ToyOldReset-v0\.reset does not take seed and options"):
+        Run(config("OldReset"), 1)
+
+
+def test_what_is_unambiguous_is_accepted():
+    run = Run(config("Odd", env_kwargs={"kind": "arrays of one"}), 4).close()
+    assert run.reward.tolist() == [[1.0]] * 4 and run.terminated.dtype == bool
+    Run(config("Odd", env_kwargs={"kind": "double actions"}), 4).close()  # asserts that actions are in its space
+
+
 # Transitions ----------------------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize("num_envs, vectorization", [(1, "sync"), (3, "sync"), (2, "async")])

@@ -310,6 +310,41 @@ class Picky(Toy):
         raise {"ValueError": ValueError, "AssertionError": AssertionError, "OSError": OSError}[error]("size too small")
 
 
+class Odd(Toy):
+    """Does one thing otherwise than Gymnasium's API says."""
+
+    def __init__(self, kind, render_mode=None):
+        super().__init__(render_mode)
+        self.kind = kind
+        if kind == "double actions":
+            self.action_space = Box(LOW.astype(np.float64), HIGH.astype(np.float64), dtype=np.float64)
+
+    def reset(self, *, seed=None, options=None):
+        found = super().reset(seed=seed)
+        return found[0] if self.kind == "old reset" else found
+
+    def step(self, action):
+        if self.kind == "double actions":
+            assert self.action_space.contains(action), action.dtype
+        observation, reward, terminated, truncated, info = super().step(action)
+        if self.kind == "old step":
+            return observation, reward, terminated, info
+        if self.t == 3:
+            observation = {"column": observation[:, None], "longer": np.append(observation, 0.0),
+                           "nan": np.array([observation[0], np.nan])}.get(self.kind, observation)
+            reward = {"nan reward": np.nan, "two rewards": np.ones(2)}.get(self.kind, reward)
+        if self.kind == "arrays of one":
+            return observation, np.array([reward]), np.array([terminated]), np.array([truncated]), info
+        return observation, reward, terminated, truncated, info
+
+
+class OldReset(Toy):
+    """Takes no seed."""
+
+    def reset(self):
+        return super().reset()
+
+
 class Unhurried(PendulumEnv):
     """Pendulum that leaves the processor to others for 2 ms each step, as an environment outside the computer would."""
 
@@ -321,7 +356,7 @@ class Unhurried(PendulumEnv):
 for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
             SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
             MatrixAction, DeepImage, Picture, PictureObservation, SamePicture, OddPicture, Dies, Look, DictWithImage,
-            DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky, Unhurried):
+            DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky, Unhurried, Odd, OldReset):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")
 gym.register("ToyCroppedCarRacing-v0", entry_point=cropped_car_racing)

@@ -12,6 +12,7 @@ from gymnasium.spaces import Box
 
 from ddpg_tf.config import Config
 from ddpg_tf.envs import frames, quirks, rendering, workers
+from ddpg_tf.envs.checked import Checked
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.envs.spaces import Spaces, checked_spaces, is_image
 from ddpg_tf.errors import UserError
@@ -66,7 +67,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
 
 def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """As `make_policy_env`, with other than image observations flattened to one vector; what the loop steps."""
-    env = make_policy_env(config, isolate=isolate)
+    env = Checked(make_policy_env(config, isolate=isolate), config.env)
     space = env.observation_space
     if not is_image(space) and (not isinstance(space, Box) or len(space.shape) != 1):
         env = gym.wrappers.FlattenObservation(env)
