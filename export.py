@@ -11,22 +11,18 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import cli
-from ddpg_tf.errors import UsageError
 
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values)
+    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values, required=True)
     flags.DEFINE_string("export_dir", None, "the model's base path; the version becomes a directory in it",
-                        flag_values=values)
+                        flag_values=values, required=True)
     flags.DEFINE_integer("version", None, "version number; default one above the newest", lower_bound=1,
                          flag_values=values)
-    flags.DEFINE_string("checkpoint", "best", "best: weights of the best evaluation; latest: the newest",
-                        flag_values=values)
+    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the "
+                      "newest", flag_values=values)
     cli.parse(argv, values, __doc__)
-    for name in ("run_dir", "export_dir"):
-        if not getattr(values, name):
-            raise UsageError(f"--{name} is missing. See --help.")
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently from the verifying process
     from ddpg_tf.export import saved_model
     from ddpg_tf.storage.policy import load_policy

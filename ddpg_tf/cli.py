@@ -5,6 +5,7 @@ Imports neither TensorFlow nor Gymnasium, so that `--help` and mistakes answer a
 """
 
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -29,7 +30,9 @@ def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[
     try:
         rest = values(list(argv))[1:]
     except flags.Error as error:
-        raise UsageError(f"{str(error).strip().splitlines()[0]}. See --help.") from None
+        said = str(error).strip().splitlines()[0].rstrip(".")
+        missing = re.search(r"Flag (--\w+) must have a value other than None", said)
+        raise UsageError(f"{f'{missing[1]} is missing' if missing else said}. See --help.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise UsageError(f"a flagfile cannot be read: {error}") from None
     for name, value in values.flag_values_dict().items():  # bash leaves the ~ of --run_dir=~/r as it is

@@ -10,23 +10,18 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import cli
-from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation import video
 from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 
 
 def main(argv: Sequence[str]):
     values = flags.FlagValues()
-    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values)
-    flags.DEFINE_integer("episodes", 100, "episodes to run", flag_values=values)
-    flags.DEFINE_string("checkpoint", "best", "best: weights of the best evaluation; latest: the newest",
-                        flag_values=values)
+    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values, required=True)
+    flags.DEFINE_integer("episodes", 100, "episodes to run", lower_bound=1, flag_values=values)
+    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the "
+                      "newest", flag_values=values)
     flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
     cli.parse(argv, values, __doc__)
-    if not values.run_dir:
-        raise UsageError("--run_dir is missing: the directory of the run to evaluate")
-    if values.episodes < 1:
-        raise UsageError(f"episodes must be at least 1, not {values.episodes}")
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(Path(values.run_dir), values.checkpoint)

@@ -353,7 +353,7 @@ class TestOfARun:
         assert "no checkpoint yet" in refused(1, main, f"--run_dir={no_checkpoint}", *others)
 
     def test_an_unknown_checkpoint(self, refused, main, others, finished):
-        assert "best or latest" in refused(2, main, f"--run_dir={finished}", "--checkpoint=newest", *others)
+        assert "best|latest" in refused(2, main, f"--run_dir={finished}", "--checkpoint=newest", *others)
 
     def test_a_stray_argument(self, refused, main, others, finished):
         assert "'stray'" in refused(2, main, f"--run_dir={finished}", *others, "stray")
