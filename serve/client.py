@@ -73,16 +73,8 @@ class PolicyClient:
       ValueError: the URL has no scheme, or both version and label are given.
     """
 
-    def __init__(
-        self,
-        url: str,
-        model_name: str,
-        version: int | None = None,
-        label: str | None = None,
-        timeout: float = 10.0,
-        retries: int = 3,
-        backoff: float = 0.1,
-    ):
+    def __init__(self, url: str, model_name: str, version: int | None = None, label: str | None = None,
+                 timeout: float = 10.0, retries: int = 3, backoff: float = 0.1):
         if not re.match(r"https?://[^/]", url):
             raise ValueError(f"the server's URL must be like http://localhost:8501, got {url!r}")
         if version is not None and label is not None:
@@ -144,10 +136,8 @@ class PolicyClient:
         if self._inputs is None:
             try:
                 signature = self.metadata()["metadata"]["signature_def"]["signature_def"]["serving_default"]
-                self._inputs = {
-                    name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
-                    for name, info in signature["inputs"].items()
-                }
+                self._inputs = {name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
+                                for name, info in signature["inputs"].items()}
                 action = signature.get("outputs", {}).get("action")
                 self._action_size = (_shape(action["tensor_shape"]) or [None])[-1] if action else None
             except (KeyError, TypeError, AttributeError):
