@@ -42,7 +42,7 @@ class Config:
                               resumable=True)
     seed: int = _field(0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit",
                        least=0, most=2**31 - 1)
-    run_dir: str = _field("", RUN, "directory of the run; default runs/<env>-<seed>-<time>", resumable=True)
+    run_dir: str = _field("", RUN, "directory of the run; default runs/ENV-SEED-TIME", resumable=True)
     export_dir: str = _field("", RUN, "publish the best policy here as a new SavedModel version at each improvement",
                              resumable=True)
     keep_versions: int = _field(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
