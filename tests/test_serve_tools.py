@@ -163,13 +163,19 @@ def test_query(url):
     [
         (["--observation=[[1, 0, 0], [0, 1, 0]]"], [[0.1], [0.2]]),
         (['--observation={"observation": [0, 0, 1]}', "--version=1"], [0.3]),
-        (["--observation=[NaN, 0, 1]"], [float("nan")]),
     ],
 )
 def test_query_forms(url, monkeypatch, capsys, flags, printed):
     status, out, err = run(monkeypatch, capsys, query.main, f"--url={url}/", "--model_name=policy", *flags)
     assert (status, err) == (0, "")
     assert json.dumps(json.loads(out)) == json.dumps(printed)
+
+
+@pytest.mark.parametrize("observation", ["[NaN, 0, 1]", "[null, 0.0, 0.1]", "[[0, 0, 1], [0, Infinity, 1]]"])
+def test_query_of_what_is_not_finite_is_one_line(url, monkeypatch, capsys, observation):
+    status, out, err = run(monkeypatch, capsys, query.main, f"--url={url}/", "--model_name=policy",
+                           f"--observation={observation}")
+    assert (status, out) == (1, "") and re.fullmatch(r"error: observation has numbers that are not finite.*\n", err)
 
 
 def test_query_sample(url, monkeypatch, capsys):
