@@ -1,6 +1,6 @@
 """Exports a trained policy as a SavedModel version for TensorFlow Serving.
 
-    python export.py --run_dir=DIR --export_dir=MODEL_DIR [--version=N] [--checkpoint=best|latest]
+python export.py --run_dir=DIR --export_dir=MODEL_DIR [--version=N] [--checkpoint=best|latest]
 """
 
 import json
@@ -16,12 +16,23 @@ from ddpg_tf import cli
 def main(argv):
     values = flags.FlagValues()
     flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values, required=True)
-    flags.DEFINE_string("export_dir", None, "the model's base path; the version becomes a directory in it",
-                        flag_values=values, required=True)
-    flags.DEFINE_integer("version", None, "version number; default one above the newest", lower_bound=1,
-                         flag_values=values)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the "
-                      "newest", flag_values=values)
+    flags.DEFINE_string(
+        "export_dir",
+        None,
+        "the model's base path; the version becomes a directory in it",
+        flag_values=values,
+        required=True,
+    )
+    flags.DEFINE_integer(
+        "version", None, "version number; default one above the newest", lower_bound=1, flag_values=values
+    )
+    flags.DEFINE_enum(
+        "checkpoint",
+        "best",
+        ["best", "latest"],
+        "best: weights of the best evaluation; latest: the newest",
+        flag_values=values,
+    )
     cli.parse(argv, values, __doc__)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently from the verifying process
     from ddpg_tf.export import saved_model
@@ -42,8 +53,10 @@ def _explain(path: Path, policy):
     inputs = ", ".join(f"{leaf} {kind} {[None, *shape]}" for leaf, shape in spaces.leaves.items())
     print(f"serving_default: {inputs} -> {action}\naction_value:    {inputs}, {action} -> q float32 [None]")
     if spaces.image:
-        print(f"observation_bytes: observation_bytes string {[None, policy.config.frame_stack]}, PNG files, the oldest "
-              f"frame first -> {action}")
+        print(
+            f"observation_bytes: observation_bytes string {[None, policy.config.frame_stack]}, PNG files, the oldest "
+            f"frame first -> {action}"
+        )
     print(f"serve it: python -m serve.local --model_name={name} --model_base_path={path.parent}")
     url = f"http://localhost:8501/v1/models/{name}"
     if spaces.image:  # too long for a shell

@@ -1,8 +1,8 @@
 """Trains a DDPG policy for a Gymnasium environment.
 
-    python train.py --env=Pendulum-v1                        train, with the environment's preset where there is one
-    python train.py --resume --run_dir=DIR                   continue a run
-    python train.py --env=Pendulum-v1 --export_dir=DIR       publish each better policy for TensorFlow Serving
+python train.py --env=Pendulum-v1                        train, with the environment's preset where there is one
+python train.py --resume --run_dir=DIR                   continue a run
+python train.py --env=Pendulum-v1 --export_dir=DIR       publish each better policy for TensorFlow Serving
 """
 
 import sys
@@ -26,8 +26,10 @@ def main(argv):
         return interrupted.status
     if not result.steps_now:
         print(f"{result.run_dir} is finished: raise --total_steps to train it further", file=sys.stderr)
-    print(f"{result.run_dir}: {result.step} steps, last evaluation {result.last_return:.1f}, "
-          f"best {result.best_return:.1f} at step {result.best_step}")
+    print(
+        f"{result.run_dir}: {result.step} steps, last evaluation {result.last_return:.1f}, "
+        f"best {result.best_return:.1f} at step {result.best_step}"
+    )
 
 
 if __name__ == "__main__":

@@ -28,8 +28,13 @@ MARK = "<!-- written by benchmarks.curves -->"
 def main(argv):
     values = flags.FlagValues()
     flags.DEFINE_string("out", None, "directory for the results; default benchmarks/results/<env>", flag_values=values)
-    flags.DEFINE_integer("episodes", 100, "episodes on which the last weights of each run are scored again; 0: none",
-                         lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "episodes",
+        100,
+        "episodes on which the last weights of each run are scored again; 0: none",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_string("beside", None, "results of this command, whose curve is drawn too", flag_values=values)
     paths = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
     if not paths:
@@ -62,8 +67,9 @@ def interval(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
     if len(scores) == 1:  # nothing to resample
         return scores[0], np.repeat(scores, 2, axis=0)
-    found = stats.bootstrap((scores,), iqm, axis=0, n_resamples=RESAMPLES, method="percentile",
-                            rng=np.random.default_rng(0)).confidence_interval
+    found = stats.bootstrap(
+        (scores,), iqm, axis=0, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
     return iqm(scores, 0), np.array([found.low, found.high])
 
 
@@ -87,35 +93,58 @@ def report(results: Results, commands: Sequence[str]) -> str:
     columns: dict[str, Callable[[Outcome], float | None]] = {
         "last evaluation": lambda outcome: outcome.last(1),
         "mean of the last 10": lambda outcome: outcome.last(10),
-        "best evaluation": lambda outcome: max(outcome.scores.values())}
+        "best evaluation": lambda outcome: max(outcome.scores.values()),
+    }
     if any(outcome.episodes for outcome in done):
         columns[f"last weights, {done[0].episodes} episodes"] = lambda outcome: outcome.rescored
     if any(outcome.q_bias for outcome in done):
         columns["q_bias, last 5"] = lambda outcome: outcome.last_q_bias
-    versions = {name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes
-                                           if name in outcome.versions})) for name in results.outcomes[0].versions}
-    lines = [MARK, f"# {results.path.name}", "", f"{config.env}, {config.total_steps:,} steps, "
-             f"{seeds(results.outcomes)}; measured with "
-             f"{', '.join(f'{name} {version}' for name, version in versions.items())}.", "",
-             "| seed | " + " | ".join(columns) + " |", "|---" * (len(columns) + 1) + "|"]
+    versions = {
+        name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes if name in outcome.versions}))
+        for name in results.outcomes[0].versions
+    }
+    lines = [
+        MARK,
+        f"# {results.path.name}",
+        "",
+        f"{config.env}, {config.total_steps:,} steps, "
+        f"{seeds(results.outcomes)}; measured with "
+        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        "",
+        "| seed | " + " | ".join(columns) + " |",
+        "|---" * (len(columns) + 1) + "|",
+    ]
     for outcome in results.outcomes:
-        cells = ([outcome.ended] + [""] * (len(columns) - 1) if outcome not in done else
-                 [summary([outcome], figure) for figure in columns.values()])
+        cells = (
+            [outcome.ended] + [""] * (len(columns) - 1)
+            if outcome not in done
+            else [summary([outcome], figure) for figure in columns.values()]
+        )
         lines.append(f"| {outcome.seed} | " + " | ".join(cells) + " |")
     if len(done) > 1:
         cells = (summary(done, figure) for figure in columns.values())
         lines.append("| interquartile mean [95 % interval] | " + " | ".join(cells) + " |")
     if done:
         lines += ["", "![learning curve](curve.png)"]
-    lines += ["", f"An evaluation is {config.eval_episodes} episodes without noise. Made by", "", "```", *commands,
-              "```", ""]
+    lines += [
+        "",
+        f"An evaluation is {config.eval_episodes} episodes without noise. Made by",
+        "",
+        "```",
+        *commands,
+        "```",
+        "",
+    ]
     return "\n".join(lines)
 
 
 def trainings(results: Results, runs: str = "runs") -> list[str]:
     """The commands that train as these runs did, into directories in `runs`."""
-    return [f"python train.py --flagfile='{results.path}/flags.txt' --seed={outcome.seed} "
-            f"--run_dir='{runs}/{results.path.name}-{outcome.seed}'" for outcome in results.outcomes]
+    return [
+        f"python train.py --flagfile='{results.path}/flags.txt' --seed={outcome.seed} "
+        f"--run_dir='{runs}/{results.path.name}-{outcome.seed}'"
+        for outcome in results.outcomes
+    ]
 
 
 def seeds(outcomes_: Sequence[Outcome]) -> str:
@@ -173,8 +202,10 @@ def _require_same_flags(paths: Sequence[Path]):
         raise UsageError(f"two runs have the same seed: {found}")
     for path, config in zip(paths, configs, strict=True):
         if name := outcomes.difference(configs[0], config):
-            raise UsageError(f"{paths[0]} has --{name}={getattr(configs[0], name)} and {path} "
-                             f"{getattr(config, name)}: one set of flags at a time")
+            raise UsageError(
+                f"{paths[0]} has --{name}={getattr(configs[0], name)} and {path} "
+                f"{getattr(config, name)}: one set of flags at a time"
+            )
     return configs[0]
 
 

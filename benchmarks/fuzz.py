@@ -16,26 +16,139 @@ from urllib.parse import urlsplit
 
 _SECONDS = 10  # a server that has said nothing by then hangs
 _THREADS = 4
-_MODELS = ("actor", "multi", "types", "xla", "xla_inner", "nodefault", "nosig", "keras_export", "keras_export_dict",
-           "keras_tfsave", "nope", "%61ctor", "%zz", "")
-_TYPES = ("f32", "f64", "i32", "i64", "u8", "i8", "i16", "u16", "u32", "u64", "b", "s", "f16", "bf16", "c64", "bytes",
-          "f32_anyrank", "i32_anyrank", "f32_scalar", "i32_scalar", "empty_out", "assert_finite", "no_inputs", "x")
-_WHICH = ("", "", "", "/versions/1", "/versions/2", "/versions/02", "/versions/-1", "/versions/9223372036854775808",
-          "/versions/" + "9" * 400, "/labels/stable", "/labels/canary", "/labels/ghost", "/labels/%00", "/labels/")
-_ACTIONS = (":predict", ":predict", ":predict", ":classify", ":regress", ":PREDICT", "", "/metadata", "/METADATA",
-            ":predict?x=1", "/", ":")
+_MODELS = (
+    "actor",
+    "multi",
+    "types",
+    "xla",
+    "xla_inner",
+    "nodefault",
+    "nosig",
+    "keras_export",
+    "keras_export_dict",
+    "keras_tfsave",
+    "nope",
+    "%61ctor",
+    "%zz",
+    "",
+)
+_TYPES = (
+    "f32",
+    "f64",
+    "i32",
+    "i64",
+    "u8",
+    "i8",
+    "i16",
+    "u16",
+    "u32",
+    "u64",
+    "b",
+    "s",
+    "f16",
+    "bf16",
+    "c64",
+    "bytes",
+    "f32_anyrank",
+    "i32_anyrank",
+    "f32_scalar",
+    "i32_scalar",
+    "empty_out",
+    "assert_finite",
+    "no_inputs",
+    "x",
+)
+_WHICH = (
+    "",
+    "",
+    "",
+    "/versions/1",
+    "/versions/2",
+    "/versions/02",
+    "/versions/-1",
+    "/versions/9223372036854775808",
+    "/versions/" + "9" * 400,
+    "/labels/stable",
+    "/labels/canary",
+    "/labels/ghost",
+    "/labels/%00",
+    "/labels/",
+)
+_ACTIONS = (
+    ":predict",
+    ":predict",
+    ":predict",
+    ":classify",
+    ":regress",
+    ":PREDICT",
+    "",
+    "/metadata",
+    "/METADATA",
+    ":predict?x=1",
+    "/",
+    ":",
+)
 _METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "OPTIONS", "TRACE", "PROPFIND", "get", "X-Y", "CONNECT")
-_TOKENS = ("NaN", "-Infinity", "Inf", "nan", "1e39", "1e400", "-1e400", "1e-400", "9" * 400, "-" + "9" * 5000, "0.1e",
-           "-", "01", "-0", "5e-324", "18446744073709551616", "-9223372036854775809", "2147483648", "3.0", "true",
-           "null", '""', '"a"', r'"\ud800"', r'"\u0000"', '"\x80\xff"', "[]", "{}", "[[]]", "[[1], [1, 2]]",
-           '{"b64": "AP8"}', '{"b64": "!"}', '{"b64": 1}', '{"b64": "AA", "x": 1}', '{"state": [1, 2, 3]}')
+_TOKENS = (
+    "NaN",
+    "-Infinity",
+    "Inf",
+    "nan",
+    "1e39",
+    "1e400",
+    "-1e400",
+    "1e-400",
+    "9" * 400,
+    "-" + "9" * 5000,
+    "0.1e",
+    "-",
+    "01",
+    "-0",
+    "5e-324",
+    "18446744073709551616",
+    "-9223372036854775809",
+    "2147483648",
+    "3.0",
+    "true",
+    "null",
+    '""',
+    '"a"',
+    r'"\ud800"',
+    r'"\u0000"',
+    '"\x80\xff"',
+    "[]",
+    "{}",
+    "[[]]",
+    "[[1], [1, 2]]",
+    '{"b64": "AP8"}',
+    '{"b64": "!"}',
+    '{"b64": 1}',
+    '{"b64": "AA", "x": 1}',
+    '{"state": [1, 2, 3]}',
+)
 _KEYS = ("instances", "inputs", "signature_name", "state", "examples", "x", "a", "b", "", "\0")
-_HARMLESS = ("Content-Type: text/plain; charset=utf-16", "Accept: image/png", "Accept-Encoding: gzip, br", "Range: x",
-             "Expect: 100-continue", "Connection: close", "Connection: Upgrade\r\nUpgrade: websocket",
-             "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
-             "Cookie: " + "c" * 5000, "Authorization: Basic !", "X-HTTP-Method-Override: DELETE")
-_ODD_HEADERS = ("Content-Encoding: gzip", "Content-Encoding: br", "Content-Encoding: GZIP", "Expect: 200-ok",
-                "Origin: http://x", "Host: a b", "X-\x80: \xff")
+_HARMLESS = (
+    "Content-Type: text/plain; charset=utf-16",
+    "Accept: image/png",
+    "Accept-Encoding: gzip, br",
+    "Range: x",
+    "Expect: 100-continue",
+    "Connection: close",
+    "Connection: Upgrade\r\nUpgrade: websocket",
+    "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA",
+    "Cookie: " + "c" * 5000,
+    "Authorization: Basic !",
+    "X-HTTP-Method-Override: DELETE",
+)
+_ODD_HEADERS = (
+    "Content-Encoding: gzip",
+    "Content-Encoding: br",
+    "Content-Encoding: GZIP",
+    "Expect: 200-ok",
+    "Origin: http://x",
+    "Host: a b",
+    "X-\x80: \xff",
+)
 
 
 @dataclasses.dataclass
@@ -136,8 +249,9 @@ def _mutate_bytes(rng: random.Random, request: _Request):
     for _ in range(rng.choice((1, 1, 2, 20))):
         start = rng.randrange(len(body) + 1)
         end = start + rng.choice((0, 1, 1, 2, 50))
-        body[start:end] = rng.choice((b"", rng.randbytes(1), rng.randbytes(9), b"[", b"]", b'"', b",", b"\\u",
-                                      bytes(body[start:end]) * 3))
+        body[start:end] = rng.choice(
+            (b"", rng.randbytes(1), rng.randbytes(9), b"[", b"]", b'"', b",", b"\\u", bytes(body[start:end]) * 3)
+        )
     request.body = bytes(body)
 
 
@@ -153,8 +267,16 @@ def _mutate_json(rng: random.Random, request: _Request):
     else:
         container[key] = "@"
     depth = rng.choice((3, 70, 900, 100_000))
-    token = rng.choice((*_TOKENS, *_TOKENS, "[" * depth + "]" * depth, "[" * depth, '{"a":' * depth,
-                        "[" + ",".join(["0.5"] * depth) + "]"))
+    token = rng.choice(
+        (
+            *_TOKENS,
+            *_TOKENS,
+            "[" * depth + "]" * depth,
+            "[" * depth,
+            '{"a":' * depth,
+            "[" + ",".join(["0.5"] * depth) + "]",
+        )
+    )
     request.body = json.dumps(document["document"]).encode().replace(b'"@"', token.encode("latin-1"))
 
 
@@ -172,7 +294,7 @@ def _mutate_target(rng: random.Random, request: _Request):
     else:
         at = rng.randrange(len(request.target) + 1)
         inserted = rng.choice(("/", ":", "%", "%00", "%ff", "?", "#", " ", "\x00", "\x80", "a" * 20_000, "..", "//"))
-        request.target = request.target[:at] + inserted + request.target[at + rng.randrange(3):]
+        request.target = request.target[:at] + inserted + request.target[at + rng.randrange(3) :]
 
 
 def _mutate_method(rng: random.Random, request: _Request):
@@ -212,7 +334,7 @@ def _gzipped(rng: random.Random, request: _Request) -> Shot:
 def _chunked(rng: random.Random, request: _Request) -> Shot:
     body, at = b"", 0
     while at < len(request.body):
-        chunk = request.body[at:at + rng.choice((1, 10, 1000)) * (1 + len(request.body) // 1000)]
+        chunk = request.body[at : at + rng.choice((1, 10, 1000)) * (1 + len(request.body) // 1000)]
         at += len(chunk)
         body += f"{len(chunk):x}{rng.choice(('', '', ';a=b'))}\r\n".encode() + chunk + b"\r\n"
     body += b"0\r\n" + rng.choice((b"", b"X-Trailer: 1\r\n")) + b"\r\n"
@@ -221,26 +343,45 @@ def _chunked(rng: random.Random, request: _Request) -> Shot:
 
 def _cut(rng: random.Random, request: _Request) -> Shot:
     data = rng.choice((_plain, _chunked))(rng, request).data
-    return Shot(data[:rng.randrange(len(data))], False, request.method, None)
+    return Shot(data[: rng.randrange(len(data))], False, request.method, None)
 
 
 def _misframed(rng: random.Random, request: _Request) -> Shot:
     """Lengths that are wrong or contradict each other, chunks that are none, odd newlines."""
     size = len(request.body)
-    framing = rng.choice((
-        [f"Content-Length: {rng.choice((-1, size - 1, size + 1, size + 10**6, 2**64, 'x', '+1', '1, 2', ''))}"],
-        [f"Content-Length: {size}", f"Content-Length: {size + 1}"], ["Transfer-Encoding: gzip"], ["no colon"],
-        [f"Content-Length: {size}", "Transfer-Encoding: chunked"], ["Transfer-Encoding: chunked, gzip"], [" folded"],
-        ["Transfer-Encoding: chunked"], [f"Content-Length : {size}"], ["X: " + "y" * 200_000], ["X: y"] * 5000))
+    framing = rng.choice(
+        (
+            [f"Content-Length: {rng.choice((-1, size - 1, size + 1, size + 10**6, 2**64, 'x', '+1', '1, 2', ''))}"],
+            [f"Content-Length: {size}", f"Content-Length: {size + 1}"],
+            ["Transfer-Encoding: gzip"],
+            ["no colon"],
+            [f"Content-Length: {size}", "Transfer-Encoding: chunked"],
+            ["Transfer-Encoding: chunked, gzip"],
+            [" folded"],
+            ["Transfer-Encoding: chunked"],
+            [f"Content-Length : {size}"],
+            ["X: " + "y" * 200_000],
+            ["X: y"] * 5000,
+        )
+    )
     body = rng.choice((request.body, b"-1\r\n\r\n", b"ffffffffffffffffff\r\n", b"zz\r\n", b"5\r\nab\r\n0\r\n\r\n"))
     return Shot(_encode(request, framing, body, rng.choice(("\r\n", "\r\n", "\n", "\r"))), False, request.method, None)
 
 
 def _garbage(rng: random.Random, request: _Request) -> Shot:
-    data = rng.choice((rng.randbytes(rng.randrange(1, 2000)), b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", b"\r\n" * 100,
-                       b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(200), b"\0" * 5000,
-                       b"GET /v1/models/actor\r\n", b"GET /v1/models/actor HTTP/9.9\r\n\r\n", b"A" * 100_000,
-                       b"GET /v1/models/actor HTTP/1.0\r\n\r\n" * 3))
+    data = rng.choice(
+        (
+            rng.randbytes(rng.randrange(1, 2000)),
+            b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+            b"\r\n" * 100,
+            b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + rng.randbytes(200),
+            b"\0" * 5000,
+            b"GET /v1/models/actor\r\n",
+            b"GET /v1/models/actor HTTP/9.9\r\n\r\n",
+            b"A" * 100_000,
+            b"GET /v1/models/actor HTTP/1.0\r\n\r\n" * 3,
+        )
+    )
     return Shot(data, False, request.method, None)
 
 

@@ -24,8 +24,9 @@ from ddpg_tf.errors import UserError
 def main(argv):
     values = flags.FlagValues()
     flags.DEFINE_integer("rounds", 3, "how often each number of runs is measured", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("steps", 4000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000,
-                         flag_values=values)
+    flags.DEFINE_integer(
+        "steps", 4000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000, flag_values=values
+    )
     flags.DEFINE_string("out", "benchmarks/results/jobs.md", "file for the results", flag_values=values)
     cli.parse(argv, values, __doc__)
     cores = available_cores()
@@ -35,12 +36,19 @@ def main(argv):
         for count, found in rates.items():
             found.append(_steps_per_second([cores[j::count] for j in range(count)], values.steps))
             print(f"round {i}, {count} at once: {found[-1]:.0f} steps/s", flush=True)
-    rows = [Row(f"{count} at once, {len(cores) // count} threads each: steps/s, summed", statistics.median(found))
-            for count, found in rates.items()]
+    rows = [
+        Row(f"{count} at once, {len(cores) // count} threads each: steps/s, summed", statistics.median(found))
+        for count, found in rates.items()
+    ]
     about = f"Steps/s summed over all runs, the first {FIRST_MARK} left out; median of {values.rounds} rounds, in turn."
-    write(Path(values.out), "Runs at once", "Whole training loops side by side, HalfCheetah-v5 in blocks of 50 updates",
-          " ".join(["python -m benchmarks.jobs", *argv[1:]]), {"jobs": Part(about, rows)},
-          installed("tensorflow", "keras", "numpy"))
+    write(
+        Path(values.out),
+        "Runs at once",
+        "Whole training loops side by side, HalfCheetah-v5 in blocks of 50 updates",
+        " ".join(["python -m benchmarks.jobs", *argv[1:]]),
+        {"jobs": Part(about, rows)},
+        installed("tensorflow", "keras", "numpy"),
+    )
     print(Path(values.out).read_text())
 
 
@@ -49,9 +57,18 @@ def _steps_per_second(shares: list[list[int]], steps: int) -> float:
     work = Work(update_every=50, total_steps=FIRST_MARK + steps)
     with tempfile.TemporaryDirectory(prefix="jobs-") as directory, contextlib.ExitStack() as running:
         paths = [Path(directory) / str(i) for i in range(len(shares))]
-        processes = [running.enter_context(subprocess.Popen(
-            work.ours(path), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-            preexec_fn=lambda share=share: settle(share))) for path, share in zip(paths, shares, strict=True)]
+        processes = [
+            running.enter_context(
+                subprocess.Popen(
+                    work.ours(path),
+                    cwd=ROOT,
+                    stdout=subprocess.DEVNULL,
+                    stderr=subprocess.DEVNULL,
+                    preexec_fn=lambda share=share: settle(share),
+                )
+            )
+            for path, share in zip(paths, shares, strict=True)
+        ]
         if any(process.wait() for process in processes):
             raise UserError("a training failed")
         return sum(steps / our_seconds_between_marks(work, path) for path in paths)

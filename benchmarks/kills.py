@@ -18,8 +18,9 @@ _POLL_SECONDS = 0.02
 
 def kill_after(command: list[str], seconds: float) -> bool:
     """Whether the command was still running then."""
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-                               start_new_session=True)
+    process = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(seconds)
     running = process.poll() is None
@@ -31,8 +32,13 @@ def kill_after(command: list[str], seconds: float) -> bool:
 
 def is_complete(version: Path) -> bool:
     """Whether everything that export.py writes is in a version's directory."""
-    parts = ("saved_model.pb", "variables/variables.index", "variables/variables.data-00000-of-00001",
-             "assets.extra/policy.json", "assets.extra/tf_serving_warmup_requests")
+    parts = (
+        "saved_model.pb",
+        "variables/variables.index",
+        "variables/variables.data-00000-of-00001",
+        "assets.extra/policy.json",
+        "assets.extra/tf_serving_warmup_requests",
+    )
     return all((version / part).is_file() for part in parts)
 
 
@@ -64,8 +70,11 @@ class Watch:
         self._thread.join()
         self._look_at_status()  # what was loading at the last look may be loaded by now
         self._client.close()
-        self.problems += [f"version {version} was {' then '.join(states)}" for version, states in self.states.items()
-                          if "AVAILABLE" not in states]
+        self.problems += [
+            f"version {version} was {' then '.join(states)}"
+            for version, states in self.states.items()
+            if "AVAILABLE" not in states
+        ]
 
     def _work(self):
         while not self._stop.wait(_POLL_SECONDS):
@@ -95,5 +104,3 @@ class Watch:
             self._expected = action
         if not np.allclose(action, self._expected, rtol=0, atol=1e-5):  # every version has the same weights
             self.problems.append(f"answered {action}, not {self._expected}")
-
-

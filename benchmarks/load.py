@@ -189,10 +189,15 @@ async def _work(job: dict) -> Summary:
     for i in range(job["clients"]):
         question = job["questions"][i % len(job["questions"])]
         body = json.dumps({"instances": question["instances"]}).encode()
-        head = f"POST /v1/models/{job['model']}:predict HTTP/1.1\r\nHost: {address.netloc}\r\n" \
-               f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-        tasks.append(asyncio.create_task(_keep_asking(
-            tally, address.hostname, address.port, head.encode() + body, np.array(question["answers"]))))
+        head = (
+            f"POST /v1/models/{job['model']}:predict HTTP/1.1\r\nHost: {address.netloc}\r\n"
+            f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        tasks.append(
+            asyncio.create_task(
+                _keep_asking(tally, address.hostname, address.port, head.encode() + body, np.array(question["answers"]))
+            )
+        )
     told_to_stop = asyncio.Event()
     asyncio.get_running_loop().add_reader(sys.stdin.fileno(), told_to_stop.set)
     await asyncio.sleep(WARM_UP_SECONDS)

@@ -1,10 +1,10 @@
 """What finished runs came to, kept in a folder of results: everything that tables and pictures are made from.
 
-    flags.txt       what the runs had in common, a flagfile
-    seed-N.csv      evaluations.csv of seed N
-    values-N.csv    values.csv of seed N: what the critic expected, and what followed
-    runs.csv        a row a run: how it ended, how long it took, its last weights on many episodes, versions
-    scatter.csv     what the critic expected at single steps, and what followed; where it was asked for
+flags.txt       what the runs had in common, a flagfile
+seed-N.csv      evaluations.csv of seed N
+values-N.csv    values.csv of seed N: what the critic expected, and what followed
+runs.csv        a row a run: how it ended, how long it took, its last weights on many episodes, versions
+scatter.csv     what the critic expected at single steps, and what followed; where it was asked for
 """
 
 import csv
@@ -87,7 +87,8 @@ def folder(suite: str, entry: str) -> Path:
 def is_finished(path: Path, total_steps: int) -> bool:
     """Whether the run in `path` made its last evaluation, and the checkpoint after it."""
     return (newest_step(path / "checkpoints") or 0) >= total_steps and total_steps in read_scores(
-        path / "evaluations.csv")
+        path / "evaluations.csv"
+    )
 
 
 def has(path: Path, config: Config) -> bool:
@@ -113,9 +114,16 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
     rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")}
     versions = json.loads((run / "versions.json").read_text())
     row = rows.get(config.seed)
-    if row and row["run"] == versions["run"] and int(row["episodes"]) >= episodes and (
-            not scatter or diverged or any(int(point["seed"]) == config.seed
-                                           for point in read_rows(path / "scatter.csv"))):
+    if (
+        row
+        and row["run"] == versions["run"]
+        and int(row["episodes"]) >= episodes
+        and (
+            not scatter
+            or diverged
+            or any(int(point["seed"]) == config.seed for point in read_rows(path / "scatter.csv"))
+        )
+    ):
         return
     shutil.copyfile(run / "evaluations.csv", path / f"seed-{config.seed}.csv")
     if (run / "values.csv").exists():
@@ -124,16 +132,28 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
     speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
     ended = _divergence(run) if diverged else "finished"
     rows[config.seed] = {
-        "seed": config.seed, "run": versions["run"], "ended": ended, "episodes": episodes,
+        "seed": config.seed,
+        "run": versions["run"],
+        "ended": ended,
+        "episodes": episodes,
         "seconds": metrics[-1]["seconds"] if metrics else "",
         "steps_per_second": round(float(np.median(speeds)), 1) if speeds else "",
         "rescored": _score_again(run, episodes) if episodes and not diverged else "",
-        **{name: versions.get(name, "") for name in VERSIONS}}
+        **{name: versions.get(name, "") for name in VERSIONS},
+    }
     if scatter and not diverged:
-        _write_rows(path / "scatter.csv", ("seed", "q", "discounted_return"), [
-            *([row[name] for name in ("seed", "q", "discounted_return")] for row in read_rows(path / "scatter.csv")
-              if int(row["seed"]) != config.seed),
-            *([config.seed, q, g] for q, g in _estimates(run))])
+        _write_rows(
+            path / "scatter.csv",
+            ("seed", "q", "discounted_return"),
+            [
+                *(
+                    [row[name] for name in ("seed", "q", "discounted_return")]
+                    for row in read_rows(path / "scatter.csv")
+                    if int(row["seed"]) != config.seed
+                ),
+                *([config.seed, q, g] for q, g in _estimates(run)),
+            ],
+        )
     _write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
 
 
@@ -152,8 +172,11 @@ def _divergence(run: Path) -> str:
 
 def clear(path: Path):
     """Removes what `collect` has written to `path`."""
-    for file in (*path.glob("seed-*.csv"), *path.glob("values-*.csv"),
-                 *(path / name for name in ("flags.txt", "runs.csv", "scatter.csv"))):
+    for file in (
+        *path.glob("seed-*.csv"),
+        *path.glob("values-*.csv"),
+        *(path / name for name in ("flags.txt", "runs.csv", "scatter.csv")),
+    ):
         file.unlink(missing_ok=True)
 
 
@@ -200,11 +223,15 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
     seed = int(row["seed"])
     values = read_rows(path / f"values-{seed}.csv")
     return Outcome(
-        seed, row["ended"], read_scores(path / f"seed-{seed}.csv"),
+        seed,
+        row["ended"],
+        read_scores(path / f"seed-{seed}.csv"),
         {int(value["step"]): float(value["q_bias"]) for value in values},
-        float(row["rescored"]) if row["rescored"] else None, int(row["episodes"]),
+        float(row["rescored"]) if row["rescored"] else None,
+        int(row["episodes"]),
         *(float(row[name]) if row[name] else None for name in ("seconds", "steps_per_second")),
-        {name: row[name] for name in VERSIONS if row[name]})
+        {name: row[name] for name in VERSIONS if row[name]},
+    )
 
 
 def _score_again(run: Path, episodes: int) -> float:
@@ -237,12 +264,12 @@ def _estimates(run: Path) -> list[tuple[float, float]]:
             return policy.agent.act(observations)
 
         evaluator = Evaluator(policy.config, 1, first_seed=20_000 + i)
-        episode, = evaluator.run(act)
+        (episode,) = evaluator.run(act)
         evaluator.close()
         returns, following = np.zeros(episode.length), 0.0
         for t in reversed(range(episode.length)):
             returns[t] = following = episode.rewards[t] + gamma * following
-        lacking = np.searchsorted(-gamma ** np.arange(episode.length), -0.01)  # steps until gamma^t is below 0.01
+        lacking = np.searchsorted(-(gamma ** np.arange(episode.length)), -0.01)  # steps until gamma^t is below 0.01
         whole = episode.length - (0 if episode.terminated else min(lacking, episode.length // 2))
         found += zip(policy.agent.value(np.stack(seen[:whole])).tolist(), returns[:whole].tolist(), strict=True)
     chosen = np.random.default_rng(0).permutation(len(found))[:_SCATTER_POINTS]

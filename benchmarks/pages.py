@@ -19,23 +19,42 @@ _COLUMNS = 4  # of small pictures
 
 def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
     """Entries of the same environment side by side: after equal steps, and after equal wall time."""
-    lines = [f"# {suite.name}", "", suite.about, "",
-             "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
-             "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
-             "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
-             "above 0 the critic overestimates.", ""]
+    lines = [
+        f"# {suite.name}",
+        "",
+        suite.about,
+        "",
+        "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
+        "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
+        "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
+        "above 0 the critic overestimates.",
+        "",
+    ]
     for env in dict.fromkeys(found.config.env for found in results.values()):
         group = {name: found for name, found in results.items() if found.config.env == env}
         seconds = min((_training_seconds(found) for found in group.values() if finished(found)), default=0.0)
-        lines += [f"## {env}", "", "| entry | steps | seeds | area | last five | equal time | q_bias | steps/s |",
-                  "|---|---|---|---|---|---|---|---|"]
+        lines += [
+            f"## {env}",
+            "",
+            "| entry | steps | seeds | area | last five | equal time | q_bias | steps/s |",
+            "|---|---|---|---|---|---|---|---|",
+        ]
         for name, found in group.items():
             done, speed = finished(found), _speed(found)
-            lines.append(_row([
-                f"[{name}]({suite.name}/{quote(name)})", f"{found.config.total_steps:,}", _seeds(found),
-                summary(done, lambda o: o.area), summary(done, lambda o: o.last(5)),
-                summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
-                summary(done, lambda o: o.last_q_bias), f"{speed:.0f}" if speed else "-"]))
+            lines.append(
+                _row(
+                    [
+                        f"[{name}]({suite.name}/{quote(name)})",
+                        f"{found.config.total_steps:,}",
+                        _seeds(found),
+                        summary(done, lambda o: o.area),
+                        summary(done, lambda o: o.last(5)),
+                        summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
+                        summary(done, lambda o: o.last_q_bias),
+                        f"{speed:.0f}" if speed else "-",
+                    ]
+                )
+            )
         lines.append("")
     notes = [f"- **{entry.name}**: {entry.note}" for entry in suite.entries if entry.note and entry.name in results]
     return "\n".join([*lines, *notes, ""])
@@ -43,44 +62,80 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
 
 def all_entries(published: Published) -> str:
     """README.md of the results: one table over all entries."""
-    lines = ["# Results", "", "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. Reached: "
-             "the last weights, over 100 episodes, come to at least the published figure.", "",
-             "![curves of all entries](curves.png)", "",
-             "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
-             "100 episodes | published | reached |", "|---" * 10 + "|"]
+    lines = [
+        "# Results",
+        "",
+        "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. Reached: "
+        "the last weights, over 100 episodes, come to at least the published figure.",
+        "",
+        "![curves of all entries](curves.png)",
+        "",
+        "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
+        "100 episodes | published | reached |",
+        "|---" * 10 + "|",
+    ]
     for suite, results in published:
         for name, found in results.items():
             done, entry = finished(found), _entry(suite, name)
-            lines.append(_row([f"{suite.name}: [{name}]({suite.name}/{quote(name)})", found.config.env,
-                               f"{found.config.total_steps:,}", _seeds(found), *_scores(done),
-                               *_against(entry, found)]))
+            lines.append(
+                _row(
+                    [
+                        f"{suite.name}: [{name}]({suite.name}/{quote(name)})",
+                        found.config.env,
+                        f"{found.config.total_steps:,}",
+                        _seeds(found),
+                        *_scores(done),
+                        *_against(entry, found),
+                    ]
+                )
+            )
     suites = ", ".join(f"[{suite.name}]({suite.name}.md)" for suite, results in published if results)
     lines += ["", f"Side by side, with the critics' errors and speeds: {suites}.", ""]
     if _scatters(published):
-        lines += ["What critics expected at single steps of test episodes, and what followed (as Lillicrap et al., "
-                  "Fig. 3):", "", "![estimated Q against return](values.png)", ""]
+        lines += [
+            "What critics expected at single steps of test episodes, and what followed (as Lillicrap et al., Fig. 3):",
+            "",
+            "![estimated Q against return](values.png)",
+            "",
+        ]
     return "\n".join(lines)
 
 
 def readme_table(published: Published) -> list[str]:
     """The rows of those entries that the project's README names."""
-    lines = ["| run | steps | seeds | last evaluation | best evaluation | last weights, 100 episodes | published |",
-             "|---" * 7 + "|"]
+    lines = [
+        "| run | steps | seeds | last evaluation | best evaluation | last weights, 100 episodes | published |",
+        "|---" * 7 + "|",
+    ]
     for suite, results in published:
         for name, found in results.items():
             entry, done = _entry(suite, name), finished(found)
             if entry.readme:
                 last, _, best, again = _scores(done)
-                lines.append(_row([f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})",
-                                   f"{found.config.total_steps:,}", _seeds(found), last, best, again,
-                                   _against(entry, found)[0]]))
+                lines.append(
+                    _row(
+                        [
+                            f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})",
+                            f"{found.config.total_steps:,}",
+                            _seeds(found),
+                            last,
+                            best,
+                            again,
+                            _against(entry, found)[0],
+                        ]
+                    )
+                )
     return lines
 
 
 def draw_all(published: Published, path: Path):
     """A small curve of each entry that the README names, the published figure as a line."""
-    shown = [(_entry(suite, name), found) for suite, results in published for name, found in results.items()
-             if finished(found) and _entry(suite, name).readme]
+    shown = [
+        (_entry(suite, name), found)
+        for suite, results in published
+        for name, found in results.items()
+        if finished(found) and _entry(suite, name).readme
+    ]
 
     def draw(axes, item):
         entry, found = item
@@ -94,11 +149,13 @@ def draw_all(published: Published, path: Path):
 
 def draw_estimates(published: Published, path: Path):
     """Estimated Q against return, for the entries that asked for it (Lillicrap et al., Fig. 3)."""
+
     def draw(axes, item):
         name, file = item
         with open(file, newline="") as rows:
-            q, following = np.array([[float(row["q"]), float(row["discounted_return"])]
-                                     for row in csv.DictReader(rows)]).T
+            q, following = np.array(
+                [[float(row["q"]), float(row["discounted_return"])] for row in csv.DictReader(rows)]
+            ).T
         ends = [min(q.min(), following.min()), max(q.max(), following.max())]
         axes.plot(ends, ends, color="0.6", linewidth=1)
         axes.scatter(following, q, s=2, alpha=0.3)
@@ -109,8 +166,12 @@ def draw_estimates(published: Published, path: Path):
 
 def _scatters(published: Published) -> list[tuple[str, Path]]:
     """(entry, file) of those that have one."""
-    return [(name, file) for _, results in published for name, found in results.items()
-            if (file := found.path / "scatter.csv").exists()]
+    return [
+        (name, file)
+        for _, results in published
+        for name, found in results.items()
+        if (file := found.path / "scatter.csv").exists()
+    ]
 
 
 def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str):
@@ -124,7 +185,7 @@ def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel:
     for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
         draw(axes, item)
         axes.tick_params(labelsize=7)
-    for axes in figure.axes[len(items):]:
+    for axes in figure.axes[len(items) :]:
         axes.set_axis_off()
     figure.supxlabel(xlabel, fontsize=9)
     figure.supylabel(ylabel, fontsize=9)
@@ -137,8 +198,12 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
         return ["-"] * 4
     few = "" if done[0].episodes == 100 else f" ({done[0].episodes} episodes)"
     again = summary(done, lambda o: o.rescored)
-    return [summary(done, lambda o: o.last(1)), summary(done, lambda o: o.last(10)),
-            summary(done, lambda o: max(o.scores.values())), again + few * (again != "-")]
+    return [
+        summary(done, lambda o: o.last(1)),
+        summary(done, lambda o: o.last(10)),
+        summary(done, lambda o: max(o.scores.values())),
+        again + few * (again != "-"),
+    ]
 
 
 def _against(entry: Entry, found: Results) -> list[str]:

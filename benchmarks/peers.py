@@ -57,10 +57,19 @@ def say(**what):
 def make(work: dict, env: gymnasium.Env):
     """The library's DDPG with the work's hyperparameters."""
     shared = dict(
-        batch_size=work["batch_size"], buffer_size=work["replay_capacity"], learning_starts=work["warmup_steps"],
-        train_freq=work["update_every"], gradient_steps=work["update_every"], gamma=0.99, tau=0.005, seed=work["seed"],
-        learning_rate=1e-3, device="cpu", policy_kwargs={"net_arch": list(work["hidden_units"])},
-        action_noise=NormalActionNoise(np.zeros(env.action_space.shape), 0.1 * env.action_space.high))
+        batch_size=work["batch_size"],
+        buffer_size=work["replay_capacity"],
+        learning_starts=work["warmup_steps"],
+        train_freq=work["update_every"],
+        gradient_steps=work["update_every"],
+        gamma=0.99,
+        tau=0.005,
+        seed=work["seed"],
+        learning_rate=1e-3,
+        device="cpu",
+        policy_kwargs={"net_arch": list(work["hidden_units"])},
+        action_noise=NormalActionNoise(np.zeros(env.action_space.shape), 0.1 * env.action_space.high),
+    )
     if work["library"] == "sbx":
         import sbx
 

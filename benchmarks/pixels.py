@@ -43,14 +43,28 @@ def main(argv):
     flags.DEFINE_string("out", "benchmarks/results/pixels-cost.md", "file for the results", flag_values=values)
     flags.DEFINE_integer("rounds", 15, "times that each piece is measured", lower_bound=1, flag_values=values)
     names = cli.parse(argv, values, __doc__, positional=True)
-    parts = {"update": update, "replay": replay_cost, "step": step, "request": request, "random": random_returns,
-             "memory": memory}
+    parts = {
+        "update": update,
+        "replay": replay_cost,
+        "step": step,
+        "request": request,
+        "random": random_returns,
+        "memory": memory,
+    }
     found = {name: parts[name](values.rounds) for name in report.chosen(names or list(parts)[:-1], parts)}
     curves = ", ".join(f"[{name}]({name})" for name in CURVES)
-    about = ("Preset pixels: three convolutions of 32 filters shared by all networks, 64 x 64, three frames; learning "
-             f"curves, csv and commands: {curves}")
-    report.write(Path(values.out), "From pixels", about, " ".join(["python -m benchmarks.pixels", *argv[1:]]), found,
-                 report.installed("tensorflow", "keras", "gymnasium", "mujoco", "pillow"))
+    about = (
+        "Preset pixels: three convolutions of 32 filters shared by all networks, 64 x 64, three frames; learning "
+        f"curves, csv and commands: {curves}"
+    )
+    report.write(
+        Path(values.out),
+        "From pixels",
+        about,
+        " ".join(["python -m benchmarks.pixels", *argv[1:]]),
+        found,
+        report.installed("tensorflow", "keras", "gymnasium", "mujoco", "pillow"),
+    )
     print(Path(values.out).read_text())
 
 
@@ -69,18 +83,27 @@ def update(rounds: int) -> report.Part:
         batch = _minibatch(channels)
         for jit in (False, True):
             agent = _agent(channels, jit)
-            pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = (
-                lambda agent=agent, batch=batch: agent.learn(batch).numpy())
-    pieces |= {f"convolutions, grey, {name}": _convolutions(first, jit) for name, first, jit in (
-        ("channels last, without XLA", False, False), ("channels last, with XLA", False, True),
-        ("channels first, with XLA", True, True))}
+            pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = lambda agent=agent, batch=batch: (
+                agent.learn(batch).numpy()
+            )
+    pieces |= {
+        f"convolutions, grey, {name}": _convolutions(first, jit)
+        for name, first, jit in (
+            ("channels last, without XLA", False, False),
+            ("channels last, with XLA", False, True),
+            ("channels first, with XLA", True, True),
+        )
+    }
     found = _alternate(pieces, rounds)
     rows = [report.Row(f"{name}, ms", value) for name, value in found.items()]
     for name in ("grey", "RGB"):
         without, with_xla = (found[f"update, {name}, {how} XLA"] for how in ("without", "with"))
         rows.append(report.Row(f"update, {name}, without XLA / with", without / with_xla, "<", 1.0))
-    return report.Part("Batch 128, random shifts included. Convolutions: both passes over a batch, and one more "
-                       "forward. On a CPU TensorFlow has channels first with XLA only.", rows)
+    return report.Part(
+        "Batch 128, random shifts included. Convolutions: both passes over a batch, and one more "
+        "forward. On a CPU TensorFlow has channels first with XLA only.",
+        rows,
+    )
 
 
 def replay_cost(rounds: int) -> report.Part:
@@ -95,19 +118,26 @@ def replay_cost(rounds: int) -> report.Part:
         with tempfile.TemporaryDirectory() as directory:
             buffer, agent = _filled(channels, 20_000, Path(directory)), _agent(channels, False)
             rows += _drawing(buffer, agent, name, rounds)
-    return report.Part("Minibatches through tf.data, one after the other with no update between; 20,000 slots on disk, "
-                       "in memory's cache.", rows)
+    return report.Part(
+        "Minibatches through tf.data, one after the other with no update between; 20,000 slots on disk, "
+        "in memory's cache.",
+        rows,
+    )
 
 
 def _drawing(buffer: ReplayBuffer, agent, name: str, rounds: int) -> list[report.Row]:
     """A minibatch of all that is in `buffer` against an update."""
     blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9), image=True)
     batch = next(blocks)
-    found = _alternate({"ten draws": lambda: [next(blocks) for _ in range(10)],
-                        "update": lambda: agent.learn(batch).numpy()}, rounds)
+    found = _alternate(
+        {"ten draws": lambda: [next(blocks) for _ in range(10)], "update": lambda: agent.learn(batch).numpy()}, rounds
+    )
     drawing, updating = found["ten draws"] / 10, found["update"]
-    return [report.Row(f"a minibatch, {name}, ms", drawing), report.Row(f"update, {name}, ms", updating),
-            report.Row(f"a minibatch / update, {name}", drawing / updating, "<", 1 / 3)]
+    return [
+        report.Row(f"a minibatch, {name}, ms", drawing),
+        report.Row(f"update, {name}, ms", updating),
+        report.Row(f"a minibatch / update, {name}", drawing / updating, "<", 1 / 3),
+    ]
 
 
 def memory(rounds: int) -> report.Part:
@@ -123,9 +153,15 @@ def memory(rounds: int) -> report.Part:
     return report.Part(
         "Drawn with no update between. The memory is the machine's or the control group's, with the system's cache of "
         "files.",
-        [report.Row("slots", slots), report.Row("on disk, GB", size / 1e9),
-         report.Row("memory, GB", _memory_limit() / 1e9, "<", size / 1e9),
-         report.Row("of it the process's own, GB", own / 1e9), report.Row("adding a row, ms", filling), *rows])
+        [
+            report.Row("slots", slots),
+            report.Row("on disk, GB", size / 1e9),
+            report.Row("memory, GB", _memory_limit() / 1e9, "<", size / 1e9),
+            report.Row("of it the process's own, GB", own / 1e9),
+            report.Row("adding a row, ms", filling),
+            *rows,
+        ],
+    )
 
 
 def _memory_limit() -> float:
@@ -152,9 +188,13 @@ def step(rounds: int) -> report.Part:
             core = Core(settings_, agent, buffer, Collector(settings_, spaces), step=buffer.rows, overlap=overlap)
             closing.append(core.collector)
             pieces[name] = lambda core=core: core.run(core.step + 10)
-        for name, env in (("environment alone", factory.make_policy_env(settings_)),
-                          ("environment alone, drawn at each simulated step",
-                           frames.Frames(registry.make_env(settings_.env), settings_))):
+        for name, env in (
+            ("environment alone", factory.make_policy_env(settings_)),
+            (
+                "environment alone, drawn at each simulated step",
+                frames.Frames(registry.make_env(settings_.env), settings_),
+            ),
+        ):
             closing.append(env)
             env.reset(seed=0)
             pieces[name] = lambda env=env: [env.step(np.float32([0, 0.1, 0])) for _ in range(10)]
@@ -163,8 +203,10 @@ def step(rounds: int) -> report.Part:
             used.close()
     rows = [report.Row(f"{name}, ms", value / 10) for name, value in found.items()]
     during, after, *_ = found.values()
-    return report.Part("CarRacing-v3, four simulated steps an action, an update each step, grey.",
-                       [*rows, report.Row("during / after", during / after, "<", 1.0)])
+    return report.Part(
+        "CarRacing-v3, four simulated steps an action, an update each step, grey.",
+        [*rows, report.Row("during / after", during / after, "<", 1.0)],
+    )
 
 
 def request(rounds: int) -> report.Part:
@@ -182,15 +224,18 @@ def request(rounds: int) -> report.Part:
         for _ in range(10 * rounds):
             numbers.append(len(json.dumps({"inputs": {"observation": [observation.tolist()]}})))
             pngs = [{"b64": base64.b64encode(png).decode()} for png in to_pngs(observation, settings_.frame_stack)]
-            files.append(len(json.dumps({"signature_name": "observation_bytes", "inputs": {
-                "observation_bytes": [pngs]}})))
+            files.append(
+                len(json.dumps({"signature_name": "observation_bytes", "inputs": {"observation_bytes": [pngs]}}))
+            )
             observation, _, terminated, truncated, _ = env.step(env.action_space.sample())
             if terminated or truncated:
                 observation, _ = env.reset()
         env.close()
-        rows += [report.Row(f"{env_id}, numbers, bytes", int(np.mean(numbers))),
-                 report.Row(f"{env_id}, PNG files, bytes", int(np.mean(files))),
-                 report.Row(f"{env_id}, PNG files / numbers", np.mean(files) / np.mean(numbers), "<=", 0.1)]
+        rows += [
+            report.Row(f"{env_id}, numbers, bytes", int(np.mean(numbers))),
+            report.Row(f"{env_id}, PNG files, bytes", int(np.mean(files))),
+            report.Row(f"{env_id}, PNG files / numbers", np.mean(files) / np.mean(numbers), "<=", 0.1),
+        ]
     return report.Part("Whole bodies of requests, three grey frames.", rows)
 
 
@@ -200,8 +245,12 @@ def random_returns(_: int) -> report.Part:
     for env_id in ENVIRONMENTS:
         # The same steps with frames of 8 pixels; InvertedPendulum's curve has actions of two steps.
         repeat = {"InvertedPendulum-v5": 2, "CarRacing-v3": 4}.get(env_id, 3)
-        env, returns = factory.make_policy_env(settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8,
-                                                     action_repeat=repeat)), []
+        env, returns = (
+            factory.make_policy_env(
+                settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8, action_repeat=repeat)
+            ),
+            [],
+        )
         env.action_space.seed(0)
         for seed in range(10_000, 10_010):
             env.reset(seed=seed)
@@ -226,8 +275,9 @@ def _minibatch(channels: int):
     from ddpg_tf.replay.buffer import Batch
 
     rng = np.random.default_rng(0)
-    image, other = (tf.constant(rng.integers(0, 256, (1, BATCH, SIDE, SIDE, channels), dtype=np.uint8))
-                    for _ in range(2))
+    image, other = (
+        tf.constant(rng.integers(0, 256, (1, BATCH, SIDE, SIDE, channels), dtype=np.uint8)) for _ in range(2)
+    )
     numbers = tf.constant(rng.random((1, BATCH), np.float32))
     return Batch(image, numbers[..., None], numbers, numbers, other)
 
@@ -235,8 +285,9 @@ def _minibatch(channels: int):
 def _filled(channels: int, slots: int, directory: Path, actions: int = 1):
     """A replay with `slots` rows of noise, in episodes of 250."""
     rng = np.random.default_rng(0)
-    buffer = ReplayBuffer(slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000,
-                          directory=directory)
+    buffer = ReplayBuffer(
+        slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000, directory=directory
+    )
     image = rng.integers(0, 256, (1, SIDE, SIDE, channels), dtype=np.uint8)
     for t in range(slots):
         image = np.roll(image, 1, axis=1)
@@ -247,9 +298,12 @@ def _filled(channels: int, slots: int, directory: Path, actions: int = 1):
 def _convolutions(channels_first: bool, jit: bool) -> Callable[[], object]:
     from ddpg_tf._tf import keras, tf
 
-    layers = [keras.layers.Conv2D(32, kernel, stride, activation="relu",
-                                  data_format="channels_first" if channels_first else "channels_last")
-              for kernel, stride in ((8, 4), (4, 2), (3, 1))]
+    layers = [
+        keras.layers.Conv2D(
+            32, kernel, stride, activation="relu", data_format="channels_first" if channels_first else "channels_last"
+        )
+        for kernel, stride in ((8, 4), (4, 2), (3, 1))
+    ]
     shape = (3, SIDE, SIDE) if channels_first else (SIDE, SIDE, 3)
     model = keras.Sequential([keras.Input(shape), *layers])
     x = tf.random.stateless_uniform([BATCH, *shape], [0, 0])

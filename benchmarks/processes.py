@@ -32,8 +32,12 @@ class Server:
     def __init__(self, log: Path, *options: str):
         self._log = log
         with log.open("w") as file:
-            self._process = subprocess.Popen([sys.executable, "-m", "serve.local", "--rest_api_port=0", *options],
-                                             cwd=ROOT, stdout=file, stderr=subprocess.STDOUT)
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "serve.local", "--rest_api_port=0", *options],
+                cwd=ROOT,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
         deadline = time.monotonic() + _START_SECONDS
         while not (found := re.search(r"^serving .* on (http://\S+)$", self.output, re.MULTILINE)):
             if not self.alive or time.monotonic() > deadline:

@@ -38,12 +38,17 @@ def main(argv) -> int:
     update, floor = found[f"update, in a block of {block}"], found[f"its matrix products, in a block of {block}"]
     rows = [Row(f"{name} [ms]", milliseconds) for name, milliseconds in found.items()]
     rows.append(Row("update in a block / its matrix products", update / floor, "<=", 1.25))
-    about = f"""{values.env}, hidden layers of {' and '.join(values.hidden_units)} units, batch {values.batch_size}.
+    about = f"""{values.env}, hidden layers of {" and ".join(values.hidden_units)} units, batch {values.batch_size}.
         Milliseconds for one step or one update; median of {ROUNDS} rounds."""
     part = Part(about, rows)
-    write(Path(values.out), "Profile", "Pieces of one training step, each alone",
-          " ".join(["python -m benchmarks.profile", *argv[1:]]), {"pieces": part},
-          installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"))
+    write(
+        Path(values.out),
+        "Profile",
+        "Pieces of one training step, each alone",
+        " ".join(["python -m benchmarks.profile", *argv[1:]]),
+        {"pieces": part},
+        installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"),
+    )
     print(Path(values.out).read_text())
     return int(not part.passed)
 
@@ -58,8 +63,9 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
     hidden = tuple(map(int, values.hidden_units))
 
     def parts_of(block: int):
-        config = Config(env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=block,
-                        warmup_steps=0)
+        config = Config(
+            env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=block, warmup_steps=0
+        )
         spaces = factory.spaces_of(config)
         still = np.zeros([1, spaces.action_size], np.float32)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
@@ -80,8 +86,18 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
     many = block_replay.sample(rng, (values.block, config.batch_size))
     many_blocks = schedule.blocks(block_replay, block_config, 100)
     per_step, in_blocks = (
-        Steps(Setting(env=values.env, hidden_units=hidden, batch_size=values.batch_size, update_every=every,
-                      transitions=200 * values.block), directory / f"loop-{every}") for every in (1, values.block))
+        Steps(
+            Setting(
+                env=values.env,
+                hidden_units=hidden,
+                batch_size=values.batch_size,
+                update_every=every,
+                transitions=200 * values.block,
+            ),
+            directory / f"loop-{every}",
+        )
+        for every in (1, values.block)
+    )
     floor = _matrix_products((spaces.observation_size, *hidden), spaces.action_size, config.batch_size, values.block)
     return {
         "act": (lambda: agent.act(observation), 1),
@@ -103,8 +119,10 @@ def _matrix_products(sizes: tuple[int, ...], action_size: int, batch: int, block
     from ddpg_tf._tf import tf
 
     def network(*sizes):
-        return [tf.Variable(tf.random.stateless_uniform([n, m], [n, m], -1, 1) * (3 / n) ** 0.5)
-                for n, m in itertools.pairwise(sizes)]
+        return [
+            tf.Variable(tf.random.stateless_uniform([n, m], [n, m], -1, 1) * (3 / n) ** 0.5)
+            for n, m in itertools.pairwise(sizes)
+        ]
 
     actor, target_actor = network(*sizes, action_size), network(*sizes, action_size)
     critic, target_critic = (network(sizes[0] + action_size, *sizes[1:], 1) for _ in range(2))
@@ -135,7 +153,7 @@ def _matrix_products(sizes: tuple[int, ...], action_size: int, batch: int, block
         action, actor_inputs = forward(actor, x)
         q, inputs = forward(critic, tf.concat([x, action], 1))
         gradient, _ = backward(critic, inputs, q, weights=False, first=True)
-        _, actor_gradients = backward(actor, actor_inputs, gradient[:, sizes[0]:], weights=True, first=False)
+        _, actor_gradients = backward(actor, actor_inputs, gradient[:, sizes[0] :], weights=True, first=False)
         for kernels, gradients in ((critic, critic_gradients), (actor, actor_gradients)):
             for i, gradient in gradients:
                 sinks[id(kernels)][i].assign(gradient)  # the cheapest use of every product

@@ -15,8 +15,14 @@ from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically
 
 _NOTES = 50  # lines of them
-_RELATIONS = {"": lambda measured, bound: True, "=": operator.eq, "<": operator.lt, ">": operator.gt,
-              "<=": operator.le, ">=": operator.ge}
+_RELATIONS = {
+    "": lambda measured, bound: True,
+    "=": operator.eq,
+    "<": operator.lt,
+    ">": operator.gt,
+    "<=": operator.le,
+    ">=": operator.ge,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,14 +75,30 @@ def _number(value: float) -> str:
 def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, Part], versions: Mapping[str, str]):
     """The results as a table per part in `out`, and all in one as csv beside it."""
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
-    lines = [f"# {title}", "", f"{about}; {os.cpu_count()} CPU cores, python {platform.python_version()}, {used}.",
-             "Made by", "", "```", command, "```"]
+    lines = [
+        f"# {title}",
+        "",
+        f"{about}; {os.cpu_count()} CPU cores, python {platform.python_version()}, {used}.",
+        "Made by",
+        "",
+        "```",
+        command,
+        "```",
+    ]
     table = io.StringIO()
     writer = csv.writer(table, lineterminator="\n")
     writer.writerow(["part", "what", "measured", "wanted", "as wanted"])
     for name, part in parts.items():
-        lines += ["", f"## {name}", "", " ".join(part.about.split()), "", "| | measured | wanted | as wanted |",
-                  "|---|---|---|---|", *(f"| {' | '.join(row.cells)} |" for row in part.rows)]
+        lines += [
+            "",
+            f"## {name}",
+            "",
+            " ".join(part.about.split()),
+            "",
+            "| | measured | wanted | as wanted |",
+            "|---|---|---|---|",
+            *(f"| {' | '.join(row.cells)} |" for row in part.rows),
+        ]
         if part.notes:
             more = [f"... and {len(part.notes) - _NOTES} more"] if len(part.notes) > _NOTES else []
             lines += ["", "```", *part.notes[:_NOTES], *more, "```"]

@@ -28,8 +28,13 @@ _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of r
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_integer("episodes", 100, "episodes on which the last weights of each run are scored again; 0: none",
-                         lower_bound=0, flag_values=values)
+    flags.DEFINE_integer(
+        "episodes",
+        100,
+        "episodes on which the last weights of each run are scored again; 0: none",
+        lower_bound=0,
+        flag_values=values,
+    )
     flags.DEFINE_string("runs_dir", "runs", "where the run directories are", flag_values=values)
     named = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
     if not SUITES.is_dir():
@@ -61,8 +66,10 @@ def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
         run, config = runs_dir / suite.name / f"{entry.name}-{seed}", entry.seed_config(seed)
         if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
             if name := outcomes.difference(found := run_dir.read_config(run), config):
-                raise UsageError(f"{run} was run with --{name}={getattr(found, name)}, and the suite says "
-                                 f"{getattr(config, name)}: delete it, or give the entry another name")
+                raise UsageError(
+                    f"{run} was run with --{name}={getattr(found, name)}, and the suite says "
+                    f"{getattr(config, name)}: delete it, or give the entry another name"
+                )
             outcomes.collect(run, path, episodes, entry.scatter)
 
 
@@ -77,8 +84,11 @@ def _write_folder(suite: Suite, entry: Entry):
 
 def _read(suite: Suite) -> dict[str, Results]:
     """{entry: its published results}, in the suite's order."""
-    return {entry.name: outcomes.read(path) for entry in suite.entries
-            if ((path := outcomes.folder(suite.name, entry.name)) / "runs.csv").exists()}
+    return {
+        entry.name: outcomes.read(path)
+        for entry in suite.entries
+        if ((path := outcomes.folder(suite.name, entry.name)) / "runs.csv").exists()
+    }
 
 
 def _replace(readme: Path, table: Sequence[str]):

@@ -43,23 +43,38 @@ class Setting:
 
 
 PARTS = {
-    "replay": ("transitions in the replay", {
-        f"{about:,}": Setting(transitions=BLOCK * (about // BLOCK)) for about in (10_000, 100_000, MOST_ROWS)}),
-    "environments": ("environments stepped together", {
-        f"{n} {how}": Setting(num_envs=n, vectorization=how) for how in ("sync", "async") for n in (1, 2, 4, 8, 16)}),
-    "observations": ("numbers in an observation", {
-        f"{size} ({env})": Setting(env=env) for size, env in (
-            (3, "Pendulum-v1"), (17, "HalfCheetah-v5"), (105, "Ant-v5"), (348, "Humanoid-v5"))}),
-    "networks": ("units in each of two hidden layers", {
-        f"{units}": Setting(hidden_units=(units, units)) for units in (64, 128, 256, 512, 1024)}),
+    "replay": (
+        "transitions in the replay",
+        {f"{about:,}": Setting(transitions=BLOCK * (about // BLOCK)) for about in (10_000, 100_000, MOST_ROWS)},
+    ),
+    "environments": (
+        "environments stepped together",
+        {f"{n} {how}": Setting(num_envs=n, vectorization=how) for how in ("sync", "async") for n in (1, 2, 4, 8, 16)},
+    ),
+    "observations": (
+        "numbers in an observation",
+        {
+            f"{size} ({env})": Setting(env=env)
+            for size, env in ((3, "Pendulum-v1"), (17, "HalfCheetah-v5"), (105, "Ant-v5"), (348, "Humanoid-v5"))
+        },
+    ),
+    "networks": (
+        "units in each of two hidden layers",
+        {f"{units}": Setting(hidden_units=(units, units)) for units in (64, 128, 256, 512, 1024)},
+    ),
 }
 
 
 def main(argv) -> int:
     values = flags.FlagValues()
     flags.DEFINE_integer("rounds", 5, "how often each setting is measured", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("steps", 960, f"environment steps of one measurement, a multiple of {BLOCK}",
-                         lower_bound=BLOCK, flag_values=values)
+    flags.DEFINE_integer(
+        "steps",
+        960,
+        f"environment steps of one measurement, a multiple of {BLOCK}",
+        lower_bound=BLOCK,
+        flag_values=values,
+    )
     flags.DEFINE_string("out", "benchmarks/results/scale.md", "file for the results", flag_values=values)
     names = chosen(cli.parse(argv, values, __doc__, positional=True), PARTS | {"memory": ()})
     if values.steps % BLOCK:
@@ -72,8 +87,14 @@ def main(argv) -> int:
         else:
             series[name] = _measure(name, values.rounds, values.steps)
             done[name] = _part(name, series[name])
-        write(out, "Scale", "The inner loop of training", " ".join(["python -m benchmarks.scale", *argv[1:]]), done,
-              installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"))
+        write(
+            out,
+            "Scale",
+            "The inner loop of training",
+            " ".join(["python -m benchmarks.scale", *argv[1:]]),
+            done,
+            installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"),
+        )
     if series:
         _draw(out.with_suffix(".png"), series)
     print(out.read_text())
@@ -112,13 +133,24 @@ class Steps:
         from ddpg_tf.envs import factory
         from ddpg_tf.training.core import Core
 
-        config = Config(env=setting.env, num_envs=setting.num_envs, vectorization=setting.vectorization,
-                        hidden_units=setting.hidden_units, batch_size=setting.batch_size,
-                        update_every=setting.update_every, warmup_steps=setting.transitions,
-                        total_steps=BLOCK * 100_000)
+        config = Config(
+            env=setting.env,
+            num_envs=setting.num_envs,
+            vectorization=setting.vectorization,
+            hidden_units=setting.hidden_units,
+            batch_size=setting.batch_size,
+            update_every=setting.update_every,
+            warmup_steps=setting.transitions,
+            total_steps=BLOCK * 100_000,
+        )
         spaces = factory.spaces_of(config)
-        replay = ReplayBuffer(setting.transitions + 100_000, spaces.observation_size, spaces.action_size,
-                              num_envs=setting.num_envs, directory=directory)
+        replay = ReplayBuffer(
+            setting.transitions + 100_000,
+            spaces.observation_size,
+            spaces.action_size,
+            num_envs=setting.num_envs,
+            directory=directory,
+        )
         self._fill(replay, setting.num_envs, setting.transitions // setting.num_envs, spaces)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         self._core = Core(config, agent, replay, Collector(config, spaces), step=replay.rows * setting.num_envs)
@@ -132,8 +164,9 @@ class Steps:
                 observation, successor = rng.normal(size=(2, *shape)).astype(np.float32)
                 action = rng.uniform(spaces.low, spaces.high, [1000, n, spaces.action_size])
             ended = np.full(n, t % 1000 == 999)
-            replay.add(observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000], np.zeros(n, bool),
-                       ended)
+            replay.add(
+                observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000], np.zeros(n, bool), ended
+            )
 
     def run(self, steps: int):
         self._core.run(self._core.step + steps)
@@ -148,8 +181,11 @@ def _memory() -> Part:
         small, large = (fresh.submit(_resident, transitions).result() for transitions in (BLOCK * 100, MOST_ROWS))
     about = """Resident memory [MB] of a process that trains on HalfCheetah-v5, with few and with many transitions in
         its replay. The replay is a mapped file: the system takes its pages back when it needs them."""
-    rows = [Row(f"{what}, {label}", found[what]) for what in large
-            for label, found in (("few transitions", small), (f"{MOST_ROWS:,}", large))]
+    rows = [
+        Row(f"{what}, {label}", found[what])
+        for what in large
+        for label, found in (("few transitions", small), (f"{MOST_ROWS:,}", large))
+    ]
     return Part(about, rows)
 
 
@@ -158,8 +194,10 @@ def _resident(transitions: int) -> dict[str, float]:
         steps = Steps(Setting(transitions=BLOCK * (transitions // BLOCK)), Path(directory))
         steps.run(20 * BLOCK)
         status = Path("/proc/self/status").read_text()
-    return {what: int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
-            for what, field in (("all", "VmRSS"), ("its own", "RssAnon"), ("mapped files", "RssFile"))}
+    return {
+        what: int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
+        for what, field in (("all", "VmRSS"), ("its own", "RssAnon"), ("mapped files", "RssFile"))
+    }
 
 
 def _draw(path: Path, series: dict[str, dict[str, float]]):

@@ -40,8 +40,17 @@ max_enqueued_batches {{ value: 1 }}
 num_batch_threads {{ value: 1 }}
 batch_timeout_micros {{ value: 0 }}
 """
-_TINY_RUN = ["--env=Pendulum-v1", "--preset=none", "--total_steps=400", "--warmup_steps=200", "--eval_every=200",
-             "--eval_episodes=1", "--update_every=20", "--batch_size=16", "--replay_capacity=400"]
+_TINY_RUN = [
+    "--env=Pendulum-v1",
+    "--preset=none",
+    "--total_steps=400",
+    "--warmup_steps=200",
+    "--eval_every=200",
+    "--eval_episodes=1",
+    "--update_every=20",
+    "--batch_size=16",
+    "--replay_capacity=400",
+]
 _PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop", "orjson")
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(.*)", re.MULTILINE)  # its last line
 _CHANGE_SECONDS = 30
@@ -64,8 +73,14 @@ def main(argv) -> int:
         for name in names:
             print(f"{name} ...", flush=True)
             parts[name] = _PARTS[name](bench)
-            write(out, "Serving", "`python -m serve.local` on cores that it shares with its clients",
-                  " ".join(["python -m benchmarks.serving", *argv[1:]]), parts, installed(*_PACKAGES))
+            write(
+                out,
+                "Serving",
+                "`python -m serve.local` on cores that it shares with its clients",
+                " ".join(["python -m benchmarks.serving", *argv[1:]]),
+                parts,
+                installed(*_PACKAGES),
+            )
     print(out.read_text())
     return int(not all(part.passed for part in parts.values()))
 
@@ -81,11 +96,13 @@ def load(bench: "Bench") -> Part:
         for clients in (1, 8, 32):
             found = measure(server.url, "cheetah", bench.questions(rows=1), clients, bench.flags.seconds)
             named = f"{clients} client{'s' * (clients > 1)}"
-            rows += [Row(f"{named}: requests/s", found.rate, *((">=", 4000) if clients == 32 else ())),
-                     Row(f"{named}: p50 [ms]", found.p50, *(("<", 2) if clients == 1 else ())),
-                     Row(f"{named}: p99 [ms]", found.p99),
-                     Row(f"{named}: requests", found.requests),
-                     Row(f"{named}: errors", found.errors, "=", 0)]
+            rows += [
+                Row(f"{named}: requests/s", found.rate, *((">=", 4000) if clients == 32 else ())),
+                Row(f"{named}: p50 [ms]", found.p50, *(("<", 2) if clients == 1 else ())),
+                Row(f"{named}: p99 [ms]", found.p99),
+                Row(f"{named}: requests", found.requests),
+                Row(f"{named}: errors", found.errors, "=", 0),
+            ]
     return Part(load.__doc__, rows)
 
 
@@ -103,13 +120,19 @@ def versions(bench: "Bench") -> Part:
                     times.append(time.monotonic() - renamed)
                 time.sleep(0.5)
         found = asking.finish()
-    return Part(versions.__doc__, [
-        Row("versions served", len(times), "=", CHANGES), Row("requests meanwhile", found.requests),
-        Row("failed requests", found.errors, "=", 0),
-        Row("from rename to served, median [s]", statistics.median(times) if times else np.nan),
-        Row("from rename to served, longest [s]", max(times, default=np.nan)),
-        Row("request latency, p50 [ms]", found.p50), Row("request latency, worst [ms]", found.worst)],
-        [str(found.outcomes)] if found.errors else [])
+    return Part(
+        versions.__doc__,
+        [
+            Row("versions served", len(times), "=", CHANGES),
+            Row("requests meanwhile", found.requests),
+            Row("failed requests", found.errors, "=", 0),
+            Row("from rename to served, median [s]", statistics.median(times) if times else np.nan),
+            Row("from rename to served, longest [s]", max(times, default=np.nan)),
+            Row("request latency, p50 [ms]", found.p50),
+            Row("request latency, worst [ms]", found.worst),
+        ],
+        [str(found.outcomes)] if found.errors else [],
+    )
 
 
 def fuzz_server(bench: "Bench") -> Part:
@@ -120,8 +143,9 @@ def fuzz_server(bench: "Bench") -> Part:
     run([sys.executable, "tests/data/make_models.py", models])
     recordings = [json.loads(line) for line in (ROOT / "tests/data/recordings.jsonl").read_text("utf-8").splitlines()]
     memory, outcomes, faults = [], Counter(), []
-    with bench.serve("actor", f"--model_config_file={models / 'models.config'}",
-                     "--allow_version_labels_for_unavailable_models") as server:
+    with bench.serve(
+        "actor", f"--model_config_file={models / 'models.config'}", "--allow_version_labels_for_unavailable_models"
+    ) as server:
         statuses = fuzz.plain_statuses(server.url, recordings)
         for first, last in ((0, total // 10), (total // 10, total // 2), (total // 2, total)):
             report = fuzz.fire(server.url, recordings, statuses, seed, range(first, last))
@@ -130,12 +154,16 @@ def fuzz_server(bench: "Bench") -> Part:
             memory.append(server.resident_megabytes)
         alive = server.alive and _answers(server.url)
         tracebacks = _TRACEBACK.findall(server.output)
-    rows = [Row(f"answered {outcome}" if outcome.isdecimal() else outcome, count)
-            for outcome, count in sorted(outcomes.items())]
-    rows += [Row("requests", sum(outcomes.values()), "=", total),
-             Row("unexpected 5xx, hangs, no answer, answers that framing changes", len(faults), "=", 0),
-             Row("tracebacks in the server's output", len(tracebacks), "=", 0),
-             Row("alive, and answers a good request, at the end", int(alive), "=", 1)]
+    rows = [
+        Row(f"answered {outcome}" if outcome.isdecimal() else outcome, count)
+        for outcome, count in sorted(outcomes.items())
+    ]
+    rows += [
+        Row("requests", sum(outcomes.values()), "=", total),
+        Row("unexpected 5xx, hangs, no answer, answers that framing changes", len(faults), "=", 0),
+        Row("tracebacks in the server's output", len(tracebacks), "=", 0),
+        Row("alive, and answers a good request, at the end", int(alive), "=", 1),
+    ]
     rows += [Row(f"resident memory at {share} % [MB]", size) for share, size in zip((10, 50, 100), memory, strict=True)]
     rows += [Row("growth from 50 to 100 % [%]", 100 * (memory[2] / memory[1] - 1), "<", 5)]
     faults += [f"{count} x {line}" for line, count in Counter(tracebacks).items()]
@@ -162,12 +190,20 @@ def publisher_kill(bench: "Bench") -> Part:
             served = _wait_for(client, max(versions_in(export_dir)))
     incomplete = [version for version in watch.states if not is_complete(export_dir / version)]
     problems = watch.problems + [f"version {version} was listed and is not complete" for version in incomplete]
-    return Part(publisher_kill.__doc__, [
-        Row("an undisturbed export [s]", duration), Row("exports started to be killed", bench.flags.kills),
-        Row("of them killed", killed), Row("versions that they published all the same", published),
-        Row("answers looked at", watch.answers), Row("longest wait for an answer [ms]", 1000 * watch.longest),
-        Row("errors, versions listed that are not complete or not loaded", len(problems), "=", 0),
-        Row("the next publication is served", int(served), "=", 1)], problems)
+    return Part(
+        publisher_kill.__doc__,
+        [
+            Row("an undisturbed export [s]", duration),
+            Row("exports started to be killed", bench.flags.kills),
+            Row("of them killed", killed),
+            Row("versions that they published all the same", published),
+            Row("answers looked at", watch.answers),
+            Row("longest wait for an answer [ms]", 1000 * watch.longest),
+            Row("errors, versions listed that are not complete or not loaded", len(problems), "=", 0),
+            Row("the next publication is served", int(served), "=", 1),
+        ],
+        problems,
+    )
 
 
 def overload(bench: "Bench") -> Part:
@@ -175,27 +211,46 @@ def overload(bench: "Bench") -> Part:
     num_batch_threads 1); one client with one row before and after."""
     parameters = bench.path("batching.txt")
     parameters.write_text(_BATCHING)
-    with bench.serve("cheetah", f"--model_base_path={bench.policies[0].parent}", "--enable_batching",
-                     f"--batching_parameters_file={parameters}") as server:
+    with bench.serve(
+        "cheetah",
+        f"--model_base_path={bench.policies[0].parent}",
+        "--enable_batching",
+        f"--batching_parameters_file={parameters}",
+    ) as server:
         alone = functools.partial(measure, server.url, "cheetah", bench.questions(rows=1), 1, bench.flags.seconds / 4)
         before = alone()
         much = measure(server.url, "cheetah", bench.questions(MAX_BATCH_ROWS), 64, bench.flags.seconds)
         after = alone()
     answered, refused = much.outcomes.get("200", 0), much.outcomes.get("503", 0)
     other = much.requests - answered - refused
-    return Part(overload.__doc__, [
-        Row("before: requests", before.requests), Row("before: errors", before.errors, "=", 0),
-        Row("before: p50 [ms]", before.p50),
-        Row("overload: answered 200", answered, ">", 0), Row("overload: answered 503", refused, ">", 0),
-        Row("overload: answered 200 a second", much.rate), Row("overload: anything else", other, "=", 0),
-        Row("overload: p50 of 200 [ms]", much.p50), Row("overload: p99 of 200 [ms]", much.p99),
-        Row("after: requests", after.requests), Row("after: errors", after.errors, "=", 0),
-        Row("after: p50 [ms]", after.p50), Row("after: p50 / before", after.p50 / before.p50, "<", 1.5)],
-        [str(much.outcomes)] if other else [])
+    return Part(
+        overload.__doc__,
+        [
+            Row("before: requests", before.requests),
+            Row("before: errors", before.errors, "=", 0),
+            Row("before: p50 [ms]", before.p50),
+            Row("overload: answered 200", answered, ">", 0),
+            Row("overload: answered 503", refused, ">", 0),
+            Row("overload: answered 200 a second", much.rate),
+            Row("overload: anything else", other, "=", 0),
+            Row("overload: p50 of 200 [ms]", much.p50),
+            Row("overload: p99 of 200 [ms]", much.p99),
+            Row("after: requests", after.requests),
+            Row("after: errors", after.errors, "=", 0),
+            Row("after: p50 [ms]", after.p50),
+            Row("after: p50 / before", after.p50 / before.p50, "<", 1.5),
+        ],
+        [str(much.outcomes)] if other else [],
+    )
 
 
 _PARTS: dict[str, Callable[["Bench"], Part]] = {
-    "load": load, "versions": versions, "fuzz": fuzz_server, "publisher_kill": publisher_kill, "overload": overload}
+    "load": load,
+    "versions": versions,
+    "fuzz": fuzz_server,
+    "publisher_kill": publisher_kill,
+    "overload": overload,
+}
 
 
 # --- Models and servers ---------------------------------------------------------------------------------------------

@@ -35,13 +35,20 @@ _PR_SET_PDEATHSIG = 1
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("jobs", None, "runs at once, each on its own share of the cores; default one a core: two runs "
-                         "with a thread each do more than one with two (benchmarks/results/jobs.md)", lower_bound=1,
-                         flag_values=values)
-    flags.DEFINE_string("only", "*", "run only what matches, <entry>-<seed>; * and ? as in file names",
-                        flag_values=values)
-    flags.DEFINE_boolean("dry_run", False, "list the runs and the hours they will take, and run nothing",
-                         flag_values=values)
+    flags.DEFINE_integer(
+        "jobs",
+        None,
+        "runs at once, each on its own share of the cores; default one a core: two runs "
+        "with a thread each do more than one with two (benchmarks/results/jobs.md)",
+        lower_bound=1,
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "only", "*", "run only what matches, <entry>-<seed>; * and ? as in file names", flag_values=values
+    )
+    flags.DEFINE_boolean(
+        "dry_run", False, "list the runs and the hours they will take, and run nothing", flag_values=values
+    )
     flags.DEFINE_string("runs_dir", "runs", "where the run directories are made", flag_values=values)
     paths = cli.parse(argv, values, __doc__, positional=True)
     if len(paths) != 1:
@@ -142,8 +149,15 @@ class _Runner:
 
 def _launch(run: SuiteRun, cores: list[int]) -> _Job:
     with open(run.log, "wb") as log:
-        process = subprocess.Popen(run.command(), cwd=ROOT, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
-                                   start_new_session=True, preexec_fn=lambda: settle(cores))
+        process = subprocess.Popen(
+            run.command(),
+            cwd=ROOT,
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            preexec_fn=lambda: settle(cores),
+        )
     run.started()
     return _Job(run, process, cores)
 

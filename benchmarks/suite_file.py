@@ -1,13 +1,13 @@
 """A suite file: which runs there are, and what their results are compared with.
 
-    about = "What the suite is for, one sentence."
-    [sets.Hopper-v5]                    # a part of an entry, to be used by several
-    flags = {env = "Hopper-v5", total_steps = 100_000}
-    published = {score = 1577.0, steps = 1_000_000, source = "..."}
-    [entries."LayerNorm, Hopper-v5"]    # its sets in their order, then its own flags, over the preset's
-    sets = ["Hopper-v5"]
-    flags = {preset = "none", normalization = "layer"}
-    seeds = [0, 1, 2]
+about = "What the suite is for, one sentence."
+[sets.Hopper-v5]                    # a part of an entry, to be used by several
+flags = {env = "Hopper-v5", total_steps = 100_000}
+published = {score = 1577.0, steps = 1_000_000, source = "..."}
+[entries."LayerNorm, Hopper-v5"]    # its sets in their order, then its own flags, over the preset's
+sets = ["Hopper-v5"]
+flags = {preset = "none", normalization = "layer"}
+seeds = [0, 1, 2]
 """
 
 import dataclasses
@@ -22,8 +22,16 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
 
 _KEYS = {"about": str, "entries": dict, "sets": dict}
-_ENTRY_KEYS = {"sets": list, "flags": dict, "seeds": list, "published": dict, "readme": str,
-               "note": str, "beside": str, "scatter": bool}
+_ENTRY_KEYS = {
+    "sets": list,
+    "flags": dict,
+    "seeds": list,
+    "published": dict,
+    "readme": str,
+    "note": str,
+    "beside": str,
+    "scatter": bool,
+}
 _PUBLISHED_KEYS = {"score": float, "steps": int, "source": str}
 
 
@@ -124,8 +132,14 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
         raise UsageError(f"{', '.join(sorted(own_flags))} cannot be among a suite's flags")
     arguments = tuple(f"--{flag}={_spelled(value)}" for flag, value in merged["flags"].items())
     configs = [_parse(arguments, seed) for seed in seeds]
-    return Entry(name, arguments, tuple(seeds), configs[0], _published(merged.get("published")),
-                 **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged})
+    return Entry(
+        name,
+        arguments,
+        tuple(seeds),
+        configs[0],
+        _published(merged.get("published")),
+        **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged},
+    )
 
 
 def _parse(arguments: tuple[str, ...], seed: int) -> Config:
@@ -137,8 +151,9 @@ def _parse(arguments: tuple[str, ...], seed: int) -> Config:
 def _published(found: dict[str, Any] | None) -> Published | None:
     if found is None:
         return None
-    found = {name: float(value) if name == "score" and isinstance(value, int) else value
-             for name, value in found.items()}
+    found = {
+        name: float(value) if name == "score" and isinstance(value, int) else value for name, value in found.items()
+    }
     _check_keys(found, _PUBLISHED_KEYS)
     if missing := _PUBLISHED_KEYS.keys() - found.keys():
         raise UsageError(f"published lacks {', '.join(sorted(missing))}")

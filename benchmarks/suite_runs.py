@@ -18,7 +18,14 @@ from ddpg_tf.files import read_rows, write_text
 from ddpg_tf.storage import run_dir
 
 OPEN, RUNNING, BUSY, FINISHED, PUBLISHED, FAILED, DIVERGED = (
-    "open", "running", "in use", "finished", "published", "failed", "diverged")
+    "open",
+    "running",
+    "in use",
+    "finished",
+    "published",
+    "failed",
+    "diverged",
+)
 
 
 class SuiteRun:
@@ -67,8 +74,10 @@ class SuiteRun:
         name = outcomes.difference(dataclasses.replace(saved, total_steps=steps), self.config)
         if name or saved.total_steps > steps:
             name = name or "total_steps"
-            raise UsageError(f"{self.path} was run with --{name}={getattr(saved, name)}, and the suite says "
-                             f"{getattr(self.config, name)}: delete it, or give the entry another name")
+            raise UsageError(
+                f"{self.path} was run with --{name}={getattr(saved, name)}, and the suite says "
+                f"{getattr(self.config, name)}: delete it, or give the entry another name"
+            )
 
     def command(self) -> list[str]:
         """What starts or continues it."""
@@ -76,8 +85,15 @@ class SuiteRun:
         if not begun:  # killed before it became a run
             for partial in self.path.glob(".*"):
                 partial.unlink()
-        return [sys.executable, str(ROOT / "train.py"), *self.entry.arguments, f"--seed={self.seed}",
-                f"--total_steps={self.config.total_steps}", f"--run_dir={self.path.absolute()}", *["--resume"] * begun]
+        return [
+            sys.executable,
+            str(ROOT / "train.py"),
+            *self.entry.arguments,
+            f"--seed={self.seed}",
+            f"--total_steps={self.config.total_steps}",
+            f"--run_dir={self.path.absolute()}",
+            *["--resume"] * begun,
+        ]
 
     def started(self):
         self.state = RUNNING
@@ -118,8 +134,12 @@ def plan(suite: Suite, runs_dir: Path, only: str = "*") -> list[SuiteRun]:
     Raises:
       UsageError: none matches, or a directory holds a run of other flags.
     """
-    runs = [SuiteRun(suite, entry, entry.seeds[i], runs_dir) for i in range(max(len(e.seeds) for e in suite.entries))
-            for entry in suite.entries if i < len(entry.seeds)]
+    runs = [
+        SuiteRun(suite, entry, entry.seeds[i], runs_dir)
+        for i in range(max(len(e.seeds) for e in suite.entries))
+        for entry in suite.entries
+        if i < len(entry.seeds)
+    ]
     chosen = [run for run in runs if fnmatch.fnmatchcase(run.name, only)]
     if not chosen:
         raise UsageError(f"no run matches --only={only}; there are {', '.join(run.name for run in runs)}")
@@ -181,8 +201,14 @@ def table(suite: Suite, runs: Sequence[SuiteRun]):
             continue
         (step, _), speed, score = run.progress, run.steps_per_second, run.last_evaluation
         left = (run.config.total_steps - step) / speed / 60 if speed else None
-        found.add_row(run.name, f"{step:,}", f"{run.config.total_steps:,}", f"{speed:.0f}" if speed else "",
-                      "" if score is None else f"{score:.1f}", "" if left is None else f"{left:.0f} min")
+        found.add_row(
+            run.name,
+            f"{step:,}",
+            f"{run.config.total_steps:,}",
+            f"{speed:.0f}" if speed else "",
+            "" if score is None else f"{score:.1f}",
+            "" if left is None else f"{left:.0f} min",
+        )
     return found
 
 

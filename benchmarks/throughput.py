@@ -54,8 +54,12 @@ class Work:
     def ours(self, run_dir: Path) -> list[str]:
         """The command that trains with this project."""
         settings = dataclasses.asdict(self) | {
-            "hidden_units": ",".join(map(str, self.hidden_units)), "checkpoint_every": 0, "log_every": FIRST_MARK // 2,
-            "eval_episodes": self.eval_episodes if self.eval_every else 1, "run_dir": run_dir}
+            "hidden_units": ",".join(map(str, self.hidden_units)),
+            "checkpoint_every": 0,
+            "log_every": FIRST_MARK // 2,
+            "eval_episodes": self.eval_episodes if self.eval_every else 1,
+            "run_dir": run_dir,
+        }
         return [sys.executable, "train.py", "--preset=none", *(f"--{name}={value}" for name, value in settings.items())]
 
     def theirs(self, python: Path, library: str) -> list[str]:
@@ -67,16 +71,20 @@ class Work:
 SETTINGS = {
     "update_per_step": (Work(), "One update per step, 256-256, batch 256, HalfCheetah-v5.", {"sbx": 1.1, "sb3": 2.0}),
     "blocks": (Work(update_every=50), "50 updates every 50 steps, otherwise the same.", {"sbx": 1.2}),
-    "paper": (Work(hidden_units=(400, 300), batch_size=64),
-              "The paper's sizes: 400-300, batch 64, one update per step.", {"sbx": 1.1}),
+    "paper": (
+        Work(hidden_units=(400, 300), batch_size=64),
+        "The paper's sizes: 400-300, batch 64, one update per step.",
+        {"sbx": 1.1},
+    ),
 }
 
 
 def main(argv) -> int:
     values = flags.FlagValues()
     flags.DEFINE_integer("rounds", 5, "how often each library is measured", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("steps", 5000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000,
-                         flag_values=values)
+    flags.DEFINE_integer(
+        "steps", 5000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000, flag_values=values
+    )
     flags.DEFINE_integer("seeds", 5, "seeds of `solve`", lower_bound=1, flag_values=values)
     flags.DEFINE_string("peers", "benchmarks/.peers", "the peers' virtual environment", flag_values=values)
     flags.DEFINE_string("out", "benchmarks/results/throughput.md", "file for the results", flag_values=values)
@@ -91,8 +99,14 @@ def main(argv) -> int:
     versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | theirs
     for name in names:
         done[name] = parts[name](name, values, python, figures)
-        write(out, "Throughput", "Whole training loops beside other libraries, the same work in turn",
-              " ".join(["python -m benchmarks.throughput", *argv[1:]]), done, versions)
+        write(
+            out,
+            "Throughput",
+            "Whole training loops beside other libraries, the same work in turn",
+            " ".join(["python -m benchmarks.throughput", *argv[1:]]),
+            done,
+            versions,
+        )
         _write_figures(out.with_name(f"{out.stem}-rounds.csv"), figures)
     print(out.read_text())
     return int(not all(part.passed for part in done.values()))
@@ -103,7 +117,7 @@ def _compare(name: str, values: flags.FlagValues, python: Path, figures: list) -
     work = dataclasses.replace(work, total_steps=FIRST_MARK + values.steps)
     rates: dict[str, list[float]] = {library: [] for library in LIBRARIES}
     for i in range(values.rounds):
-        for library in LIBRARIES[i % 3:] + LIBRARIES[:i % 3]:
+        for library in LIBRARIES[i % 3 :] + LIBRARIES[: i % 3]:
             seconds = _seconds_between_marks(work, library, python)
             rates[library].append(values.steps / seconds)
             figures.append([name, i, library, "steps_per_second", round(rates[library][-1], 2)])
@@ -125,8 +139,12 @@ def _ratios(figures: dict[str, list[float]], wanted: dict[str, float], relation:
 
 def _solve(name: str, values: flags.FlagValues, python: Path, figures: list) -> Part:
     work = Work(env="Pendulum-v1", update_every=50, eval_every=500, total_steps=20_000, replay_capacity=100_000)
-    contestants = {"ddpg_tf": (OURS, work), "sbx, blocks": ("sbx", work), "sb3, blocks": ("sb3", work),
-                   "sbx, update per step": ("sbx", dataclasses.replace(work, update_every=1))}
+    contestants = {
+        "ddpg_tf": (OURS, work),
+        "sbx, blocks": ("sbx", work),
+        "sb3, blocks": ("sb3", work),
+        "sbx, update per step": ("sbx", dataclasses.replace(work, update_every=1)),
+    }
     times: dict[str, list[float]] = {contestant: [] for contestant in contestants}
     for seed in range(values.seeds):
         for contestant, (library, its_work) in contestants.items():

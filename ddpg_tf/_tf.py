@@ -50,7 +50,6 @@ keras.config.set_epsilon(1e-7)
 keras.config.set_image_data_format("channels_last")
 
 
-
 def device() -> str:
     """What TensorFlow computes on, in words; why, where there is a GPU that it does not use."""
     gpus = tf.config.list_physical_devices("GPU")

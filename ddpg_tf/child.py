@@ -12,5 +12,10 @@ def run(module: str, *argv: object, **environment: str) -> subprocess.CompletedP
     In its own session: Ctrl-C at the terminal reaches the training, not a film or a publication half-way.
     """
     path = os.pathsep.join([str(Path(__file__).parents[1]), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return subprocess.run([sys.executable, "-m", module, *map(str, argv)], capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": path, **environment}, start_new_session=True)
+    return subprocess.run(
+        [sys.executable, "-m", module, *map(str, argv)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": path, **environment},
+        start_new_session=True,
+    )

@@ -15,8 +15,14 @@ from absl import flags
 from ddpg_tf.errors import UsageError, UserError
 
 
-def parse(argv: Sequence[str], values: flags.FlagValues, doc: str, groups: dict[str, str] | None = None, *,
-          positional: bool = False) -> list[str]:
+def parse(
+    argv: Sequence[str],
+    values: flags.FlagValues,
+    doc: str,
+    groups: dict[str, str] | None = None,
+    *,
+    positional: bool = False,
+) -> list[str]:
     """Parses `argv` (program name first) into `values`; `--help` prints `doc` and every flag, and exits 0.
 
     Returns:
@@ -65,8 +71,10 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     absl's own `app.run` exits 1 on `--help`, hides flags of other modules and ignores positional arguments.
     """
-    sys.stdout, sys.stderr = (stream or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
-                              for stream in (sys.stdout, sys.stderr))
+    sys.stdout, sys.stderr = (
+        stream or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
+        for stream in (sys.stdout, sys.stderr)
+    )
     warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
     try:
         status = main(sys.argv)

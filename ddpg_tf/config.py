@@ -19,14 +19,27 @@ PIXELS = "Pixels (where the observation is an image; an action is then repeated,
 NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
 
 
-def _field(default: Any, group: str, help: str, *, least: float | None = None, most: float | None = None,
-           above: float | None = None, choices: Sequence[str] = (), resumable: bool = False) -> Any:
+def _field(
+    default: Any,
+    group: str,
+    help: str,
+    *,
+    least: float | None = None,
+    most: float | None = None,
+    above: float | None = None,
+    choices: Sequence[str] = (),
+    resumable: bool = False,
+) -> Any:
     """A Config field. `least`/`most`/`above` bound a number (`above` excludes itself), `choices` a string.
 
     `resumable` fields may change when a run is resumed.
     """
-    return dataclasses.field(default=default, metadata=dict(
-        group=group, help=help, least=least, most=most, above=above, choices=tuple(choices), resumable=resumable))
+    return dataclasses.field(
+        default=default,
+        metadata=dict(
+            group=group, help=help, least=least, most=most, above=above, choices=tuple(choices), resumable=resumable
+        ),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,102 +51,191 @@ class Config:
     """
 
     env: str = _field("Pendulum-v1", RUN, "Gymnasium environment id; module:Id-v0 imports the module first")
-    total_steps: int = _field(1_000_000, RUN, "environment steps to train for, over all environments", least=1,
-                              resumable=True)
-    seed: int = _field(0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit",
-                       least=0, most=2**31 - 1)
+    total_steps: int = _field(
+        1_000_000, RUN, "environment steps to train for, over all environments", least=1, resumable=True
+    )
+    seed: int = _field(
+        0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit", least=0, most=2**31 - 1
+    )
     run_dir: str = _field("", RUN, "directory of the run; default runs/ENV-SEED-TIME", resumable=True)
-    export_dir: str = _field("", RUN, "publish the best policy here as a new SavedModel version at each improvement",
-                             resumable=True)
+    export_dir: str = _field(
+        "", RUN, "publish the best policy here as a new SavedModel version at each improvement", resumable=True
+    )
     keep_versions: int = _field(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
 
     env_kwargs: str = _field("{}", ENVIRONMENT, "JSON object of keyword arguments for gymnasium.make")
     num_envs: int = _field(1, ENVIRONMENT, "environments stepped together", least=1)
-    vectorization: str = _field("sync", ENVIRONMENT, "sync: in this process; async: one process each",
-                                choices=("sync", "async"))
+    vectorization: str = _field(
+        "sync", ENVIRONMENT, "sync: in this process; async: one process each", choices=("sync", "async")
+    )
 
     pixels: bool = _field(False, PIXELS, "learn from rendered frames, whatever else the environment observes")
     frame_size: int = _field(64, PIXELS, "height and width of a frame, resized by area (paper: 64)", least=8)
     frame_stack: int = _field(3, PIXELS, "frames in an observation, the oldest first (paper: 3)", least=1)
-    action_repeat: int = _field(3, PIXELS, "environment steps that each action is held for; their rewards are summed "
-                                "(paper: 3)", least=1)
-    frame_source: str = _field("steps", PIXELS, "steps: the frames after each of the last frame_stack actions; "
-                               "substeps: those of the last frame_stack repeats of one action (paper)",
-                               choices=("steps", "substeps"))
+    action_repeat: int = _field(
+        3, PIXELS, "environment steps that each action is held for; their rewards are summed (paper: 3)", least=1
+    )
+    frame_source: str = _field(
+        "steps",
+        PIXELS,
+        "steps: the frames after each of the last frame_stack actions; "
+        "substeps: those of the last frame_stack repeats of one action (paper)",
+        choices=("steps", "substeps"),
+    )
     grayscale: bool = _field(False, PIXELS, "one channel a frame instead of three")
 
-    warmup_steps: int = _field(10_000, SCHEDULE, "uniformly random actions before the policy acts; learning starts "
-                               "after max(warmup_steps, batch_size) (TD3; the paper has none)", least=0)
-    update_every: int = _field(0, SCHEDULE, "steps between blocks of updates, a multiple of num_envs; "
-                               "0: num_envs", least=0)
-    updates_per_step: float = _field(1.0, SCHEDULE, "gradient updates per environment step; a block has "
-                                     "update_every x updates_per_step, a whole number (paper: 1)", above=0)
-    eval_every: int = _field(5_000, SCHEDULE, "steps between evaluations; one always runs at the end; "
-                             "0: only that one", least=0, resumable=True)
-    eval_episodes: int = _field(10, SCHEDULE, "episodes of an evaluation, without noise, reset with seeds 10000, "
-                                "10001, ...", least=1, resumable=True)
-    checkpoint_every: int = _field(10_000, SCHEDULE, "steps between checkpoints; one is always written at the end; "
-                                   "0: only that one, and the replay keeps every row", least=0, resumable=True)
+    warmup_steps: int = _field(
+        10_000,
+        SCHEDULE,
+        "uniformly random actions before the policy acts; learning starts "
+        "after max(warmup_steps, batch_size) (TD3; the paper has none)",
+        least=0,
+    )
+    update_every: int = _field(
+        0, SCHEDULE, "steps between blocks of updates, a multiple of num_envs; 0: num_envs", least=0
+    )
+    updates_per_step: float = _field(
+        1.0,
+        SCHEDULE,
+        "gradient updates per environment step; a block has update_every x updates_per_step, a whole number (paper: 1)",
+        above=0,
+    )
+    eval_every: int = _field(
+        5_000,
+        SCHEDULE,
+        "steps between evaluations; one always runs at the end; 0: only that one",
+        least=0,
+        resumable=True,
+    )
+    eval_episodes: int = _field(
+        10,
+        SCHEDULE,
+        "episodes of an evaluation, without noise, reset with seeds 10000, 10001, ...",
+        least=1,
+        resumable=True,
+    )
+    checkpoint_every: int = _field(
+        10_000,
+        SCHEDULE,
+        "steps between checkpoints; one is always written at the end; 0: only that one, and the replay keeps every row",
+        least=0,
+        resumable=True,
+    )
     log_every: int = _field(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, resumable=True)
-    video_every: int = _field(0, SCHEDULE, "steps between videos of an evaluation episode, taken at the next "
-                              "evaluation; 0: none", least=0, resumable=True)
+    video_every: int = _field(
+        0,
+        SCHEDULE,
+        "steps between videos of an evaluation episode, taken at the next evaluation; 0: none",
+        least=0,
+        resumable=True,
+    )
 
-    hidden_units: tuple[int, ...] = _field((256, 256), NETWORKS, "units of the hidden layers of actor and critic "
-                                           "(paper: 400,300)", least=1)
-    action_layer: int = _field(0, NETWORKS, "hidden layer of the critic that the action enters, counted from 0 "
-                               "(paper: 1)", least=0, most=1)
-    normalization: str = _field("none", NETWORKS, "before each hidden ReLU: layer in actor and critic; batch in the "
-                                "actor and, before the action enters, in the critic, and on the observation (paper: "
-                                "batch)", choices=("none", "batch", "layer"))
-    batch_norm_momentum: float = _field(0.99, NETWORKS, "share of the old running statistics kept at an update "
-                                        "(Keras: 0.99)", least=0, most=1)
-    normalize_observations: bool = _field(False, NETWORKS, "scale observations by their running mean and standard "
-                                          "deviation, inside the model")
-    final_init: float = _field(3e-3, NETWORKS, "last layers start uniform in +-final_init (paper: 3e-3; from pixels "
-                               "3e-4)", above=0)
-    encoder: str = _field("shared", NETWORKS, "convolutions for images: shared by all networks and trained by the "
-                          "critic's loss only (DrQ-v2), or separate, each network its own (paper)",
-                          choices=("shared", "separate"))
-    conv_filters: tuple[int, ...] = _field((32, 32, 32), NETWORKS, "filters of each convolution (paper: 32,32,32)",
-                                           least=1)
+    hidden_units: tuple[int, ...] = _field(
+        (256, 256), NETWORKS, "units of the hidden layers of actor and critic (paper: 400,300)", least=1
+    )
+    action_layer: int = _field(
+        0, NETWORKS, "hidden layer of the critic that the action enters, counted from 0 (paper: 1)", least=0, most=1
+    )
+    normalization: str = _field(
+        "none",
+        NETWORKS,
+        "before each hidden ReLU: layer in actor and critic; batch in the "
+        "actor and, before the action enters, in the critic, and on the observation (paper: "
+        "batch)",
+        choices=("none", "batch", "layer"),
+    )
+    batch_norm_momentum: float = _field(
+        0.99, NETWORKS, "share of the old running statistics kept at an update (Keras: 0.99)", least=0, most=1
+    )
+    normalize_observations: bool = _field(
+        False, NETWORKS, "scale observations by their running mean and standard deviation, inside the model"
+    )
+    final_init: float = _field(
+        3e-3, NETWORKS, "last layers start uniform in +-final_init (paper: 3e-3; from pixels 3e-4)", above=0
+    )
+    encoder: str = _field(
+        "shared",
+        NETWORKS,
+        "convolutions for images: shared by all networks and trained by the "
+        "critic's loss only (DrQ-v2), or separate, each network its own (paper)",
+        choices=("shared", "separate"),
+    )
+    conv_filters: tuple[int, ...] = _field(
+        (32, 32, 32), NETWORKS, "filters of each convolution (paper: 32,32,32)", least=1
+    )
     conv_kernels: tuple[int, ...] = _field((8, 4, 3), NETWORKS, "kernel size of each convolution", least=1)
     conv_strides: tuple[int, ...] = _field((4, 2, 1), NETWORKS, "stride of each convolution", least=1)
-    bottleneck: int = _field(50, NETWORKS, "units between convolutions and hidden layers, with layer norm and tanh "
-                             "(DrQ-v2: 50); 0: none (paper)", least=0)
+    bottleneck: int = _field(
+        50,
+        NETWORKS,
+        "units between convolutions and hidden layers, with layer norm and tanh (DrQ-v2: 50); 0: none (paper)",
+        least=0,
+    )
 
     gamma: float = _field(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
-    tau: float = _field(0.005, LEARNING, "share of the online weights mixed into the targets at each update "
-                        "(paper: 0.001; TD3: 0.005)", above=0, most=1)
+    tau: float = _field(
+        0.005,
+        LEARNING,
+        "share of the online weights mixed into the targets at each update (paper: 0.001; TD3: 0.005)",
+        above=0,
+        most=1,
+    )
     batch_size: int = _field(256, LEARNING, "transitions per update (paper: 64)", least=1)
-    replay_capacity: int = _field(1_000_000, LEARNING, "newest transitions that updates draw from (paper: 1000000)",
-                                  least=1)
-    n_step: int = _field(1, LEARNING, "rewards summed before bootstrapping, fewer at an episode's end (paper: 1)",
-                         least=1)
+    replay_capacity: int = _field(
+        1_000_000, LEARNING, "newest transitions that updates draw from (paper: 1000000)", least=1
+    )
+    n_step: int = _field(
+        1, LEARNING, "rewards summed before bootstrapping, fewer at an episode's end (paper: 1)", least=1
+    )
     actor_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
     critic_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
-    actor_every: int = _field(1, LEARNING, "critic updates for each update of the actor and the targets (TD3: 2; "
-                              "paper: 1)", least=1)
-    target_noise_sigma: float = _field(0.0, LEARNING, "standard deviation of the noise on the target's action, in "
-                                       "units of the action's half-range (TD3: 0.2; paper: 0)", least=0)
+    actor_every: int = _field(
+        1, LEARNING, "critic updates for each update of the actor and the targets (TD3: 2; paper: 1)", least=1
+    )
+    target_noise_sigma: float = _field(
+        0.0,
+        LEARNING,
+        "standard deviation of the noise on the target's action, in "
+        "units of the action's half-range (TD3: 0.2; paper: 0)",
+        least=0,
+    )
     target_noise_clip: float = _field(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
-    saturation_penalty: float = _field(0.0, LEARNING, "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x "
-                                       "what its tanh gets (paper: 0)", least=0)
-    random_shift: int = _field(4, LEARNING, "pixels by which minibatches' images are shifted at random, at most "
-                               "(DrQ-v2: 4; paper: 0)", least=0)
-    critic_l2: float = _field(0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to "
-                              "biases (paper: 0.01)", least=0)
+    saturation_penalty: float = _field(
+        0.0,
+        LEARNING,
+        "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x what its tanh gets (paper: 0)",
+        least=0,
+    )
+    random_shift: int = _field(
+        4, LEARNING, "pixels by which minibatches' images are shifted at random, at most (DrQ-v2: 4; paper: 0)", least=0
+    )
+    critic_l2: float = _field(
+        0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to biases (paper: 0.01)", least=0
+    )
 
-    noise: str = _field("gaussian", EXPLORATION, "process added to the action, in units of the action's half-range "
-                        "(paper: ou)", choices=("ou", "gaussian", "none"))
-    noise_sigma: float = _field(0.1, EXPLORATION, "standard deviation of the noise per step (TD3: gaussian 0.1; "
-                                "paper: ou 0.2)", least=0)
-    noise_decay_steps: int = _field(0, EXPLORATION, "steps, counted from the first, over which noise_sigma goes "
-                                    "linearly to noise_final_sigma (DrQ-v2); 0: it stays", least=0)
-    noise_final_sigma: float = _field(0.1, EXPLORATION, "standard deviation after noise_decay_steps (DrQ-v2: 0.1)",
-                                      least=0)
+    noise: str = _field(
+        "gaussian",
+        EXPLORATION,
+        "process added to the action, in units of the action's half-range (paper: ou)",
+        choices=("ou", "gaussian", "none"),
+    )
+    noise_sigma: float = _field(
+        0.1, EXPLORATION, "standard deviation of the noise per step (TD3: gaussian 0.1; paper: ou 0.2)", least=0
+    )
+    noise_decay_steps: int = _field(
+        0,
+        EXPLORATION,
+        "steps, counted from the first, over which noise_sigma goes "
+        "linearly to noise_final_sigma (DrQ-v2); 0: it stays",
+        least=0,
+    )
+    noise_final_sigma: float = _field(
+        0.1, EXPLORATION, "standard deviation after noise_decay_steps (DrQ-v2: 0.1)", least=0
+    )
     noise_theta: float = _field(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
-    noise_dt: float = _field(1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse "
-                             "tasks", above=0)
+    noise_dt: float = _field(
+        1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse tasks", above=0
+    )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
@@ -147,28 +249,44 @@ class Config:
             if not holds:
                 raise UsageError(message)
 
-        require(self.replay_capacity >= self.batch_size,
-                f"replay_capacity ({self.replay_capacity}) must be at least batch_size ({self.batch_size})")
-        require(self.total_steps % self.num_envs == 0,
-                f"total_steps ({self.total_steps}) must be a multiple of num_envs ({self.num_envs})")
-        require(self.update_every % self.num_envs == 0,
-                f"update_every ({self.update_every}) must be a multiple of num_envs ({self.num_envs})")
+        require(
+            self.replay_capacity >= self.batch_size,
+            f"replay_capacity ({self.replay_capacity}) must be at least batch_size ({self.batch_size})",
+        )
+        require(
+            self.total_steps % self.num_envs == 0,
+            f"total_steps ({self.total_steps}) must be a multiple of num_envs ({self.num_envs})",
+        )
+        require(
+            self.update_every % self.num_envs == 0,
+            f"update_every ({self.update_every}) must be a multiple of num_envs ({self.num_envs})",
+        )
         updates = self.update_every * self.updates_per_step
-        require(round(updates) >= 1 and math.isclose(updates, round(updates)),
-                f"update_every x updates_per_step must be a whole number of updates, at least 1, not {updates:g}")
-        require(self.updates_per_block % self.actor_every == 0,
-                f"a block's updates ({self.updates_per_block}, update_every x updates_per_step) must be a multiple of "
-                f"actor_every ({self.actor_every})")
-        require(self.action_layer < len(self.hidden_units),
-                f"action_layer {self.action_layer} needs at least {self.action_layer + 1} hidden_units, "
-                f"not {len(self.hidden_units)}")
+        require(
+            round(updates) >= 1 and math.isclose(updates, round(updates)),
+            f"update_every x updates_per_step must be a whole number of updates, at least 1, not {updates:g}",
+        )
+        require(
+            self.updates_per_block % self.actor_every == 0,
+            f"a block's updates ({self.updates_per_block}, update_every x updates_per_step) must be a multiple of "
+            f"actor_every ({self.actor_every})",
+        )
+        require(
+            self.action_layer < len(self.hidden_units),
+            f"action_layer {self.action_layer} needs at least {self.action_layer + 1} hidden_units, "
+            f"not {len(self.hidden_units)}",
+        )
         lengths = {len(self.conv_filters), len(self.conv_kernels), len(self.conv_strides)}
         require(len(lengths) == 1, "conv_filters, conv_kernels and conv_strides need one number for each convolution")
-        require(self.frame_source == "steps" or self.frame_stack <= self.action_repeat,
-                f"frame_source substeps needs a frame_stack ({self.frame_stack}) of at most action_repeat "
-                f"({self.action_repeat})")
-        require(self.noise != "ou" or self.noise_theta * self.noise_dt < 2,
-                "the ou process diverges: noise_theta x noise_dt must be below 2")
+        require(
+            self.frame_source == "steps" or self.frame_stack <= self.action_repeat,
+            f"frame_source substeps needs a frame_stack ({self.frame_stack}) of at most action_repeat "
+            f"({self.action_repeat})",
+        )
+        require(
+            self.noise != "ou" or self.noise_theta * self.noise_dt < 2,
+            "the ou process diverges: noise_theta x noise_dt must be below 2",
+        )
         try:
             kwargs = json.loads(self.env_kwargs)
         except json.JSONDecodeError as error:

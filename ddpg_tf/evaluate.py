@@ -1,6 +1,6 @@
 """Scores a trained policy: deterministic episodes on environments of their own, reset with seeds 10000, 10001, ...
 
-    python -m ddpg_tf.evaluate --run_dir=DIR [--episodes=100] [--checkpoint=best|latest] [--video=FILE.mp4]
+python -m ddpg_tf.evaluate --run_dir=DIR [--episodes=100] [--checkpoint=best|latest] [--video=FILE.mp4]
 """
 
 from collections.abc import Sequence
@@ -18,8 +18,13 @@ def main(argv: Sequence[str]):
     values = flags.FlagValues()
     flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values, required=True)
     flags.DEFINE_integer("episodes", 100, "episodes to run", lower_bound=1, flag_values=values)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the "
-                      "newest", flag_values=values)
+    flags.DEFINE_enum(
+        "checkpoint",
+        "best",
+        ["best", "latest"],
+        "best: weights of the best evaluation; latest: the newest",
+        flag_values=values,
+    )
     flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
     cli.parse(argv, values, __doc__)
     from ddpg_tf.storage.policy import load_policy
@@ -30,8 +35,10 @@ def main(argv: Sequence[str]):
     evaluator.close()
     returns = np.array([episode.episode_return for episode in episodes])
     weights = "latest" if policy.score is None else "best"
-    print(f"{policy.config.env}, {weights} weights, step {policy.step}: mean {returns.mean():.2f}, "
-          f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes")
+    print(
+        f"{policy.config.env}, {weights} weights, step {policy.step}: mean {returns.mean():.2f}, "
+        f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes"
+    )
     if values.video and video.record(Path(values.video), policy.config, FIRST_SEED, episodes[0].actions):
         print(f"first episode: {values.video}")
 

@@ -28,20 +28,32 @@ def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str
     for name in only or FIELDS:
         field = FIELDS[name]
         kind, limits = FIELD_TYPES[name], field.metadata
-        define = {int: flags.DEFINE_integer, float: flags.DEFINE_float, bool: flags.DEFINE_boolean,
-                  str: flags.DEFINE_string}.get(kind, flags.DEFINE_list)
+        define = {
+            int: flags.DEFINE_integer,
+            float: flags.DEFINE_float,
+            bool: flags.DEFINE_boolean,
+            str: flags.DEFINE_string,
+        }.get(kind, flags.DEFINE_list)
         default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
         note = f"; one of {', '.join(limits['choices'])}" if limits["choices"] else ""
         define(name, default, field.metadata["help"] + note, flag_values=values)
     if only:
         return {name: FIELDS[name].metadata["group"] for name in only}
-    flags.DEFINE_boolean("resume", False, "continue the run in --run_dir from its newest checkpoint; only total_steps, "
-                         "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir and "
-                         "keep_versions may change",
-                         flag_values=values)
-    flags.DEFINE_string("preset", "auto", "flagfile applied before the other flags: auto (the environment's, where "
-                        "there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
-                        flag_values=values)
+    flags.DEFINE_boolean(
+        "resume",
+        False,
+        "continue the run in --run_dir from its newest checkpoint; only total_steps, "
+        "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir and "
+        "keep_versions may change",
+        flag_values=values,
+    )
+    flags.DEFINE_string(
+        "preset",
+        "auto",
+        "flagfile applied before the other flags: auto (the environment's, where "
+        "there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
+        flag_values=values,
+    )
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 
 
@@ -53,8 +65,9 @@ def settings_of(values: flags.FlagValues) -> dict[str, Any]:
             try:
                 settings[name] = tuple(int(unit) for unit in settings[name])
             except ValueError:
-                raise UsageError(f"{name} must be integers separated by commas, not {','.join(settings[name])!r}"
-                                 ) from None
+                raise UsageError(
+                    f"{name} must be integers separated by commas, not {','.join(settings[name])!r}"
+                ) from None
     return settings
 
 

@@ -73,8 +73,16 @@ class PolicyClient:
       ValueError: the URL has no scheme, or both version and label are given.
     """
 
-    def __init__(self, url: str, model_name: str, version: int | None = None, label: str | None = None,
-                 timeout: float = 10.0, retries: int = 3, backoff: float = 0.1):
+    def __init__(
+        self,
+        url: str,
+        model_name: str,
+        version: int | None = None,
+        label: str | None = None,
+        timeout: float = 10.0,
+        retries: int = 3,
+        backoff: float = 0.1,
+    ):
         if not re.match(r"https?://[^/]", url):
             raise ValueError(f"the server's URL must be like http://localhost:8501, got {url!r}")
         if version is not None and label is not None:
@@ -85,9 +93,16 @@ class PolicyClient:
         if label is not None:
             self._url += f"/labels/{quote(label, safe='')}"
         self._timeout = timeout
-        self._again = _Retries(retries, allowed_methods=None, status_forcelist=[503], raise_on_status=False,
-                               redirect=False, respect_retry_after_header=False, backoff_factor=backoff,
-                               backoff_max=_MAX_BACKOFF)
+        self._again = _Retries(
+            retries,
+            allowed_methods=None,
+            status_forcelist=[503],
+            raise_on_status=False,
+            redirect=False,
+            respect_retry_after_header=False,
+            backoff_factor=backoff,
+            backoff_max=_MAX_BACKOFF,
+        )
         self._connect()
         self._inputs: dict[str, Any] | None = None
         self._action_size: int | None = None
@@ -128,16 +143,19 @@ class PolicyClient:
             rows = [[{"b64": base64.b64encode(png).decode()} for png in row] for row in (pngs if batch else [pngs])]
         except (TypeError, KeyError):
             raise BadRequest("frames are a list of PNG files, as bytes, or a list of such lists") from None
-        return self._actions({"signature_name": "observation_bytes", "inputs": {"observation_bytes": rows}}, len(rows),
-                             batch)
+        return self._actions(
+            {"signature_name": "observation_bytes", "inputs": {"observation_bytes": rows}}, len(rows), batch
+        )
 
     def inputs(self) -> dict[str, Any]:
         """The inputs of `serving_default` by name: `dtype` ("DT_FLOAT") and `shape` (None: the batch)."""
         if self._inputs is None:
             try:
                 signature = self.metadata()["metadata"]["signature_def"]["signature_def"]["serving_default"]
-                self._inputs = {name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
-                                for name, info in signature["inputs"].items()}
+                self._inputs = {
+                    name: {"dtype": info["dtype"], "shape": _shape(info["tensor_shape"])}
+                    for name, info in signature["inputs"].items()
+                }
                 action = signature.get("outputs", {}).get("action")
                 self._action_size = (_shape(action["tensor_shape"]) or [None])[-1] if action else None
             except (KeyError, TypeError, AttributeError):

@@ -41,8 +41,10 @@ class Asking:
         """Prints bytes and latency of both; returns what went wrong: actions more than `allowed` [A] apart."""
         for i, name in enumerate(("numbers", "PNG files")):
             milliseconds = 1000 * np.array(self.latencies)[:, i]
-            print(f"asked with {name}: {np.mean(self.sizes, axis=0)[i]:.0f} bytes a question, "
-                  f"latency p50 {np.median(milliseconds):.2f} ms, p99 {np.percentile(milliseconds, 99):.2f} ms")
+            print(
+                f"asked with {name}: {np.mean(self.sizes, axis=0)[i]:.0f} bytes a question, "
+                f"latency p50 {np.median(milliseconds):.2f} ms, p99 {np.percentile(milliseconds, 99):.2f} ms"
+            )
         largest = np.max(self.apart, axis=0)
         print(f"largest difference of their actions: {largest.max():.1e}", flush=True)
         return [f"numbers and PNG files gave actions that are {largest} apart"] if (largest > allowed).any() else []

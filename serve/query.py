@@ -65,10 +65,20 @@ def _brief(observation: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     define_server_flags(values)
-    flags.DEFINE_string("observation", None, "JSON: an array, or for several inputs an object of arrays by the inputs' "
-                        "names or the environment's keys; with one dimension more, a batch", flag_values=values)
-    flags.DEFINE_bool("sample", False, "draw an observation that fits the model's signature (normal numbers, bytes for "
-                      "pixels), and print it to stderr", flag_values=values)
+    flags.DEFINE_string(
+        "observation",
+        None,
+        "JSON: an array, or for several inputs an object of arrays by the inputs' "
+        "names or the environment's keys; with one dimension more, a batch",
+        flag_values=values,
+    )
+    flags.DEFINE_bool(
+        "sample",
+        False,
+        "draw an observation that fits the model's signature (normal numbers, bytes for "
+        "pixels), and print it to stderr",
+        flag_values=values,
+    )
     parse(argv, values, __doc__)
     if (values.observation is None) == (not values.sample):
         raise UsageError("give either --observation or --sample")

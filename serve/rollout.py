@@ -35,8 +35,16 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5  # of an action's half-range
 # The settings that say what is driven, and how it is seen.
-_ENVIRONMENT = ("env", "env_kwargs", "pixels", "frame_size", "frame_stack", "action_repeat", "frame_source",
-                "grayscale")
+_ENVIRONMENT = (
+    "env",
+    "env_kwargs",
+    "pixels",
+    "frame_size",
+    "frame_stack",
+    "action_repeat",
+    "frame_source",
+    "grayscale",
+)
 
 
 @dataclass
@@ -101,8 +109,15 @@ def _flat(env: "gymnasium.Env", observation: Any) -> np.ndarray:
     return flatten(env.observation_space, observation).astype(np.float32)
 
 
-def drive(client: PolicyClient, env: "gymnasium.Env", episodes: int, seed: int, *, keep: bool = False,
-          act: Callable[[Any], np.ndarray] | None = None) -> list[Drive]:
+def drive(
+    client: PolicyClient,
+    env: "gymnasium.Env",
+    episodes: int,
+    seed: int,
+    *,
+    keep: bool = False,
+    act: Callable[[Any], np.ndarray] | None = None,
+) -> list[Drive]:
     """Plays `episodes` with the deployed policy, the first reset with `seed`, and prints a line for each.
 
     Args:
@@ -178,20 +193,31 @@ def compare(run_dir: Path, checkpoint: str, env: "gymnasium.Env", episodes: Sequ
 
     policy = load_policy(run_dir, checkpoint)
     # One at a time: each batch size is compiled anew, and episodes have all lengths.
-    expected = [np.concatenate([policy.agent.act(observation[None]) for observation in episode.observations])
-                for episode in episodes]  # float32 [length, A] for each episode
+    expected = [
+        np.concatenate([policy.agent.act(observation[None]) for observation in episode.observations])
+        for episode in episodes
+    ]  # float32 [length, A] for each episode
     half_range = np.maximum((policy.spaces.high.astype(np.float64) - policy.spaces.low) / 2, 1e-30)  # [A]
-    apart = [(np.abs(np.array(episode.actions, np.float64) - actions) / half_range).max(axis=1)
-             for episode, actions in zip(episodes, expected, strict=True)]  # [length]
-    own = [play(lambda observation: policy.agent.act(_flat(env, observation)[None])[0], env, seed + i)
-           for i in range(len(episodes))]
-    print(f"largest difference to the {checkpoint} checkpoint's actor (step {policy.step}): "
-          f"{np.max(np.concatenate(apart)):.1e} of the half-range")
+    apart = [
+        (np.abs(np.array(episode.actions, np.float64) - actions) / half_range).max(axis=1)
+        for episode, actions in zip(episodes, expected, strict=True)
+    ]  # [length]
+    own = [
+        play(lambda observation: policy.agent.act(_flat(env, observation)[None])[0], env, seed + i)
+        for i in range(len(episodes))
+    ]
+    print(
+        f"largest difference to the {checkpoint} checkpoint's actor (step {policy.step}): "
+        f"{np.max(np.concatenate(apart)):.1e} of the half-range"
+    )
     deployed, local = (np.mean([episode.total_reward for episode in played]) for played in (episodes, own))
     print(f"mean return: deployed {deployed:.2f}, checkpoint {local:.2f}", flush=True)
     wrong = [(i, t) for i, row in enumerate(apart) for t in np.flatnonzero(~(row <= TOLERANCE))]  # NaN is wrong too
-    return [f"{len(wrong)} actions are not those of the {checkpoint} checkpoint; first in episode {i}, step {t}: the "
-            f"server's {episodes[i].actions[t]}, the checkpoint's {expected[i][t]}" for i, t in wrong[:1]]
+    return [
+        f"{len(wrong)} actions are not those of the {checkpoint} checkpoint; first in episode {i}, step {t}: the "
+        f"server's {episodes[i].actions[t]}, the checkpoint's {expected[i][t]}"
+        for i, t in wrong[:1]
+    ]
 
 
 def _require_same_environment(run_dir: Path, driven: config.Config):
@@ -200,12 +226,18 @@ def _require_same_environment(run_dir: Path, driven: config.Config):
     from ddpg_tf.storage.run_dir import read_config
 
     learnt = read_config(run_dir)
-    different = [name for name in _ENVIRONMENT if getattr(learnt, name) != getattr(driven, name)
-                 and not (name == "env" and registry.resolve_id(learnt.env) == driven.env)]
+    different = [
+        name
+        for name in _ENVIRONMENT
+        if getattr(learnt, name) != getattr(driven, name)
+        and not (name == "env" and registry.resolve_id(learnt.env) == driven.env)
+    ]
     if different:
         seen = "".join(f" with --{name}={getattr(driven, name)}" for name in different if not name.startswith("env"))
-        raise UserError(f"{run_dir} is a run of {learnt.env} {learnt.env_kwargs}, not of {driven.env} "
-                        f"{driven.env_kwargs}{seen}: drive its environment with --flagfile={run_dir / 'flags.txt'}")
+        raise UserError(
+            f"{run_dir} is a run of {learnt.env} {learnt.env_kwargs}, not of {driven.env} "
+            f"{driven.env_kwargs}{seen}: drive its environment with --flagfile={run_dir / 'flags.txt'}"
+        )
 
 
 def _require_same_images(client: PolicyClient, env: "gymnasium.Env", driven: config.Config):
@@ -213,9 +245,11 @@ def _require_same_images(client: PolicyClient, env: "gymnasium.Env", driven: con
     seen = list(env.observation_space.shape)
     wanted = next(iter(client.inputs().values()))["shape"] or [None]
     if wanted[1:] != seen:
-        raise UserError(f"the policy takes images of {wanted[1:]}, and {driven.env} so seen gives {seen}: give what it "
-                        "was trained with, by --flagfile=RUN_DIR/flags.txt or --pixels, --frame_size, --frame_stack, "
-                        "--grayscale")
+        raise UserError(
+            f"the policy takes images of {wanted[1:]}, and {driven.env} so seen gives {seen}: give what it "
+            "was trained with, by --flagfile=RUN_DIR/flags.txt or --pixels, --frame_size, --frame_stack, "
+            "--grayscale"
+        )
     print(f"images of {seen}; each action is held for {driven.action_repeat} steps", flush=True)
 
 
@@ -228,11 +262,20 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=values)
     flags.DEFINE_integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0, flag_values=values)
     flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
-    flags.DEFINE_string("compare_run_dir", None, "directory of the run that the policy was exported from: check each "
-                        f"action against its checkpoint's actor, to {TOLERANCE:g} of the action's half-range",
-                        flag_values=values)
-    flags.DEFINE_enum("checkpoint", "best", ["best", "latest"], "weights to compare with: of the best evaluation, or "
-                      "the newest", flag_values=values)
+    flags.DEFINE_string(
+        "compare_run_dir",
+        None,
+        "directory of the run that the policy was exported from: check each "
+        f"action against its checkpoint's actor, to {TOLERANCE:g} of the action's half-range",
+        flag_values=values,
+    )
+    flags.DEFINE_enum(
+        "checkpoint",
+        "best",
+        ["best", "latest"],
+        "weights to compare with: of the best evaluation, or the newest",
+        flag_values=values,
+    )
     files, typed = _split(argv[1:])
     training = define_flags(flags.FlagValues())  # by name
     parse([argv[0], f"--undefok={','.join(training)}", *files], values, __doc__)
@@ -272,8 +315,9 @@ def main(argv: Sequence[str]) -> None:
         try:
             if asking:
                 _require_same_images(client, env, driven)
-            episodes = drive(client, env, values.episodes, values.seed, keep=run_dir is not None,
-                             act=asking.act if asking else None)
+            episodes = drive(
+                client, env, values.episodes, values.seed, keep=run_dir is not None, act=asking.act if asking else None
+            )
         except PolicyError as error:
             raise UserError(error.message) from None
         summarise(episodes, latency=not asking)

@@ -16,8 +16,19 @@ import pytest
 ROOT = Path(__file__).parents[1]
 
 # A run of a few seconds on which everything happens several times.
-TINY = dict(env="Pendulum-v1", total_steps=1200, warmup_steps=200, update_every=20, hidden_units=(8, 8), batch_size=16,
-            replay_capacity=300, eval_every=250, eval_episodes=2, checkpoint_every=150, log_every=50)
+TINY = dict(
+    env="Pendulum-v1",
+    total_steps=1200,
+    warmup_steps=200,
+    update_every=20,
+    hidden_units=(8, 8),
+    batch_size=16,
+    replay_capacity=300,
+    eval_every=250,
+    eval_episodes=2,
+    checkpoint_every=150,
+    log_every=50,
+)
 
 
 @pytest.fixture
@@ -63,18 +74,21 @@ def layers_of(model):
 
 def layer_of(model, name):
     """The layer called `name`, wherever in the model it is."""
-    found, = {id(layer): layer for layer in layers_of(model) if layer.name == name}.values()
+    (found,) = {id(layer): layer for layer in layers_of(model) if layer.name == name}.values()
     return found
 
 
 def command(*argv, **options):
     """Runs a command of the project in a process of its own."""
-    return subprocess.run([sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120,
-                          **options)
+    return subprocess.run(
+        [sys.executable, *map(str, argv)], cwd=ROOT, capture_output=True, text=True, timeout=120, **options
+    )
 
 
 def timeless(path):
     """The rows of a metrics.csv without its clock columns."""
     with open(path, newline="") as file:
-        return [{name: value for name, value in row.items()
-                 if name != "seconds" and not name.endswith("_per_second")} for row in csv.DictReader(file)]
+        return [
+            {name: value for name, value in row.items() if name != "seconds" and not name.endswith("_per_second")}
+            for row in csv.DictReader(file)
+        ]

@@ -49,6 +49,7 @@ def model(name, base_path, **options):
 
 def slow_model(version):
     """Saves a model, in that version directory, whose every call takes minutes."""
+
     class Slow(tf.Module):
         @tf.function(input_signature=[tf.TensorSpec([None], tf.float32, name="x")])
         def serve(self, x):

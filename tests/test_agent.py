@@ -30,8 +30,13 @@ def new_agent(**settings) -> DDPG:
 def random_block(updates=BLOCK, size=BATCH_SIZE, seed=0) -> Batch:
     rng = np.random.default_rng(seed)
     shape = (updates, size)
-    arrays = (rng.normal(size=(*shape, OBSERVATION_SIZE)), rng.uniform(LOW, HIGH, size=(*shape, len(LOW))),
-              rng.normal(size=shape), np.full(shape, 0.99), rng.normal(size=(*shape, OBSERVATION_SIZE)))
+    arrays = (
+        rng.normal(size=(*shape, OBSERVATION_SIZE)),
+        rng.uniform(LOW, HIGH, size=(*shape, len(LOW))),
+        rng.normal(size=shape),
+        np.full(shape, 0.99),
+        rng.normal(size=(*shape, OBSERVATION_SIZE)),
+    )
     return Batch(*(array.astype(np.float32) for array in arrays))
 
 
@@ -151,8 +156,12 @@ def test_rewards_and_discounts_of_rank_2_per_minibatch_are_refused(agent, field)
 def test_the_critic_half_changes_no_weight_but_the_critics(eager_batch_norm_agent):
     """No gradient reaches the targets or the online actor."""
     agent = eager_batch_norm_agent
-    others = [agent.actor.variables, agent.actor_optimizer.variables, agent.target_actor.trainable_variables,
-              agent.target_critic.trainable_variables]
+    others = [
+        agent.actor.variables,
+        agent.actor_optimizer.variables,
+        agent.target_actor.trainable_variables,
+        agent.target_critic.trainable_variables,
+    ]
     before, critic = [values(group) for group in others], values(agent.critic.variables)
     agent._update_critic(random_minibatch())
     for group, old in zip(others, before, strict=True):
@@ -194,8 +203,12 @@ def test_smoothing_is_in_the_target_and_nowhere_else(agent):
 def test_the_actor_half_leaves_the_critic_bitwise_unchanged(eager_batch_norm_agent):
     """Neither weights nor running statistics nor the critic's optimizer."""
     agent = eager_batch_norm_agent
-    still = [*agent.critic.variables, *agent.critic_optimizer.variables, *agent.target_critic.variables,
-             *agent.target_actor.variables]
+    still = [
+        *agent.critic.variables,
+        *agent.critic_optimizer.variables,
+        *agent.target_critic.variables,
+        *agent.target_actor.variables,
+    ]
     before, actor = values(still), values(agent.actor.variables)
     agent._update_actor(random_minibatch().observation)
     assert same(values(still), before)
@@ -235,8 +248,13 @@ def test_action_saturation_is_the_share_of_actions_within_a_hundredth_of_the_ran
     fill(agent.actor, 0.0)
     bias = layer_of(agent.actor, "output").bias
     observation = random_minibatch().observation
-    for position, saturated in (([0.5, 0.5], 0), ([0.02, 0.98], 0), ([0.005, 0.5], 0.5), ([0.5, 0.995], 0.5),
-                                ([0.005, 0.995], 1)):
+    for position, saturated in (
+        ([0.5, 0.5], 0),
+        ([0.02, 0.98], 0),
+        ([0.005, 0.5], 0.5),
+        ([0.5, 0.995], 0.5),
+        ([0.005, 0.995], 1),
+    ):
         bias.assign(np.arctanh(2 * np.array(position) - 1))
         *_, found = agent._update_actor(observation)
         assert float(found) == saturated, position
@@ -250,8 +268,19 @@ def test_the_order_is_critic_then_actor_through_the_updated_critic_then_targets(
 
     One unit each, weights that stay in ReLU's linear half; Adam's first step is the learning rate, up or down.
     """
-    agent = DDPG(Config(hidden_units=(1,), batch_size=1, warmup_steps=0, tau=0.25, critic_learning_rate=0.5,
-                        actor_learning_rate=0.125), 1, np.array([-1.0]), np.array([1.0]))
+    agent = DDPG(
+        Config(
+            hidden_units=(1,),
+            batch_size=1,
+            warmup_steps=0,
+            tau=0.25,
+            critic_learning_rate=0.5,
+            actor_learning_rate=0.125,
+        ),
+        1,
+        np.array([-1.0]),
+        np.array([1.0]),
+    )
     for model in (agent.actor, agent.critic, agent.target_actor, agent.target_critic):
         fill(model, 0.0)
         layer_of(model, "hidden_0").bias.assign([4.0])
@@ -262,8 +291,9 @@ def test_the_order_is_critic_then_actor_through_the_updated_critic_then_targets(
     # y = 100: the error is large and positive, so the slope rises by 0.5 to 0.25.
     agent.update(Batch(one[..., None], one[..., None], 100 * one, 0 * one, one[..., None]))
     critic, actor = (float(layer_of(model, "output").kernel[0, 0]) for model in (agent.critic, agent.actor))
-    target_critic, target_actor = (float(layer_of(model, "output").kernel[0, 0])
-                                   for model in (agent.target_critic, agent.target_actor))
+    target_critic, target_actor = (
+        float(layer_of(model, "output").kernel[0, 0]) for model in (agent.target_critic, agent.target_actor)
+    )
     assert critic == pytest.approx(0.25, abs=1e-5)
     assert actor == pytest.approx(0.125, abs=1e-5)  # along the slope before the update it would be -0.125
     assert target_critic == pytest.approx(0.75 * -0.25 + 0.25 * 0.25, abs=1e-5)
@@ -435,8 +465,12 @@ def test_act_gives_float32_actions_and_the_bounds_exactly(agent):
     np.testing.assert_allclose(actions, agent.actor(tf.constant(observations, tf.float32)), rtol=1e-5)
     output = layer_of(agent.actor, "output")
     output.kernel.assign(tf.zeros_like(output.kernel))
-    for bias, expected in (([np.inf, -np.inf], [3, 0]), ([-np.inf, np.inf], [-1, 10]), ([-30, 30], [-1, 10]),
-                           ([0, 0], [1, 5])):
+    for bias, expected in (
+        ([np.inf, -np.inf], [3, 0]),
+        ([-np.inf, np.inf], [-1, 10]),
+        ([-30, 30], [-1, 10]),
+        ([0, 0], [1, 5]),
+    ):
         output.bias.assign(bias)
         np.testing.assert_array_equal(agent.act(observations), np.tile(np.float32(expected), (5, 1)))
 
@@ -498,8 +532,12 @@ def test_no_variable_is_made_after_construction(agent):
 
 def test_a_second_agent_of_the_same_seed_learns_the_same_bits(agent):
     """In the same process, traced and compiled anew: nothing is shared, and nothing is left to chance."""
-    second = new_agent(**{field: getattr(agent.config, field)
-                          for field in ("update_every", "actor_learning_rate", "critic_learning_rate")})
+    second = new_agent(
+        **{
+            field: getattr(agent.config, field)
+            for field in ("update_every", "actor_learning_rate", "critic_learning_rate")
+        }
+    )
     assert_same_state(second.state(), agent.state())
     for k in range(5):
         assert second.update(random_block(seed=k)) == agent.update(random_block(seed=k))
@@ -518,8 +556,11 @@ def test_agents_of_different_seeds_start_differently(agent):
 
 def test_state_names_every_variable_once(normalizing_agent):
     agent, owners = normalizing_agent, {}
-    for owner in (*(getattr(normalizing_agent, network) for network in NETWORKS), agent.actor_optimizer,
-                  agent.critic_optimizer):
+    for owner in (
+        *(getattr(normalizing_agent, network) for network in NETWORKS),
+        agent.actor_optimizer,
+        agent.critic_optimizer,
+    ):
         owners |= {id(variable): variable for variable in owner.variables}
     assert len(agent.state()) == len(owners) + 3  # the normaliser's float64 count, mean and sum of squares
     assert {id(variable) for variable in agent.variables().values()} == owners.keys()
@@ -527,6 +568,7 @@ def test_state_names_every_variable_once(normalizing_agent):
 
 def test_a_restored_agent_goes_on_as_the_one_that_was_saved(normalizing_agent):
     """Weights, targets, both optimizers and the normaliser: the same bits after further updates."""
+
     def go_on(agent, seed):
         agent.count_observations(np.random.default_rng(seed).normal(2, 3, size=(5, OBSERVATION_SIZE)))
         return agent.update(random_block(1, seed=seed))
@@ -586,8 +628,9 @@ def test_a_policy_state_is_what_acting_needs_and_nothing_more(normalizing_agent)
     after = agent.state()
     agent.load_policy_state(policy)
     np.testing.assert_array_equal(agent.act(observations), action)
-    assert_same_state({k: v for k, v in agent.state().items() if k not in policy},
-                      {k: v for k, v in after.items() if k not in policy})
+    assert_same_state(
+        {k: v for k, v in agent.state().items() if k not in policy}, {k: v for k, v in after.items() if k not in policy}
+    )
     assert {name.split("/")[0] for name in policy} == {"actor", "critic"}
     for problem, wrong_state, name in broken(policy):
         with pytest.raises(ValueError, match=name):
@@ -602,19 +645,60 @@ def test_a_policy_state_is_what_acting_needs_and_nothing_more(normalizing_agent)
 def test_the_defaults_of_config_are_these():
     """A default that changes unseen changes every result; change it here too, and on purpose."""
     assert dataclasses.asdict(Config()) == dict(
-        env="Pendulum-v1", total_steps=1_000_000, seed=0, run_dir="", export_dir="", keep_versions=10,
-        env_kwargs="{}", num_envs=1, vectorization="sync",
-        warmup_steps=10_000, update_every=1, updates_per_step=1.0, eval_every=5_000, eval_episodes=10,
-        checkpoint_every=10_000, log_every=1_000, video_every=0,
-        pixels=False, frame_size=64, frame_stack=3, action_repeat=3, frame_source="steps", grayscale=False,
-        encoder="shared", conv_filters=(32, 32, 32), conv_kernels=(8, 4, 3), conv_strides=(4, 2, 1), bottleneck=50,
-        random_shift=4, noise_decay_steps=0, noise_final_sigma=0.1,
-        hidden_units=(256, 256), action_layer=0, normalization="none", batch_norm_momentum=0.99,
-        normalize_observations=False, final_init=0.003,
-        gamma=0.99, tau=0.005, batch_size=256, replay_capacity=1_000_000, n_step=1, actor_learning_rate=0.001,
-        critic_learning_rate=0.001, critic_l2=0.0, actor_every=1, target_noise_sigma=0.0, target_noise_clip=0.5,
+        env="Pendulum-v1",
+        total_steps=1_000_000,
+        seed=0,
+        run_dir="",
+        export_dir="",
+        keep_versions=10,
+        env_kwargs="{}",
+        num_envs=1,
+        vectorization="sync",
+        warmup_steps=10_000,
+        update_every=1,
+        updates_per_step=1.0,
+        eval_every=5_000,
+        eval_episodes=10,
+        checkpoint_every=10_000,
+        log_every=1_000,
+        video_every=0,
+        pixels=False,
+        frame_size=64,
+        frame_stack=3,
+        action_repeat=3,
+        frame_source="steps",
+        grayscale=False,
+        encoder="shared",
+        conv_filters=(32, 32, 32),
+        conv_kernels=(8, 4, 3),
+        conv_strides=(4, 2, 1),
+        bottleneck=50,
+        random_shift=4,
+        noise_decay_steps=0,
+        noise_final_sigma=0.1,
+        hidden_units=(256, 256),
+        action_layer=0,
+        normalization="none",
+        batch_norm_momentum=0.99,
+        normalize_observations=False,
+        final_init=0.003,
+        gamma=0.99,
+        tau=0.005,
+        batch_size=256,
+        replay_capacity=1_000_000,
+        n_step=1,
+        actor_learning_rate=0.001,
+        critic_learning_rate=0.001,
+        critic_l2=0.0,
+        actor_every=1,
+        target_noise_sigma=0.0,
+        target_noise_clip=0.5,
         saturation_penalty=0.0,
-        noise="gaussian", noise_sigma=0.1, noise_theta=0.15, noise_dt=1.0)
+        noise="gaussian",
+        noise_sigma=0.1,
+        noise_theta=0.15,
+        noise_dt=1.0,
+    )
 
 
 def test_a_block_of_another_number_of_updates_is_refused(agent):

@@ -30,8 +30,14 @@ def wandering(observations):
 
 
 def config(toy="Counter", num_envs=1, warmup_steps=0, noise="none", total_steps=12_000, **settings):
-    return Config(env=f"tests.toy_envs:Toy{toy}-v0", num_envs=num_envs, warmup_steps=warmup_steps, noise=noise,
-                  total_steps=total_steps, **settings)
+    return Config(
+        env=f"tests.toy_envs:Toy{toy}-v0",
+        num_envs=num_envs,
+        warmup_steps=warmup_steps,
+        noise=noise,
+        total_steps=total_steps,
+        **settings,
+    )
 
 
 class Run:
@@ -80,7 +86,7 @@ def test_a_run_split_among_collectors_meets_the_same_episodes_and_noise(noise):
     for place in (range(0, 1), range(1, 3)):
         part = Run(settings, 40, place=place).close()
         for name in Transitions._fields:
-            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:, place.start:place.stop], name)
+            np.testing.assert_array_equal(getattr(part, name), getattr(whole, name)[:, place.start : place.stop], name)
 
 
 def test_an_episode_too_long_to_be_re_entered_starts_anew_and_its_checkpoint_stays_small(monkeypatch):
@@ -94,11 +100,15 @@ def test_an_episode_too_long_to_be_re_entered_starts_anew_and_its_checkpoint_sta
     assert resumed.differs.all() and resumed.collector.state()["episode"].tolist() == [1, 1]
 
 
-ODD = [("column", r"observation of shape \(2, 1\), and its space says \(2,\)"), ("longer", r"of shape \(3,\)"),
-       ("nan", r"an observation with nan at \[1\], at step 3 of an episode"),
-       ("nan reward", "a reward of nan at step 3"),
-       ("two rewards", r"a reward of shape \(2,\), not one value"), ("old step", "step .*old API"),
-       ("old reset", "reset returns ndarray.*old API")]
+ODD = [
+    ("column", r"observation of shape \(2, 1\), and its space says \(2,\)"),
+    ("longer", r"of shape \(3,\)"),
+    ("nan", r"an observation with nan at \[1\], at step 3 of an episode"),
+    ("nan reward", "a reward of nan at step 3"),
+    ("two rewards", r"a reward of shape \(2,\), not one value"),
+    ("old step", "step .*old API"),
+    ("old reset", "reset returns ndarray.*old API"),
+]
 
 
 @pytest.mark.parametrize("kind, says", ODD, ids=[kind for kind, _ in ODD])
@@ -124,6 +134,7 @@ def test_what_is_unambiguous_is_accepted():
 
 
 # Transitions ----------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("num_envs, vectorization", [(1, "sync"), (3, "sync"), (2, "async")])
 def test_the_successor_is_the_true_one_in_every_row(num_envs, vectorization):
@@ -161,19 +172,26 @@ def test_a_time_limit_bootstraps_and_a_termination_does_not():
         for transitions in run.steps:
             buffer.add(*transitions)
         batch = buffer.sample(np.random.default_rng(0), (2000,))
-        key = {tuple(row): terminated for row, terminated in zip(
-            run.observation.reshape(-1, 2).tolist(), run.terminated.ravel(), strict=True)}
+        key = {
+            tuple(row): terminated
+            for row, terminated in zip(run.observation.reshape(-1, 2).tolist(), run.terminated.ravel(), strict=True)
+        }
         terminated = np.array([key[tuple(row)] for row in batch.observation.tolist()])
         np.testing.assert_array_equal(batch.discount, np.where(terminated, 0, np.float32(0.9)))
         assert run.truncated.any() and terminated.any() == (toy == "Counter")
 
 
-@pytest.mark.parametrize("noise, warmup_steps, vectorization", [("none", 0, "sync"), ("gaussian", 20, "sync"),
-                                                                ("ou", 20, "async")])
+@pytest.mark.parametrize(
+    "noise, warmup_steps, vectorization", [("none", 0, "sync"), ("gaussian", 20, "sync"), ("ou", 20, "async")]
+)
 def test_the_stored_action_is_the_executed_one_bit_for_bit(noise, warmup_steps, vectorization):
     """Traps 15 and 17: nothing scales or clips it on the way. The toy observes what it has executed."""
-    run = Run(config("Echo", num_envs=2, warmup_steps=warmup_steps, noise=noise, noise_sigma=1.0,
-                     vectorization=vectorization), 40).close()
+    run = Run(
+        config(
+            "Echo", num_envs=2, warmup_steps=warmup_steps, noise=noise, noise_sigma=1.0, vectorization=vectorization
+        ),
+        40,
+    ).close()
     assert run.action.dtype == np.float32
     np.testing.assert_array_equal(run.action, run.next_observation)
 
@@ -216,6 +234,7 @@ def test_returns_and_lengths_are_those_of_each_environment(num_envs):
 
 
 # Actions --------------------------------------------------------------------------------------------------------------
+
 
 def test_warm_up_is_uniform_over_each_dimension_of_the_action_space():
     action = Run(config("", num_envs=2, warmup_steps=4000), 2000).action.reshape(-1, 3)
@@ -286,6 +305,7 @@ def test_a_policy_that_is_not_finite_stops_the_run_with_a_message(bad):
 
 # Seeds ----------------------------------------------------------------------------------------------------------------
 
+
 def first_observations(run):
     """{environment: its episodes' first observations}, the start of the counter standing for the whole."""
     starts = run.observation[:, :, 0] == 0
@@ -322,15 +342,19 @@ def test_the_same_seed_repeats_a_run_and_another_does_not(noise):
 
 
 def test_sync_and_async_environments_give_the_same_run():
-    runs = [Run(config("Steered", num_envs=2, noise="ou", warmup_steps=10, vectorization=vectorization), 30).close()
-            for vectorization in ("sync", "async")]
+    runs = [
+        Run(config("Steered", num_envs=2, noise="ou", warmup_steps=10, vectorization=vectorization), 30).close()
+        for vectorization in ("sync", "async")
+    ]
     assert_same_run(*runs)
 
 
 # Unfinished episodes --------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("toy, num_envs, vectorization", [("Steered", 1, "sync"), ("Steered", 3, "sync"),
-                                                          ("Steered", 2, "async")])
+
+@pytest.mark.parametrize(
+    "toy, num_envs, vectorization", [("Steered", 1, "sync"), ("Steered", 3, "sync"), ("Steered", 2, "async")]
+)
 def test_a_resumed_collector_goes_on_exactly_where_the_other_was(toy, num_envs, vectorization):
     settings = config(toy, num_envs, 12, noise="ou", vectorization=vectorization)
     whole = Run(settings, 21)
@@ -406,6 +430,7 @@ def test_re_entering_warns_of_nothing_when_all_is_well():
 
 
 # Evaluation -----------------------------------------------------------------------------------------------------------
+
 
 def evaluate(settings, episodes, policy=wandering):
     evaluator = Evaluator(settings, episodes)

@@ -22,8 +22,15 @@ from ddpg_tf.training import loop
 ROOT = Path(__file__).parents[1]
 TOY = "tests.toy_envs:ToyCounter-v0"
 # A run that never learns: nothing to compile but the policy.
-QUICK = ["--total_steps=40", "--warmup_steps=1000", "--eval_episodes=2", "--hidden_units=8", "--batch_size=8",
-         "--replay_capacity=64", "--log_every=10"]
+QUICK = [
+    "--total_steps=40",
+    "--warmup_steps=1000",
+    "--eval_episodes=2",
+    "--hidden_units=8",
+    "--batch_size=8",
+    "--replay_capacity=64",
+    "--log_every=10",
+]
 
 
 @pytest.fixture
@@ -39,13 +46,15 @@ def command(monkeypatch, capfd):
                 warnings.simplefilter("ignore", category)
             cli.run(main)
         return end.value.code, *capfd.readouterr()
+
     return run
 
 
 def contents(directory):
     """{path below: bytes, or None for a directory}"""
-    return {str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None
-            for path in directory.rglob("*")}
+    return {
+        str(path.relative_to(directory)): path.read_bytes() if path.is_file() else None for path in directory.rglob("*")
+    }
 
 
 @pytest.fixture
@@ -63,6 +72,7 @@ def refused(command, tmp_path, monkeypatch):
         assert (found, out) == (status, "")
         assert contents(tmp_path) == before
         return err
+
     return run
 
 
@@ -90,6 +100,7 @@ def no_checkpoint(tmp_path):
 
 # Help -----------------------------------------------------------------------------------------------------------------
 
+
 @pytest.mark.parametrize("flag", ["--help", "-h", "--helpfull", "--helpshort"])
 @pytest.mark.parametrize("main", [train.main, export.main, evaluate.main], ids=lambda main: main.__module__)
 def test_help_exits_0_and_explains_itself(command, main, flag):
@@ -114,10 +125,16 @@ def test_help_names_every_field_with_its_default_under_its_heading(command):
 # train.py -------------------------------------------------------------------------------------------------------------
 
 ENVIRONMENTS = [
-    ("Pendulam-v1", "did you mean Pendulum-v1"), ("Nothing-like-it", "no environment"), ("", "no environment"),
-    ("CartPole-v1", "continuous"), ("tests.toy_envs:ToyUnboundedAction-v0", "unbounded"),
-    ("tests.toy_envs:ToyDeepImage-v0", "images of shape"), ("no_such_module:A-v0", "no_such_module"),
-    ("tests.toy_envs:ToyDiscreteObservation-v0", "needs Box"), ("tests.toy_envs:ToyKeyAction-v0", "action")]
+    ("Pendulam-v1", "did you mean Pendulum-v1"),
+    ("Nothing-like-it", "no environment"),
+    ("", "no environment"),
+    ("CartPole-v1", "continuous"),
+    ("tests.toy_envs:ToyUnboundedAction-v0", "unbounded"),
+    ("tests.toy_envs:ToyDeepImage-v0", "images of shape"),
+    ("no_such_module:A-v0", "no_such_module"),
+    ("tests.toy_envs:ToyDiscreteObservation-v0", "needs Box"),
+    ("tests.toy_envs:ToyKeyAction-v0", "action"),
+]
 
 
 @pytest.mark.parametrize("env_id, says", ENVIRONMENTS)
@@ -125,25 +142,49 @@ def test_an_environment_that_cannot_be_trained(refused, env_id, says):
     assert says in refused(1, train.main, f"--env={env_id}", "--run_dir=new", "--total_steps=40")
 
 
-@pytest.mark.parametrize("env_id, kwargs", [("Pendulum-v1", '{"no_such_argument": 1}'),
-                                            ("LunarLanderContinuous-v3", '{"gravity": 5}'),
-                                            ("HalfCheetah-v5", '{"xml_file": "no_such_file.xml"}')])
+@pytest.mark.parametrize(
+    "env_id, kwargs",
+    [
+        ("Pendulum-v1", '{"no_such_argument": 1}'),
+        ("LunarLanderContinuous-v3", '{"gravity": 5}'),
+        ("HalfCheetah-v5", '{"xml_file": "no_such_file.xml"}'),
+    ],
+)
 def test_arguments_that_the_environment_rejects(refused, env_id, kwargs):
-    assert "cannot make" in refused(1, train.main, f"--env={env_id}", f"--env_kwargs={kwargs}", "--preset=none",
-                                    "--total_steps=40")
+    assert "cannot make" in refused(
+        1, train.main, f"--env={env_id}", f"--env_kwargs={kwargs}", "--preset=none", "--total_steps=40"
+    )
 
 
-@pytest.mark.parametrize("arguments, says", [
-    (["--seed=-1"], "seed"), (["--gamma=1.5"], "gamma"), (["--tau=0"], "tau"), (["--noise=brown"], "noise"),
-    (["--seed=one"], "seed"), (["--total_steps=1e6"], "total_steps"), (["--hidden_units=64,x"], "hidden_units"),
-    (["--replay_capacity=100"], "batch_size"), (["--total_steps=1001", "--num_envs=4"], "num_envs"),
-    (["--update_every=3", "--updates_per_step=0.5"], "updates_per_step"),
-    (["--action_layer=1", "--hidden_units=64"], "action_layer"), (["--env_kwargs={g: 1}"], "env_kwargs"),
-    (["--noise=ou", "--noise_theta=3"], "noise_theta"), (["--learning_rate=1"], "learning_rate"),
-    (["Pendulum-v1"], "'Pendulum-v1'"), (["--seed=1", "stray", "--seed=2"], "'stray'"), (["-"], "'-'"),
-    (["--preset=papers"], "paper"), (["--flagfile=nothing"], "nothing"), (["--seed"], "seed"), (["--preset"], "preset"),
-    (["--resume"], "--run_dir"), (["--resume", "--run_dir=missing"], "missing"),
-    (["--resume", "--run_dir="], "--run_dir")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        (["--seed=-1"], "seed"),
+        (["--gamma=1.5"], "gamma"),
+        (["--tau=0"], "tau"),
+        (["--noise=brown"], "noise"),
+        (["--seed=one"], "seed"),
+        (["--total_steps=1e6"], "total_steps"),
+        (["--hidden_units=64,x"], "hidden_units"),
+        (["--replay_capacity=100"], "batch_size"),
+        (["--total_steps=1001", "--num_envs=4"], "num_envs"),
+        (["--update_every=3", "--updates_per_step=0.5"], "updates_per_step"),
+        (["--action_layer=1", "--hidden_units=64"], "action_layer"),
+        (["--env_kwargs={g: 1}"], "env_kwargs"),
+        (["--noise=ou", "--noise_theta=3"], "noise_theta"),
+        (["--learning_rate=1"], "learning_rate"),
+        (["Pendulum-v1"], "'Pendulum-v1'"),
+        (["--seed=1", "stray", "--seed=2"], "'stray'"),
+        (["-"], "'-'"),
+        (["--preset=papers"], "paper"),
+        (["--flagfile=nothing"], "nothing"),
+        (["--seed"], "seed"),
+        (["--preset"], "preset"),
+        (["--resume"], "--run_dir"),
+        (["--resume", "--run_dir=missing"], "missing"),
+        (["--resume", "--run_dir="], "--run_dir"),
+    ],
+)
 def test_a_command_line_that_is_wrong(refused, arguments, says):
     assert says in refused(2, train.main, f"--env={TOY}", "--total_steps=40", *arguments)
 
@@ -201,6 +242,7 @@ def test_a_preset_is_announced(command, tmp_path, monkeypatch):
 
 # train.py --resume ----------------------------------------------------------------------------------------------------
 
+
 def test_resume_on_a_directory_that_is_no_run(refused, tmp_path):
     (tmp_path / "foreign").mkdir()
     (tmp_path / "foreign" / "thesis.tex").write_text("precious")
@@ -215,15 +257,51 @@ def test_resume_on_somebody_elses_flags_txt(refused, tmp_path, text):
     refused(2, train.main, "--resume", "--run_dir=foreign")
 
 
-CHANGED = dict(env="Pendulum-v1", seed="1", env_kwargs='{"max_episode_steps": 3}', num_envs="2", vectorization="async",
-               warmup_steps="999", update_every="4", updates_per_step="2", hidden_units="9", normalization="layer",
-               batch_norm_momentum="0.9", normalize_observations="true", final_init="0.1", gamma="0.9", tau="0.1",
-               batch_size="16", replay_capacity="300", n_step="2", actor_learning_rate="1", critic_learning_rate="1",
-               critic_l2="1", noise="ou", noise_sigma="1", noise_theta="1", noise_dt="0.1",
-               pixels="true", frame_size="32", frame_stack="2", action_repeat="4", frame_source="substeps",
-               grayscale="true", encoder="separate", conv_filters="8,8,8", conv_kernels="5,3,3", conv_strides="2,2,2",
-               bottleneck="9", random_shift="1", actor_every="2", target_noise_sigma="0.1",
-               target_noise_clip="1", saturation_penalty="1", noise_decay_steps="9", noise_final_sigma="0.3")
+CHANGED = dict(
+    env="Pendulum-v1",
+    seed="1",
+    env_kwargs='{"max_episode_steps": 3}',
+    num_envs="2",
+    vectorization="async",
+    warmup_steps="999",
+    update_every="4",
+    updates_per_step="2",
+    hidden_units="9",
+    normalization="layer",
+    batch_norm_momentum="0.9",
+    normalize_observations="true",
+    final_init="0.1",
+    gamma="0.9",
+    tau="0.1",
+    batch_size="16",
+    replay_capacity="300",
+    n_step="2",
+    actor_learning_rate="1",
+    critic_learning_rate="1",
+    critic_l2="1",
+    noise="ou",
+    noise_sigma="1",
+    noise_theta="1",
+    noise_dt="0.1",
+    pixels="true",
+    frame_size="32",
+    frame_stack="2",
+    action_repeat="4",
+    frame_source="substeps",
+    grayscale="true",
+    encoder="separate",
+    conv_filters="8,8,8",
+    conv_kernels="5,3,3",
+    conv_strides="2,2,2",
+    bottleneck="9",
+    random_shift="1",
+    actor_every="2",
+    target_noise_sigma="0.1",
+    target_noise_clip="1",
+    saturation_penalty="1",
+    noise_decay_steps="9",
+    noise_final_sigma="0.3",
+)
 
 
 def test_every_flag_that_may_not_change_is_tried_below():
@@ -258,6 +336,7 @@ def settings_of(command, monkeypatch):
         status, _, err = command(train.main, "--resume", *arguments)
         assert status == 0, err
         return given[0]
+
     return run
 
 
@@ -270,8 +349,17 @@ def test_a_run_may_be_resumed_with_the_flags_it_was_started_with(settings_of, tm
     assert (found.update_every, found.updates_per_step, found.total_steps) == (50, 0.02, 50)
 
 
-@pytest.mark.parametrize("name, value", [("total_steps", "80"), ("eval_every", "7"), ("checkpoint_every", "3"),
-                                         ("log_every", "0"), ("video_every", "9"), ("export_dir", "models")])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("total_steps", "80"),
+        ("eval_every", "7"),
+        ("checkpoint_every", "3"),
+        ("log_every", "0"),
+        ("video_every", "9"),
+        ("export_dir", "models"),
+    ],
+)
 def test_a_flag_that_may_change_when_resuming(settings_of, finished_run, name, value):
     found, saved = settings_of(f"--run_dir={finished_run}", f"--{name}={value}"), run_dir.read_config(finished_run)
     assert str(getattr(found, name)) == value != str(getattr(saved, name))
@@ -290,8 +378,9 @@ def test_a_finished_run_says_so_and_exits_0(command, finished):
     status, out, err = command(train.main, "--resume", f"--run_dir={finished}")
     assert status == 0 and "is finished: raise --total_steps" in err and "40 steps" in out
     after = contents(finished)
-    assert {name for name, data in before.items() if after.get(name) != data and "tfevents" not in name
-            } <= {"learning_curve.png"}
+    assert {name for name, data in before.items() if after.get(name) != data and "tfevents" not in name} <= {
+        "learning_curve.png"
+    }
 
 
 @pytest.mark.parametrize("steps", [39, 10])
@@ -336,8 +425,10 @@ def test_a_run_without_an_evaluation_cannot_be_shortened_either(command, tmp_pat
 
 # export.py and ddpg_tf.evaluate ---------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("main, others", [(export.main, ["--export_dir=models"]), (evaluate.main, [])],
-                         ids=["export", "evaluate"])
+
+@pytest.mark.parametrize(
+    "main, others", [(export.main, ["--export_dir=models"]), (evaluate.main, [])], ids=["export", "evaluate"]
+)
 class TestOfARun:
     def test_no_run_named(self, refused, main, others):
         assert "--run_dir is missing" in refused(2, main, *others)
@@ -389,7 +480,8 @@ def test_a_version_that_is_no_positive_integer(refused, finished, version):
 def test_a_version_that_is_not_above_the_newest(refused, finished, tmp_path, version):
     (tmp_path / "models" / "7").mkdir(parents=True)
     assert f"version {version} is not above" in refused(
-        1, export.main, f"--run_dir={finished}", "--export_dir=models", f"--version={version}")
+        1, export.main, f"--run_dir={finished}", "--export_dir=models", f"--version={version}"
+    )
 
 
 def test_an_export_directory_that_is_a_file(refused, finished, tmp_path):
@@ -411,6 +503,7 @@ def test_evaluate_prints_the_score_of_both_checkpoints(command, finished):
 
 
 # As processes ---------------------------------------------------------------------------------------------------------
+
 
 def process(directory, *command):
     """Runs a command in `directory`, away from the sources; checks the one line."""
@@ -437,25 +530,33 @@ def test_evaluate_as_a_process_fails_in_one_line(tmp_path):
 
 
 def test_help_and_mistakes_answer_without_loading_tensorflow():
-    code = ("import sys, train\n"
-            "for flag in ('--help', '--seed=x', '--env=Pendulam-v1'):\n"
-            "    try: train.main(['train.py', flag])\n"
-            "    except (SystemExit, train.cli.UserError): pass\n"
-            "sys.exit('tensorflow' in sys.modules)")
+    code = (
+        "import sys, train\n"
+        "for flag in ('--help', '--seed=x', '--env=Pendulam-v1'):\n"
+        "    try: train.main(['train.py', flag])\n"
+        "    except (SystemExit, train.cli.UserError): pass\n"
+        "sys.exit('tensorflow' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 
 def test_nobody_listening_to_help_is_no_traceback():
-    done = subprocess.run(f"{sys.executable} {ROOT / 'train.py'} --help | head -1", shell=True, capture_output=True,
-                          text=True)
+    done = subprocess.run(
+        f"{sys.executable} {ROOT / 'train.py'} --help | head -1", shell=True, capture_output=True, text=True
+    )
     assert done.stderr == "" and done.stdout.startswith("Trains")
 
 
 def export_with(directory, *flags, **environment):
     """export.py in a process of its own, in `directory`."""
-    return subprocess.run([sys.executable, ROOT / "export.py", *flags], cwd=directory, capture_output=True, text=True,
-                          env={**os.environ, "PYTHONPATH": str(ROOT), **environment})
+    return subprocess.run(
+        [sys.executable, ROOT / "export.py", *flags],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+    )
 
 
 def test_a_home_directory_that_the_shell_left_as_it_is(tmp_path, finished_run):
@@ -470,18 +571,24 @@ def test_a_home_directory_that_the_shell_left_as_it_is(tmp_path, finished_run):
 def test_another_backend_of_keras_is_one_line(tmp_path, finished_run):
     done = export_with(tmp_path, f"--run_dir={finished_run}", "--export_dir=model", KERAS_BACKEND="jax")
     assert done.returncode == 1 and done.stderr == (
-        "error: ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says 'jax'\n")
+        "error: ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says 'jax'\n"
+    )
 
 
 def test_what_keras_json_says_changes_nothing(tmp_path, finished_run):
     (tmp_path / ".keras").mkdir()
     (tmp_path / ".keras" / "keras.json").write_text(
-        '{"floatx": "float16", "epsilon": 0.1, "backend": "jax", "image_data_format": "channels_first"}')
+        '{"floatx": "float16", "epsilon": 0.1, "backend": "jax", "image_data_format": "channels_first"}'
+    )
     done = export_with(tmp_path, f"--run_dir={finished_run}", "--export_dir=model", HOME=str(tmp_path))
     assert done.returncode == 0, done.stderr  # verified against the live policy
 
 
 def test_a_closed_stderr_is_no_end(tmp_path, finished_run):
-    done = subprocess.run(["bash", "-c", f"{sys.executable} {ROOT}/export.py --run_dir={finished_run} "
-                           "--export_dir=model 2>&-"], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        ["bash", "-c", f"{sys.executable} {ROOT}/export.py --run_dir={finished_run} --export_dir=model 2>&-"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0 and "serving_default" in done.stdout

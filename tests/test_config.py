@@ -33,8 +33,11 @@ def parsed(*arguments):
 positive = st.floats(1e-6, 1e6)
 unit = st.floats(0, 1)
 words = st.text(st.characters(codec="utf-8", exclude_categories=("Cs",)), max_size=12)
-json_objects = st.dictionaries(words.filter(lambda key: key != "render_mode"), st.one_of(
-    st.integers(-5, 5), st.booleans(), st.none(), words, st.lists(unit, max_size=2)), max_size=3)
+json_objects = st.dictionaries(
+    words.filter(lambda key: key != "render_mode"),
+    st.one_of(st.integers(-5, 5), st.booleans(), st.none(), words, st.lists(unit, max_size=2)),
+    max_size=3,
+)
 
 
 @st.composite
@@ -47,20 +50,40 @@ def configs(draw):
     steps = st.integers(0, 10**6)
     return Config(
         env=draw(st.sampled_from(["Pendulum-v1", "tests.toy_envs:ToyCounter-v0", "dm_control/cheetah-run-v0"])),
-        total_steps=n * draw(st.integers(1, 10**7)), seed=draw(st.integers(0, 2**31 - 1)),
+        total_steps=n * draw(st.integers(1, 10**7)),
+        seed=draw(st.integers(0, 2**31 - 1)),
         export_dir=draw(st.sampled_from(["", "/models/x", "a dir", "--odd", "a=b", "ünicode", "#hash", "//x"])),
         keep_versions=draw(st.integers(1, 99)),
         env_kwargs=json.dumps(draw(json_objects), ensure_ascii=draw(st.booleans())),
-        num_envs=n, vectorization=draw(st.sampled_from(["sync", "async"])), warmup_steps=draw(steps),
-        update_every=every, updates_per_step=per_block / every, eval_every=draw(steps),
-        eval_episodes=draw(st.integers(1, 99)), checkpoint_every=draw(steps), log_every=draw(steps),
-        video_every=draw(steps), hidden_units=units, action_layer=draw(st.integers(0, min(1, len(units) - 1))),
-        normalization=draw(st.sampled_from(["none", "batch", "layer"])), batch_norm_momentum=draw(unit),
-        normalize_observations=draw(st.booleans()), final_init=draw(positive), gamma=draw(unit),
-        tau=draw(st.floats(1e-6, 1)), batch_size=batch, replay_capacity=batch + draw(st.integers(0, 10**6)),
-        n_step=draw(st.integers(1, 9)), actor_learning_rate=draw(positive), critic_learning_rate=draw(positive),
-        critic_l2=draw(st.floats(0, 1e3)), noise=draw(st.sampled_from(["ou", "gaussian", "none"])),
-        noise_sigma=draw(st.floats(0, 10)), noise_theta=draw(unit), noise_dt=draw(st.floats(1e-3, 1.9)))
+        num_envs=n,
+        vectorization=draw(st.sampled_from(["sync", "async"])),
+        warmup_steps=draw(steps),
+        update_every=every,
+        updates_per_step=per_block / every,
+        eval_every=draw(steps),
+        eval_episodes=draw(st.integers(1, 99)),
+        checkpoint_every=draw(steps),
+        log_every=draw(steps),
+        video_every=draw(steps),
+        hidden_units=units,
+        action_layer=draw(st.integers(0, min(1, len(units) - 1))),
+        normalization=draw(st.sampled_from(["none", "batch", "layer"])),
+        batch_norm_momentum=draw(unit),
+        normalize_observations=draw(st.booleans()),
+        final_init=draw(positive),
+        gamma=draw(unit),
+        tau=draw(st.floats(1e-6, 1)),
+        batch_size=batch,
+        replay_capacity=batch + draw(st.integers(0, 10**6)),
+        n_step=draw(st.integers(1, 9)),
+        actor_learning_rate=draw(positive),
+        critic_learning_rate=draw(positive),
+        critic_l2=draw(st.floats(0, 1e3)),
+        noise=draw(st.sampled_from(["ou", "gaussian", "none"])),
+        noise_sigma=draw(st.floats(0, 10)),
+        noise_theta=draw(unit),
+        noise_dt=draw(st.floats(1e-3, 1.9)),
+    )
 
 
 @settings(max_examples=60, deadline=None)
@@ -102,23 +125,60 @@ def test_every_field_is_a_flag_with_its_default():
 
 # Another valid value of each field, as typed and as it should arrive.
 OTHER = {
-    "env": ("InvertedPendulum-v5", "InvertedPendulum-v5"), "total_steps": ("777", 777), "seed": ("5", 5),
-    "run_dir": ("a/b", "a/b"), "export_dir": ("c", "c"), "keep_versions": ("3", 3),
-    "env_kwargs": ('{"g": 9.5}', '{"g": 9.5}'), "num_envs": ("4", 4), "vectorization": ("async", "async"),
-    "warmup_steps": ("12", 12), "update_every": ("16", 16), "updates_per_step": ("2", 2.0), "eval_every": ("0", 0),
-    "eval_episodes": ("2", 2), "checkpoint_every": ("3", 3), "log_every": ("4", 4), "video_every": ("5", 5),
-    "hidden_units": ("400,300", (400, 300)), "action_layer": ("1", 1), "normalization": ("layer", "layer"),
-    "batch_norm_momentum": ("0.5", 0.5), "normalize_observations": ("true", True), "final_init": ("1e-4", 1e-4),
-    "gamma": ("1", 1.0), "tau": ("0.25", 0.25), "batch_size": ("32", 32), "replay_capacity": ("5000", 5000),
-    "n_step": ("3", 3), "actor_learning_rate": ("3e-5", 3e-5), "critic_learning_rate": ("2e-4", 2e-4),
-    "critic_l2": ("0.01", 0.01), "noise": ("none", "none"), "noise_sigma": ("0", 0.0), "noise_theta": ("0.3", 0.3),
-    "noise_dt": ("0.01", 0.01), "pixels": ("true", True), "frame_size": ("84", 84), "frame_stack": ("2", 2),
-    "action_repeat": ("4", 4), "frame_source": ("substeps", "substeps"), "grayscale": ("true", True),
-    "encoder": ("separate", "separate"), "conv_filters": ("16,32,64", (16, 32, 64)),
-    "conv_kernels": ("5,3,3", (5, 3, 3)), "conv_strides": ("2,2,2", (2, 2, 2)), "bottleneck": ("0", 0),
-    "actor_every": ("5", 5), "target_noise_sigma": ("0.2", 0.2), "target_noise_clip": ("0", 0.0),
-    "saturation_penalty": ("1e-5", 1e-5), "random_shift": ("2", 2),
-    "noise_decay_steps": ("100", 100), "noise_final_sigma": ("0.2", 0.2)}
+    "env": ("InvertedPendulum-v5", "InvertedPendulum-v5"),
+    "total_steps": ("777", 777),
+    "seed": ("5", 5),
+    "run_dir": ("a/b", "a/b"),
+    "export_dir": ("c", "c"),
+    "keep_versions": ("3", 3),
+    "env_kwargs": ('{"g": 9.5}', '{"g": 9.5}'),
+    "num_envs": ("4", 4),
+    "vectorization": ("async", "async"),
+    "warmup_steps": ("12", 12),
+    "update_every": ("16", 16),
+    "updates_per_step": ("2", 2.0),
+    "eval_every": ("0", 0),
+    "eval_episodes": ("2", 2),
+    "checkpoint_every": ("3", 3),
+    "log_every": ("4", 4),
+    "video_every": ("5", 5),
+    "hidden_units": ("400,300", (400, 300)),
+    "action_layer": ("1", 1),
+    "normalization": ("layer", "layer"),
+    "batch_norm_momentum": ("0.5", 0.5),
+    "normalize_observations": ("true", True),
+    "final_init": ("1e-4", 1e-4),
+    "gamma": ("1", 1.0),
+    "tau": ("0.25", 0.25),
+    "batch_size": ("32", 32),
+    "replay_capacity": ("5000", 5000),
+    "n_step": ("3", 3),
+    "actor_learning_rate": ("3e-5", 3e-5),
+    "critic_learning_rate": ("2e-4", 2e-4),
+    "critic_l2": ("0.01", 0.01),
+    "noise": ("none", "none"),
+    "noise_sigma": ("0", 0.0),
+    "noise_theta": ("0.3", 0.3),
+    "noise_dt": ("0.01", 0.01),
+    "pixels": ("true", True),
+    "frame_size": ("84", 84),
+    "frame_stack": ("2", 2),
+    "action_repeat": ("4", 4),
+    "frame_source": ("substeps", "substeps"),
+    "grayscale": ("true", True),
+    "encoder": ("separate", "separate"),
+    "conv_filters": ("16,32,64", (16, 32, 64)),
+    "conv_kernels": ("5,3,3", (5, 3, 3)),
+    "conv_strides": ("2,2,2", (2, 2, 2)),
+    "bottleneck": ("0", 0),
+    "actor_every": ("5", 5),
+    "target_noise_sigma": ("0.2", 0.2),
+    "target_noise_clip": ("0", 0.0),
+    "saturation_penalty": ("1e-5", 1e-5),
+    "random_shift": ("2", 2),
+    "noise_decay_steps": ("100", 100),
+    "noise_final_sigma": ("0.2", 0.2),
+}
 
 
 def test_the_table_above_has_every_field():
@@ -138,10 +198,13 @@ def test_each_flag_sets_its_field_and_no_other(name):
 
 def test_the_flags_other_tools_rely_on_are_there():
     """The contract of the command line, by name."""
-    for name in re.findall(r"\w+", """env total_steps seed run_dir resume preset export_dir num_envs vectorization
+    for name in re.findall(
+        r"\w+",
+        """env total_steps seed run_dir resume preset export_dir num_envs vectorization
             warmup_steps update_every updates_per_step eval_every eval_episodes checkpoint_every log_every video_every
             hidden_units action_layer normalization normalize_observations gamma tau batch_size replay_capacity n_step
-            actor_learning_rate critic_learning_rate critic_l2 noise noise_sigma noise_theta noise_dt env_kwargs"""):
+            actor_learning_rate critic_learning_rate critic_l2 noise noise_sigma noise_theta noise_dt env_kwargs""",
+    ):
         assert name in FIELDS or name in ("resume", "preset")
 
 
@@ -155,6 +218,7 @@ def test_defaults():
 
 
 # Presets --------------------------------------------------------------------------------------------------------------
+
 
 @pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
 def test_every_preset_parses_into_a_valid_config(path):
@@ -170,26 +234,77 @@ def test_the_environment_of_every_preset_exists_and_gets_it_automatically(path):
 
 
 def test_the_environments_promised_have_a_preset():
-    mujoco = ("InvertedPendulum", "InvertedDoublePendulum", "Reacher", "Pusher", "Swimmer", "Hopper", "HalfCheetah",
-              "Walker2d", "Ant", "Humanoid")
-    promised = {"Pendulum-v1", "MountainCarContinuous-v0", "LunarLanderContinuous-v3", "BipedalWalker-v3", "paper",
-                "CarRacing-v3", "pixels", "paper-pixels", *(f"{name}-v5" for name in mujoco)}
+    mujoco = (
+        "InvertedPendulum",
+        "InvertedDoublePendulum",
+        "Reacher",
+        "Pusher",
+        "Swimmer",
+        "Hopper",
+        "HalfCheetah",
+        "Walker2d",
+        "Ant",
+        "Humanoid",
+    )
+    promised = {
+        "Pendulum-v1",
+        "MountainCarContinuous-v0",
+        "LunarLanderContinuous-v3",
+        "BipedalWalker-v3",
+        "paper",
+        "CarRacing-v3",
+        "pixels",
+        "paper-pixels",
+        *(f"{name}-v5" for name in mujoco),
+    }
     assert promised <= {path.stem for path in PRESET_FILES}
 
 
 # Lillicrap et al., section 7 (experiment details), low-dimensional observations.
-PAPER = dict(actor_learning_rate=1e-4, critic_learning_rate=1e-3, critic_l2=1e-2, gamma=0.99, tau=1e-3, batch_size=64,
-             replay_capacity=10**6, hidden_units=(400, 300), action_layer=1, final_init=3e-3, normalization="batch",
-             noise="ou", noise_theta=0.15, noise_sigma=0.2, updates_per_step=1.0, update_every=1, num_envs=1, n_step=1,
-             warmup_steps=0, normalize_observations=False)
+PAPER = dict(
+    actor_learning_rate=1e-4,
+    critic_learning_rate=1e-3,
+    critic_l2=1e-2,
+    gamma=0.99,
+    tau=1e-3,
+    batch_size=64,
+    replay_capacity=10**6,
+    hidden_units=(400, 300),
+    action_layer=1,
+    final_init=3e-3,
+    normalization="batch",
+    noise="ou",
+    noise_theta=0.15,
+    noise_sigma=0.2,
+    updates_per_step=1.0,
+    update_every=1,
+    num_envs=1,
+    n_step=1,
+    warmup_steps=0,
+    normalize_observations=False,
+)
 
 
 # The same from pixels.
-PAPER_PIXELS = PAPER | dict(batch_size=16, hidden_units=(200, 200), action_layer=0, final_init=3e-4, pixels=True,
-                            frame_size=64, frame_stack=3, action_repeat=3, frame_source="substeps", grayscale=False,
-                            encoder="separate", conv_filters=(32, 32, 32), bottleneck=0, random_shift=0)
+PAPER_PIXELS = PAPER | dict(
+    batch_size=16,
+    hidden_units=(200, 200),
+    action_layer=0,
+    final_init=3e-4,
+    pixels=True,
+    frame_size=64,
+    frame_stack=3,
+    action_repeat=3,
+    frame_source="substeps",
+    grayscale=False,
+    encoder="separate",
+    conv_filters=(32, 32, 32),
+    bottleneck=0,
+    random_shift=0,
+)
 OF_THE_PAPER = [("paper", name, value) for name, value in PAPER.items()] + [
-    ("paper-pixels", name, value) for name, value in PAPER_PIXELS.items()]
+    ("paper-pixels", name, value) for name, value in PAPER_PIXELS.items()
+]
 
 
 @pytest.mark.parametrize("preset, name, value", OF_THE_PAPER)
@@ -197,15 +312,49 @@ def test_the_papers_presets_hold_the_papers_values(preset, name, value):
     assert getattr(parsed(f"--preset={preset}"), name) == value
 
 
-@pytest.mark.parametrize("preset, more", [("paper", ()), ("paper-pixels", (
-    "pixels", "frame_size", "frame_stack", "action_repeat", "frame_source", "encoder", "conv_filters", "bottleneck",
-    "random_shift"))])
+@pytest.mark.parametrize(
+    "preset, more",
+    [
+        ("paper", ()),
+        (
+            "paper-pixels",
+            (
+                "pixels",
+                "frame_size",
+                "frame_stack",
+                "action_repeat",
+                "frame_source",
+                "encoder",
+                "conv_filters",
+                "bottleneck",
+                "random_shift",
+            ),
+        ),
+    ],
+)
 def test_the_papers_presets_spell_out_what_the_paper_gives(preset, more):
     """So that they keep the paper's values when a default changes."""
     text = (PRESETS / f"{preset}.flags").read_text()
-    for name in ("actor_learning_rate", "critic_learning_rate", "critic_l2", "gamma", "tau", "batch_size",
-                 "replay_capacity", "hidden_units", "action_layer", "final_init", "normalization", "noise",
-                 "noise_theta", "noise_sigma", "noise_dt", "updates_per_step", "warmup_steps", *more):
+    for name in (
+        "actor_learning_rate",
+        "critic_learning_rate",
+        "critic_l2",
+        "gamma",
+        "tau",
+        "batch_size",
+        "replay_capacity",
+        "hidden_units",
+        "action_layer",
+        "final_init",
+        "normalization",
+        "noise",
+        "noise_theta",
+        "noise_sigma",
+        "noise_dt",
+        "updates_per_step",
+        "warmup_steps",
+        *more,
+    ):
         assert re.search(rf"^--{name}=", text, re.MULTILINE), name
 
 
@@ -274,18 +423,55 @@ def test_resuming_takes_the_runs_own_flags_for_the_preset(tmp_path):
 # Wrong values ---------------------------------------------------------------------------------------------------------
 
 OUT_OF_RANGE = [
-    ("total_steps", 0), ("seed", -1), ("seed", 2**31), ("keep_versions", 0), ("num_envs", 0), ("warmup_steps", -1),
-    ("update_every", -1), ("updates_per_step", 0), ("updates_per_step", -1), ("eval_every", -1), ("eval_episodes", 0),
-    ("checkpoint_every", -1), ("log_every", -1), ("video_every", -1), ("hidden_units", (0,)),
-    ("hidden_units", (64, -1)), ("action_layer", -1), ("action_layer", 2),
-    ("batch_norm_momentum", -0.1), ("batch_norm_momentum", 1.1),
-    ("final_init", 0), ("gamma", -0.1), ("gamma", 1.01), ("tau", 0), ("tau", 1.5), ("batch_size", 0),
-    ("replay_capacity", 0), ("n_step", 0), ("actor_learning_rate", 0), ("critic_learning_rate", -1),
-    ("critic_l2", -1e-9), ("noise_sigma", -0.1), ("noise_theta", -1), ("noise_dt", 0),
-    ("frame_size", 7), ("frame_stack", 0), ("action_repeat", 0), ("conv_filters", (8, 0, 8)),
-    ("conv_kernels", (0, 1, 1)), ("conv_strides", (1, 1, 0)), ("bottleneck", -1), ("random_shift", -1),
-    ("actor_every", 0), ("target_noise_sigma", -0.1), ("target_noise_clip", -1), ("saturation_penalty", -1),
-    ("noise_decay_steps", -1), ("noise_final_sigma", -0.1)]
+    ("total_steps", 0),
+    ("seed", -1),
+    ("seed", 2**31),
+    ("keep_versions", 0),
+    ("num_envs", 0),
+    ("warmup_steps", -1),
+    ("update_every", -1),
+    ("updates_per_step", 0),
+    ("updates_per_step", -1),
+    ("eval_every", -1),
+    ("eval_episodes", 0),
+    ("checkpoint_every", -1),
+    ("log_every", -1),
+    ("video_every", -1),
+    ("hidden_units", (0,)),
+    ("hidden_units", (64, -1)),
+    ("action_layer", -1),
+    ("action_layer", 2),
+    ("batch_norm_momentum", -0.1),
+    ("batch_norm_momentum", 1.1),
+    ("final_init", 0),
+    ("gamma", -0.1),
+    ("gamma", 1.01),
+    ("tau", 0),
+    ("tau", 1.5),
+    ("batch_size", 0),
+    ("replay_capacity", 0),
+    ("n_step", 0),
+    ("actor_learning_rate", 0),
+    ("critic_learning_rate", -1),
+    ("critic_l2", -1e-9),
+    ("noise_sigma", -0.1),
+    ("noise_theta", -1),
+    ("noise_dt", 0),
+    ("frame_size", 7),
+    ("frame_stack", 0),
+    ("action_repeat", 0),
+    ("conv_filters", (8, 0, 8)),
+    ("conv_kernels", (0, 1, 1)),
+    ("conv_strides", (1, 1, 0)),
+    ("bottleneck", -1),
+    ("random_shift", -1),
+    ("actor_every", 0),
+    ("target_noise_sigma", -0.1),
+    ("target_noise_clip", -1),
+    ("saturation_penalty", -1),
+    ("noise_decay_steps", -1),
+    ("noise_final_sigma", -0.1),
+]
 
 
 @pytest.mark.parametrize("name, value", OUT_OF_RANGE)
@@ -316,21 +502,25 @@ def test_an_unknown_choice_names_its_flag_and_the_choices(name):
         parse(f"--{name}=Some")
 
 
-@pytest.mark.parametrize("settings, names", [
-    (dict(replay_capacity=100, batch_size=101), ["replay_capacity (100)", "batch_size (101)"]),
-    (dict(conv_filters=(8, 8)), ["conv_filters, conv_kernels and conv_strides"]),
-    (dict(frame_source="substeps", frame_stack=4), ["frame_stack (4)", "action_repeat (3)"]),
-    (dict(total_steps=1001, num_envs=4), ["total_steps (1001)", "num_envs (4)"]),
-    (dict(update_every=6, num_envs=4), ["update_every (6)", "num_envs (4)"]),
-    (dict(update_every=3, updates_per_step=0.5), ["update_every", "updates_per_step", "1.5"]),
-    (dict(update_every=10, updates_per_step=0.01), ["update_every", "updates_per_step", "0.1"]),
-    (dict(updates_per_step=0.25), ["update_every", "updates_per_step", "0.25"]),
-    (dict(update_every=50, actor_every=4), ["actor_every (4)", "block's updates (50"]),
-    (dict(action_layer=1, hidden_units=(64,)), ["action_layer 1", "2 hidden_units"]),
-    (dict(noise="ou", noise_theta=4, noise_dt=0.5), ["noise_theta", "noise_dt"]),
-    (dict(env_kwargs="{g: 9}"), ["env_kwargs is not JSON"]),
-    (dict(env_kwargs="[1]"), ["env_kwargs must be a JSON object"]),
-    (dict(env_kwargs='{"render_mode": "human"}'), ["env_kwargs", "render_mode"])])
+@pytest.mark.parametrize(
+    "settings, names",
+    [
+        (dict(replay_capacity=100, batch_size=101), ["replay_capacity (100)", "batch_size (101)"]),
+        (dict(conv_filters=(8, 8)), ["conv_filters, conv_kernels and conv_strides"]),
+        (dict(frame_source="substeps", frame_stack=4), ["frame_stack (4)", "action_repeat (3)"]),
+        (dict(total_steps=1001, num_envs=4), ["total_steps (1001)", "num_envs (4)"]),
+        (dict(update_every=6, num_envs=4), ["update_every (6)", "num_envs (4)"]),
+        (dict(update_every=3, updates_per_step=0.5), ["update_every", "updates_per_step", "1.5"]),
+        (dict(update_every=10, updates_per_step=0.01), ["update_every", "updates_per_step", "0.1"]),
+        (dict(updates_per_step=0.25), ["update_every", "updates_per_step", "0.25"]),
+        (dict(update_every=50, actor_every=4), ["actor_every (4)", "block's updates (50"]),
+        (dict(action_layer=1, hidden_units=(64,)), ["action_layer 1", "2 hidden_units"]),
+        (dict(noise="ou", noise_theta=4, noise_dt=0.5), ["noise_theta", "noise_dt"]),
+        (dict(env_kwargs="{g: 9}"), ["env_kwargs is not JSON"]),
+        (dict(env_kwargs="[1]"), ["env_kwargs must be a JSON object"]),
+        (dict(env_kwargs='{"render_mode": "human"}'), ["env_kwargs", "render_mode"]),
+    ],
+)
 def test_settings_that_contradict_each_other_are_all_named(settings, names):
     arguments = [f"--{name}={','.join(map(str, v)) if isinstance(v, tuple) else v}" for name, v in settings.items()]
     for attempt in (lambda: Config(**settings), lambda: parse("--preset=none", *arguments)):
@@ -340,22 +530,46 @@ def test_settings_that_contradict_each_other_are_all_named(settings, names):
             assert name in str(caught.value)
 
 
-@pytest.mark.parametrize("settings", [
-    dict(replay_capacity=256), dict(total_steps=1000, num_envs=4), dict(update_every=8, num_envs=4),
-    dict(update_every=50, updates_per_step=0.02), dict(update_every=3, updates_per_step=1 / 3), dict(gamma=0, tau=1),
-    dict(action_layer=1, hidden_units=(64, 64)), dict(noise="gaussian", noise_theta=4, noise_dt=0.5), dict(gamma=1),
-    dict(noise="ou", noise_theta=1, noise_dt=1.9), dict(total_steps=10, warmup_steps=1000), dict(seed=2**31 - 1)])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        dict(replay_capacity=256),
+        dict(total_steps=1000, num_envs=4),
+        dict(update_every=8, num_envs=4),
+        dict(update_every=50, updates_per_step=0.02),
+        dict(update_every=3, updates_per_step=1 / 3),
+        dict(gamma=0, tau=1),
+        dict(action_layer=1, hidden_units=(64, 64)),
+        dict(noise="gaussian", noise_theta=4, noise_dt=0.5),
+        dict(gamma=1),
+        dict(noise="ou", noise_theta=1, noise_dt=1.9),
+        dict(total_steps=10, warmup_steps=1000),
+        dict(seed=2**31 - 1),
+    ],
+)
 def test_settings_on_the_right_side_of_the_limit_are_accepted(settings):
     for name, value in settings.items():
         assert getattr(Config(**settings), name) == value
 
 
-@pytest.mark.parametrize("argument, says", [
-    ("--seed=x", "seed"), ("--total_steps=1e6", "total_steps"), ("--total_steps=1.5", "total_steps"),
-    ("--tau=small", "tau"), ("--normalize_observations=perhaps", "normalize_observations"), ("--seed", "seed"),
-    ("--hidden_units=256,x", "hidden_units"), ("--hidden_units=", "hidden_units"),
-    ("--hidden_units=64.5", "hidden_units"), ("--learning_rate=1", "learning_rate"), ("Pendulum-v1", "Pendulum-v1"),
-    ("--flagfile=/no/such/file", "/no/such/file"), ("--tau=0.1 x", "tau")])
+@pytest.mark.parametrize(
+    "argument, says",
+    [
+        ("--seed=x", "seed"),
+        ("--total_steps=1e6", "total_steps"),
+        ("--total_steps=1.5", "total_steps"),
+        ("--tau=small", "tau"),
+        ("--normalize_observations=perhaps", "normalize_observations"),
+        ("--seed", "seed"),
+        ("--hidden_units=256,x", "hidden_units"),
+        ("--hidden_units=", "hidden_units"),
+        ("--hidden_units=64.5", "hidden_units"),
+        ("--learning_rate=1", "learning_rate"),
+        ("Pendulum-v1", "Pendulum-v1"),
+        ("--flagfile=/no/such/file", "/no/such/file"),
+        ("--tau=0.1 x", "tau"),
+    ],
+)
 def test_what_does_not_parse_is_a_usage_error_that_names_it(argument, says):
     with pytest.raises(UsageError, match=re.escape(says)) as caught:
         parse("--preset=none", argument)
@@ -371,16 +585,21 @@ def test_a_flagfile_that_is_no_text_is_a_usage_error(tmp_path):
 
 # Derived values -------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("settings, starts, updates", [
-    (dict(warmup_steps=1000, update_every=50), 1000, 50),
-    (dict(warmup_steps=1001, update_every=50), 1050, 50),
-    (dict(warmup_steps=0, batch_size=64), 64, 1),  # a minibatch must be there
-    (dict(warmup_steps=0, batch_size=64, update_every=50), 100, 50),
-    (dict(warmup_steps=100, batch_size=256, num_envs=4), 256, 4),
-    (dict(warmup_steps=300, batch_size=256, num_envs=7, total_steps=7000), 301, 7),
-    (dict(warmup_steps=1000, update_every=50, updates_per_step=0.02), 1000, 1),
-    (dict(warmup_steps=1000, update_every=20, updates_per_step=1.5), 1000, 30),
-    (dict(warmup_steps=1000, update_every=3, updates_per_step=1 / 3), 1002, 1)])
+
+@pytest.mark.parametrize(
+    "settings, starts, updates",
+    [
+        (dict(warmup_steps=1000, update_every=50), 1000, 50),
+        (dict(warmup_steps=1001, update_every=50), 1050, 50),
+        (dict(warmup_steps=0, batch_size=64), 64, 1),  # a minibatch must be there
+        (dict(warmup_steps=0, batch_size=64, update_every=50), 100, 50),
+        (dict(warmup_steps=100, batch_size=256, num_envs=4), 256, 4),
+        (dict(warmup_steps=300, batch_size=256, num_envs=7, total_steps=7000), 301, 7),
+        (dict(warmup_steps=1000, update_every=50, updates_per_step=0.02), 1000, 1),
+        (dict(warmup_steps=1000, update_every=20, updates_per_step=1.5), 1000, 30),
+        (dict(warmup_steps=1000, update_every=3, updates_per_step=1 / 3), 1002, 1),
+    ],
+)
 def test_learning_starts_and_updates_per_block(settings, starts, updates):
     found = Config(**settings)
     assert (found.learning_starts, found.updates_per_block) == (starts, updates)
@@ -403,9 +622,18 @@ def test_update_every_is_num_envs_by_default(num_envs):
 
 # From Python ----------------------------------------------------------------------------------------------------------
 
+
 def test_python_callers_may_give_what_is_natural_there(tmp_path):
-    found = Config(hidden_units=[64, 32], env_kwargs={"g": 9.5}, run_dir=tmp_path, export_dir=tmp_path / "x", gamma=1,
-                   seed=np.int64(3), total_steps=1e6, tau=np.float32(0.5))
+    found = Config(
+        hidden_units=[64, 32],
+        env_kwargs={"g": 9.5},
+        run_dir=tmp_path,
+        export_dir=tmp_path / "x",
+        gamma=1,
+        seed=np.int64(3),
+        total_steps=1e6,
+        tau=np.float32(0.5),
+    )
     assert found.hidden_units == (64, 32) and found.env_kwargs == '{"g": 9.5}' and found.gamma == 1.0
     assert found.run_dir == str(tmp_path) and found.export_dir == str(tmp_path / "x") and found.tau == 0.5
     assert type(found.seed) is int and type(found.total_steps) is int and type(found.gamma) is float
@@ -418,11 +646,29 @@ def test_a_config_is_frozen():
         Config().gamma = 0.5
 
 
-@pytest.mark.parametrize("name, value", [
-    ("seed", "5"), ("seed", 1.5), ("seed", True), ("seed", None), ("total_steps", float("inf")), ("gamma", "high"),
-    ("gamma", None), ("normalize_observations", 1), ("normalize_observations", "true"), ("env", 3), ("env", None),
-    ("hidden_units", "64"), ("hidden_units", None), ("hidden_units", [64.5]), ("hidden_units", ()), ("noise", None),
-    ("env_kwargs", [1]), ("env_kwargs", {"a": object()})])
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("seed", "5"),
+        ("seed", 1.5),
+        ("seed", True),
+        ("seed", None),
+        ("total_steps", float("inf")),
+        ("gamma", "high"),
+        ("gamma", None),
+        ("normalize_observations", 1),
+        ("normalize_observations", "true"),
+        ("env", 3),
+        ("env", None),
+        ("hidden_units", "64"),
+        ("hidden_units", None),
+        ("hidden_units", [64.5]),
+        ("hidden_units", ()),
+        ("noise", None),
+        ("env_kwargs", [1]),
+        ("env_kwargs", {"a": object()}),
+    ],
+)
 def test_a_value_of_the_wrong_type_names_its_field(name, value):
     with pytest.raises(UsageError, match=f"^{name} "):
         Config(**{name: value})

@@ -23,8 +23,11 @@ def finished(tmp_path):
         (path / "metrics.csv").write_text(f"step,seconds,steps_per_second,updates\n{config.total_steps},9.5,200,50\n")
         (path / "checkpoints").mkdir()
         (path / "checkpoints" / f"{config.total_steps:012d}.npz").touch()
-        rows = [f"{100 * (i + 1)},{episode},{score + 10 * episode - 5},200"
-                for i, score in enumerate(scores) for episode in range(2)]
+        rows = [
+            f"{100 * (i + 1)},{episode},{score + 10 * episode - 5},200"
+            for i, score in enumerate(scores)
+            for episode in range(2)
+        ]
         (path / "evaluations.csv").write_text("\n".join(["step,episode,return,length", *rows, ""]))
         return path
 

@@ -102,7 +102,9 @@ def test_mounts():
     for path in named:
         assert path in carried and (DEPLOY / Path(path).relative_to("/config")).is_file()
     assert {mount["mountPath"]: mount["name"] for mount in CONTAINER["volumeMounts"]} == {
-        model.base_path: "models", "/config": "config"}
+        model.base_path: "models",
+        "/config": "config",
+    }
     assert all(mount["readOnly"] for mount in CONTAINER["volumeMounts"])
     models, config = POD["spec"]["volumes"]
     assert models["name"] == "models" and config["name"] == "config"
@@ -143,8 +145,11 @@ def test_metrics_are_where_prometheus_looks():
     assert job["metrics_path"] == path
     assert job["static_configs"] == [{"targets": [f"policy:{FLAGS['rest_api_port']}"]}]  # the service's name
     annotations = POD["metadata"]["annotations"]
-    assert annotations == {"prometheus.io/scrape": "true", "prometheus.io/path": path,
-                           "prometheus.io/port": FLAGS["rest_api_port"]}
+    assert annotations == {
+        "prometheus.io/scrape": "true",
+        "prometheus.io/path": path,
+        "prometheus.io/port": FLAGS["rest_api_port"],
+    }
 
 
 def test_graceful_end_fits():
@@ -169,16 +174,19 @@ def test_readme_names_what_there_is():
 
 def healthcheck(*argv):
     """The exit status and what it says."""
-    done = subprocess.run(["bash", DEPLOY / "healthcheck.sh", *map(str, argv)], capture_output=True, text=True,
-                          timeout=10)
+    done = subprocess.run(
+        ["bash", DEPLOY / "healthcheck.sh", *map(str, argv)], capture_output=True, text=True, timeout=10
+    )
     return done.returncode, done.stdout + done.stderr
 
 
 def document(*states, status="200 OK"):
     """An answer as TensorFlow Serving gives it."""
-    versions = ",\n".join(f'  {{\n   "version": "{len(states) - i}",\n   "state": "{state}",\n   "status": {{\n'
-                          f'    "error_code": "OK",\n    "error_message": ""\n   }}\n  }}\n'
-                          for i, state in enumerate(states))
+    versions = ",\n".join(
+        f'  {{\n   "version": "{len(states) - i}",\n   "state": "{state}",\n   "status": {{\n'
+        f'    "error_code": "OK",\n    "error_message": ""\n   }}\n  }}\n'
+        for i, state in enumerate(states)
+    )
     body = f'{{\n "model_version_status": [\n{versions} ]\n}}\n'
     return f"HTTP/1.1 {status}\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n{body}"
 
@@ -188,6 +196,7 @@ def answering(answer, *, close=True):
     """The port of a server that answers once, and the requests it got."""
     got, done = [], threading.Event()
     with socket.create_server(("127.0.0.1", 0)) as listener:
+
         def serve():
             connection, _ = listener.accept()
             with connection:
@@ -266,18 +275,28 @@ def url(tmp_path_factory):
     """A server with the flags and files of compose.yaml, mounted elsewhere, and one exported version."""
     config, models = tmp_path_factory.mktemp("config"), tmp_path_factory.mktemp("models")
     module = tf.Module()
-    module.act = tf.function(lambda observation: {"action": 2 * observation},
-                             input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")])
+    module.act = tf.function(
+        lambda observation: {"action": 2 * observation},
+        input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")],
+    )
     tf.saved_model.save(module, str(models / "7"), signatures={"serving_default": module.act})
     for path in DEPLOY.iterdir():
         if path.is_file():
             shutil.copy(path, config)
     text = (config / "models.config").read_text()
     (config / "models.config").write_text(text.replace('"/models/policy"', f'"{models}"'))
-    flags = [flag.replace("/config/", f"{config}/") for flag in POLICY["command"]
-             if not flag.startswith(("--rest_api_port", "--rest_api_num_threads"))]  # it has no threads to number
-    process = subprocess.Popen([sys.executable, "-m", "serve.local", "--rest_api_port=0", *flags], cwd=ROOT,
-                               stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    flags = [
+        flag.replace("/config/", f"{config}/")
+        for flag in POLICY["command"]
+        if not flag.startswith(("--rest_api_port", "--rest_api_num_threads"))
+    ]  # it has no threads to number
+    process = subprocess.Popen(
+        [sys.executable, "-m", "serve.local", "--rest_api_port=0", *flags],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
     try:
         said = ""
         for line in process.stdout:

@@ -59,9 +59,17 @@ def test_a_command_and_its_flags_exist(program, words):
 
 @pytest.mark.parametrize("page, says", [("README.md", "runs/Pendulum-v1-0-"), ("docs/develop.md", "critic_loss")])
 def test_the_python_examples_run(tmp_path, page, says):
-    code = next(block for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-                if "import" in block and "serve.client" not in block)
-    done = subprocess.run([sys.executable, "-c", code.replace("2_000", "700")], cwd=tmp_path, capture_output=True,
-                          text=True, env={**os.environ, "PYTHONPATH": str(ROOT)})
+    code = next(
+        block
+        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
+        if "import" in block and "serve.client" not in block
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code.replace("2_000", "700")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
     assert done.returncode == 0, done.stderr
     assert says in done.stdout

@@ -40,9 +40,16 @@ def refusal(env_id):
 
 # Ids ------------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("misspelt, meant", [("Pendulam-v1", "Pendulum-v1"), ("HalfCheeta-v5", "HalfCheetah-v5"),
-                                             (toy("Countr"), "ToyCounter-v0"),
-                                             ("dm_control/cheetah-ran-v0", "dm_control/cheetah-run-v0")])
+
+@pytest.mark.parametrize(
+    "misspelt, meant",
+    [
+        ("Pendulam-v1", "Pendulum-v1"),
+        ("HalfCheeta-v5", "HalfCheetah-v5"),
+        (toy("Countr"), "ToyCounter-v0"),
+        ("dm_control/cheetah-ran-v0", "dm_control/cheetah-run-v0"),
+    ],
+)
 def test_near_matches_of_a_misspelt_id_are_named(misspelt, meant):
     with pytest.raises(UserError, match="did you mean") as caught:
         registry.resolve_id(misspelt)
@@ -55,10 +62,17 @@ def test_an_id_like_nothing_else_is_refused(nonsense):
         registry.resolve_id(nonsense)
 
 
-@pytest.mark.parametrize("retired, current", [
-    ("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"), ("BipedalWalker-v2", "BipedalWalker-v3"),
-    ("Pendulum-v0", "Pendulum-v1"), ("HalfCheetah-v2", "HalfCheetah-v5"), ("Hopper-v3", "Hopper-v5"),
-    (f"{TOYS}:ToyVersioned-v1", f"{TOYS}:ToyVersioned-v3")])
+@pytest.mark.parametrize(
+    "retired, current",
+    [
+        ("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"),
+        ("BipedalWalker-v2", "BipedalWalker-v3"),
+        ("Pendulum-v0", "Pendulum-v1"),
+        ("HalfCheetah-v2", "HalfCheetah-v5"),
+        ("Hopper-v3", "Hopper-v5"),
+        (f"{TOYS}:ToyVersioned-v1", f"{TOYS}:ToyVersioned-v3"),
+    ],
+)
 def test_retired_ids_run_as_their_current_version_with_a_warning(retired, current):
     with pytest.warns(UserWarning, match=f"retired: running {current.rpartition(':')[2]}"):
         assert registry.resolve_id(retired) == current
@@ -111,11 +125,19 @@ print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "ker
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.parametrize("env_id, kwargs", [
-    ("Pendulum-v1", {"no_such_argument": 1}), ("Pendulum-v1", {"id": "x"}), ("Pendulum-v1", {"max_episode_steps": 0}),
-    ("LunarLanderContinuous-v3", {"gravity": 5}), ("HalfCheetah-v5", {"xml_file": "no_such_file.xml"}),
-    (toy("Picky"), {"error": "ValueError"}), (toy("Picky"), {"error": "AssertionError"}),
-    (toy("Picky"), {"error": "OSError"})])
+@pytest.mark.parametrize(
+    "env_id, kwargs",
+    [
+        ("Pendulum-v1", {"no_such_argument": 1}),
+        ("Pendulum-v1", {"id": "x"}),
+        ("Pendulum-v1", {"max_episode_steps": 0}),
+        ("LunarLanderContinuous-v3", {"gravity": 5}),
+        ("HalfCheetah-v5", {"xml_file": "no_such_file.xml"}),
+        (toy("Picky"), {"error": "ValueError"}),
+        (toy("Picky"), {"error": "AssertionError"}),
+        (toy("Picky"), {"error": "OSError"}),
+    ],
+)
 def test_arguments_that_the_environment_rejects_are_one_message(env_id, kwargs):
     with pytest.raises(UserError, match="cannot make"):
         registry.make_env(env_id, kwargs)
@@ -132,12 +154,21 @@ def test_environment_arguments_arrive():
 
 # Spaces ---------------------------------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("env_id, says", [
-    ("CartPole-v1", "needs continuous actions"), (toy("DiscreteAction"), "needs continuous actions"),
-    (toy("IntegerAction"), "needs continuous actions"), (toy("UnboundedAction"), "unbounded actions"),
-    (toy("MatrixAction"), r"shape \(2, 2\)"), (toy("DeepImage"), "images of shape"),
-    (toy("DictWithImage"), "within its observations"), (toy("DiscreteObservation"), "needs Box, or Dict/Tuple of Box"),
-    (toy("DictWithDiscrete"), "needs Box, or Dict/Tuple of Box")])
+
+@pytest.mark.parametrize(
+    "env_id, says",
+    [
+        ("CartPole-v1", "needs continuous actions"),
+        (toy("DiscreteAction"), "needs continuous actions"),
+        (toy("IntegerAction"), "needs continuous actions"),
+        (toy("UnboundedAction"), "unbounded actions"),
+        (toy("MatrixAction"), r"shape \(2, 2\)"),
+        (toy("DeepImage"), "images of shape"),
+        (toy("DictWithImage"), "within its observations"),
+        (toy("DiscreteObservation"), "needs Box, or Dict/Tuple of Box"),
+        (toy("DictWithDiscrete"), "needs Box, or Dict/Tuple of Box"),
+    ],
+)
 def test_environments_that_ddpg_cannot_learn_are_refused(env_id, says):
     message = refusal(env_id)
     assert env_id in message
@@ -194,19 +225,34 @@ def test_nested_observations_are_flattened_in_the_order_of_the_leaves():
     spaces = checked_spaces(env, "x")
     flat, _ = factory.make_flat_env(Config(env=toy("Nested"))).reset(seed=3)
     observation, _ = env.reset(seed=3)
-    assert spaces.keys == {"arm_observation_0_a": "arm/observation_0/a", "arm_observation_0_z": "arm/observation_0/z",
-                           "arm_observation_1": "arm/observation_1", "joint_angle": "joint angle",
-                           "velocity": "velocity"}
-    assert spaces.leaves == {"arm_observation_0_a": (), "arm_observation_0_z": (2, 2), "arm_observation_1": (3,),
-                             "joint_angle": (1,), "velocity": (2,)}
+    assert spaces.keys == {
+        "arm_observation_0_a": "arm/observation_0/a",
+        "arm_observation_0_z": "arm/observation_0/z",
+        "arm_observation_1": "arm/observation_1",
+        "joint_angle": "joint angle",
+        "velocity": "velocity",
+    }
+    assert spaces.leaves == {
+        "arm_observation_0_a": (),
+        "arm_observation_0_z": (2, 2),
+        "arm_observation_1": (3,),
+        "joint_angle": (1,),
+        "velocity": (2,),
+    }
     arm = observation["arm"]
-    named = {"arm_observation_0_a": arm[0]["a"], "arm_observation_0_z": arm[0]["z"], "arm_observation_1": arm[1],
-             "joint_angle": observation["joint angle"], "velocity": observation["velocity"]}
+    named = {
+        "arm_observation_0_a": arm[0]["a"],
+        "arm_observation_0_z": arm[0]["z"],
+        "arm_observation_1": arm[1],
+        "joint_angle": observation["joint angle"],
+        "velocity": observation["velocity"],
+    }
     np.testing.assert_array_equal(flat, np.concatenate([np.ravel(named[name]) for name in spaces.leaves]))
     assert spaces.observation_size == flat.size == 11
 
 
 # Environments of the presets ------------------------------------------------------------------------------------------
+
 
 def rollout(env, seed, steps):
     """Everything an episode shows under seeded random actions, as one list of arrays."""
@@ -216,7 +262,8 @@ def rollout(env, seed, steps):
         if over:
             break
         observation, reward, terminated, truncated, _ = env.step(
-            rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32))
+            rng.uniform(env.action_space.low, env.action_space.high).astype(np.float32)
+        )
         over = terminated or truncated
         seen.append(np.append(observation, [reward, terminated, truncated]))
     return seen
@@ -256,8 +303,9 @@ def test_the_worlds_of_bipedal_walker_remember_without_our_wrapper():
     assert differ > 0
 
 
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5",
-                                    "dm_control/cheetah-run-v0"])
+@pytest.mark.parametrize(
+    "env_id", ["Pendulum-v1", "LunarLanderContinuous-v3", "BipedalWalker-v3", "Hopper-v5", "dm_control/cheetah-run-v0"]
+)
 def test_a_reset_with_actions_re_enters_the_episode(env_id):
     env, rng = factory.make_flat_env(Config(env=env_id)), np.random.default_rng(0)
     actions = rng.uniform(env.action_space.low, env.action_space.high, (12, *env.action_space.shape)).astype(np.float32)
@@ -283,8 +331,9 @@ def test_one_environment_of_a_vector_re_enters_its_episode_beside_the_other(vect
         seen = [vector.step(action)[0] for action in actions]
         vector.reset(seed=seeds, options={"reset_mask": both})
         vector.step(actions[0])
-        found, _ = vector.reset(seed=[0, seeds[1]], options={"reset_mask": ~both | [False, True],
-                                                             "actions": actions[:4, 1]})
+        found, _ = vector.reset(
+            seed=[0, seeds[1]], options={"reset_mask": ~both | [False, True], "actions": actions[:4, 1]}
+        )
         np.testing.assert_array_equal(found, [seen[0][0], seen[3][1]])
         found, *_ = vector.step(np.stack([actions[1, 0], actions[4, 1]]))
         np.testing.assert_array_equal(found, [seen[1][0], seen[4][1]])

@@ -56,7 +56,8 @@ def test_csv_files_hold_what_they_promise(trained):
     assert [int(row[0]) for row in metrics[1:]] == list(range(50, 1201, 50))
     assert evaluations[0] == list(EVALUATION_COLUMNS) == ["step", "episode", "return", "length"]
     assert [row[:2] for row in evaluations[1:]] == [
-        [str(step), str(i)] for step in (250, 500, 750, 1000, 1200) for i in range(2)]
+        [str(step), str(i)] for step in (250, 500, 750, 1000, 1200) for i in range(2)
+    ]
     seconds = [float(row[1]) for row in metrics[1:]]
     assert seconds == sorted(seconds)
     updates = sum(int(row[COLUMNS.index("updates")]) for row in metrics[1:])
@@ -65,19 +66,28 @@ def test_csv_files_hold_what_they_promise(trained):
 
 def test_a_run_directory_holds_what_a_user_looks_for(trained):
     names = {path.name for path in trained.iterdir()}
-    assert {"flags.txt", "versions.json", "metrics.csv", "evaluations.csv", "checkpoints", "replay",
-            "learning_curve.png"} <= names
+    assert {
+        "flags.txt",
+        "versions.json",
+        "metrics.csv",
+        "evaluations.csv",
+        "checkpoints",
+        "replay",
+        "learning_curve.png",
+    } <= names
     assert any(name.startswith("events.out.tfevents") for name in names)
     assert {"python", "tensorflow", "keras", "gymnasium", "mujoco", "ddpg_tf"} <= json.loads(
-        (trained / "versions.json").read_text()).keys()
+        (trained / "versions.json").read_text()
+    ).keys()
     assert len(list((trained / "checkpoints").iterdir())) == 2
     assert (trained / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
 
 
 @pytest.mark.parametrize("num_envs", [1, 4])
 def test_updates_follow_environment_steps_whatever_the_number_of_environments(tmp_path, tiny, num_envs):
-    config = tiny(tmp_path / "run", num_envs=num_envs, update_every=4, updates_per_step=0.5, total_steps=400,
-                  eval_every=0)
+    config = tiny(
+        tmp_path / "run", num_envs=num_envs, update_every=4, updates_per_step=0.5, total_steps=400, eval_every=0
+    )
     train(config)
     steps = [int(row["step"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
     updates = [int(row["updates"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
@@ -111,8 +121,9 @@ def test_best_policy_is_kept(trained):
 
 
 def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
-    evaluate.main(["evaluate", f"--run_dir={trained}", "--episodes=2", "--checkpoint=latest",
-                   f"--video={tmp_path / 'film.gif'}"])
+    evaluate.main(
+        ["evaluate", f"--run_dir={trained}", "--episodes=2", "--checkpoint=latest", f"--video={tmp_path / 'film.gif'}"]
+    )
     output = capsys.readouterr().out
     last = np.mean(list(read_evaluations(trained / "evaluations.csv").values())[-1])
     assert f"step 1200: mean {last:.2f}" in output and "over 2 episodes" in output

@@ -45,8 +45,12 @@ def test_model_loads_without_the_project_and_acts_as_the_live_actor(exported, tm
     policy, path = exported
     observations = np.random.default_rng(0).normal(size=(7, 3)).astype(np.float32)
     assert not np.allclose(policy.agent.normalizer.std.numpy(), 1)  # the normaliser has something to do
-    done = subprocess.run([sys.executable, "-c", LOAD_WITHOUT_THE_PROJECT, str(path),
-                           json.dumps(observations.tolist())], cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", LOAD_WITHOUT_THE_PROJECT, str(path), json.dumps(observations.tolist())],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     inputs, outputs, signatures, (one, seven) = json.loads(done.stdout)
     assert inputs == {"observation": [None, 3]} and outputs == {"action": [None, 1]}
@@ -61,8 +65,11 @@ def test_action_value_is_the_critic(exported):
 
     policy, path = exported
     observations, actions = np.ones([2, 3], np.float32), np.array([[-2], [1]], np.float32)
-    q = tf.saved_model.load(str(path)).signatures["action_value"](
-        observation=tf.constant(observations), action=tf.constant(actions))["q"].numpy()
+    q = (
+        tf.saved_model.load(str(path))
+        .signatures["action_value"](observation=tf.constant(observations), action=tf.constant(actions))["q"]
+        .numpy()
+    )
     np.testing.assert_allclose(q, policy.agent.critic([observations, actions]).numpy(), rtol=1e-5)
     assert q.shape == (2,)
 
@@ -83,8 +90,10 @@ def test_warmup_records_are_requests_of_both_signatures(exported):
 
     _, path = exported
     file = str(path / "assets.extra" / "tf_serving_warmup_requests")
-    requests = [prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
-                for record in tf.compat.v1.io.tf_record_iterator(file)]
+    requests = [
+        prediction_log_pb2.PredictionLog.FromString(record).predict_log.request
+        for record in tf.compat.v1.io.tf_record_iterator(file)
+    ]
     assert [request.model_spec.signature_name for request in requests] == ["serving_default", "action_value"]
     assert [sorted(request.inputs) for request in requests] == [["observation"], ["action", "observation"]]
 
@@ -109,8 +118,10 @@ def test_verification_refuses_jit_and_what_only_python_can_load(tmp_path, export
     module = tf.Module()
     module.w = tf.Variable(tf.ones([3, 1]))
     inner = tf.function(lambda x: tf.matmul(x, module.w), jit_compile=True)
-    module.f = tf.function(lambda observation: {"action": inner(observation)},
-                           input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")])
+    module.f = tf.function(
+        lambda observation: {"action": inner(observation)},
+        input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")],
+    )
     tf.saved_model.save(module, str(tmp_path / "jit"), signatures={"serving_default": module.f})
     with pytest.raises(ValueError, match="jit"):
         verify.verify(str(tmp_path / "jit"), probes_of(policy))
@@ -120,10 +131,13 @@ def test_verification_refuses_jit_and_what_only_python_can_load(tmp_path, export
     held.actor, held.critic = policy.agent.actor, policy.agent.critic
     spec = tf.TensorSpec([None, 3], tf.float32, name="observation")
     held.act = tf.function(lambda observation: {"action": held.actor(observation)}, input_signature=[spec])
-    held.value = tf.function(lambda observation, action: {"q": held.critic([observation, action])}, input_signature=[
-        spec, tf.TensorSpec([None, 1], tf.float32, name="action")])
-    tf.saved_model.save(held, str(tmp_path / "held"),
-                        signatures={"serving_default": held.act, "action_value": held.value})
+    held.value = tf.function(
+        lambda observation, action: {"q": held.critic([observation, action])},
+        input_signature=[spec, tf.TensorSpec([None, 1], tf.float32, name="action")],
+    )
+    tf.saved_model.save(
+        held, str(tmp_path / "held"), signatures={"serving_default": held.act, "action_value": held.value}
+    )
     with pytest.raises((tf.errors.FailedPreconditionError, tf.errors.NotFoundError)):
         verify.verify(str(tmp_path / "held"), probes_of(policy))
 
@@ -190,16 +204,26 @@ def test_export_command_prints_signature_and_request(trained, tmp_path):
 def test_dict_observations_become_named_inputs(tmp_path, tiny):
     from ddpg_tf._tf import tf
 
-    train(tiny(tmp_path / "run", env="tests.toy_envs:ToyNested-v0", env_kwargs={"max_episode_steps": 9}, total_steps=60,
-               warmup_steps=60, eval_every=0, log_every=0))
+    train(
+        tiny(
+            tmp_path / "run",
+            env="tests.toy_envs:ToyNested-v0",
+            env_kwargs={"max_episode_steps": 9},
+            total_steps=60,
+            warmup_steps=60,
+            eval_every=0,
+            log_every=0,
+        )
+    )
     policy = load_policy(tmp_path / "run", "latest")
     path = saved_model.write_version(policy, tmp_path / "model")
     signature = tf.saved_model.load(str(path)).signatures["serving_default"].structured_input_signature[1]
     assert {name: tuple(spec.shape[1:]) for name, spec in signature.items()} == policy.spaces.leaves
     assert len(policy.spaces.leaves) > 1
     observation = make_env("tests.toy_envs:ToyNested-v0").observation_space.sample()
-    columns, batch = client._columns(observation, {
-        name: {"dtype": "DT_FLOAT", "shape": list(spec.shape)} for name, spec in signature.items()})
+    columns, batch = client._columns(
+        observation, {name: {"dtype": "DT_FLOAT", "shape": list(spec.shape)} for name, spec in signature.items()}
+    )
     assert columns.keys() == signature.keys() and not batch  # rollout may send what Gymnasium gives
     card = json.loads((path / "assets.extra" / "policy.json").read_text())
     assert {name: leaf["key"] for name, leaf in card["observation"].items()} == policy.spaces.keys
@@ -222,17 +246,37 @@ class TestLivePublishing:
     def scores(self, monkeypatch, returns):
         """Makes the evaluations of a run come out as `returns`."""
         left = list(returns)
-        monkeypatch.setattr(loop.Evaluator, "run", lambda self, policy: [
-            Episode(left.pop(0), 1, np.zeros([1, 1], np.float32), np.zeros(1), np.zeros(3, np.float32), False)])
+        monkeypatch.setattr(
+            loop.Evaluator,
+            "run",
+            lambda self, policy: [
+                Episode(left.pop(0), 1, np.zeros([1, 1], np.float32), np.zeros(1), np.zeros(3, np.float32), False)
+            ],
+        )
 
     def test_first_and_strictly_better_evaluations_publish(self, tmp_path, tiny, monkeypatch):
         self.scores(monkeypatch, [-3.0, -3.0, -4.0, -2.0])
         submitted = []
         submit = loop.Publisher.submit
-        monkeypatch.setattr(loop.Publisher, "submit", lambda self, state, step, score: (
-            submitted.append((step, score)), submit(self, state, step, score), self.finish()))
-        train(tiny(tmp_path / "run", total_steps=400, eval_every=100, export_dir=str(tmp_path / "model"),
-                   warmup_steps=400, log_every=0))
+        monkeypatch.setattr(
+            loop.Publisher,
+            "submit",
+            lambda self, state, step, score: (
+                submitted.append((step, score)),
+                submit(self, state, step, score),
+                self.finish(),
+            ),
+        )
+        train(
+            tiny(
+                tmp_path / "run",
+                total_steps=400,
+                eval_every=100,
+                export_dir=str(tmp_path / "model"),
+                warmup_steps=400,
+                log_every=0,
+            )
+        )
         assert submitted == [(100, -3.0), (400, -2.0)]
         run = run_dir.identity(tmp_path / "run")
         assert versions.published(tmp_path / "model", run) == {1: 100, 2: 400}
@@ -270,8 +314,9 @@ class TestLivePublishing:
 def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
     from ddpg_tf.export import publish
 
-    monkeypatch.setattr(publish.child, "run",
-                        lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room"))
+    monkeypatch.setattr(
+        publish.child, "run", lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room")
+    )
     publisher = publish.Publisher(tmp_path, run_dir.read_config(trained))
     with pytest.warns(UserWarning, match="no room"):
         publisher.submit({}, 1, 0.0)
@@ -280,7 +325,11 @@ def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
 
 def test_export_from_another_directory(trained, tmp_path):
     """The commands find the package wherever they are started."""
-    done = subprocess.run([sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=model"],
-                          cwd=tmp_path, capture_output=True, text=True)
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=model"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     assert (tmp_path / "model" / "1" / "saved_model.pb").exists()

@@ -9,8 +9,17 @@ import pytest
 from conftest import ROOT
 
 # Each line may import from those above it, and from its own room; rooms of one line do not know each other.
-ORDER = [["_tf", "child", "cli", "errors", "files"], ["config"], ["flags"], ["envs", "replay"], ["learner", "collect"],
-         ["storage"], ["evaluation", "export"], ["training"], ["evaluate"]]
+ORDER = [
+    ["_tf", "child", "cli", "errors", "files"],
+    ["config"],
+    ["flags"],
+    ["envs", "replay"],
+    ["learner", "collect"],
+    ["storage"],
+    ["evaluation", "export"],
+    ["training"],
+    ["evaluate"],
+]
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 PACKAGE = ROOT / "ddpg_tf"
 
@@ -56,8 +65,15 @@ def test_imports_run_one_way(path):
 def test_there_is_no_circle_within_a_room(folder):
     prefix = "" if folder == PACKAGE else f"{folder.name}."
     names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
-    left = {name: {module.removeprefix(prefix).partition(".")[0] for module in modules_of(folder / f"{name}.py")
-                   if module.startswith(prefix)} & names - {name} for name in names}
+    left = {
+        name: {
+            module.removeprefix(prefix).partition(".")[0]
+            for module in modules_of(folder / f"{name}.py")
+            if module.startswith(prefix)
+        }
+        & names - {name}
+        for name in names
+    }
     while ready := [name for name, needs in left.items() if not needs & left.keys()]:
         for name in ready:
             del left[name]
@@ -72,8 +88,9 @@ def test_the_client_needs_nothing_of_the_project():
     assert not modules_of(ROOT / "serve" / "client.py")
 
 
-@pytest.mark.parametrize("module", ["serve.client", "benchmarks.suite", "ddpg_tf.envs.factory",
-                                    "ddpg_tf.evaluation.video", "ddpg_tf.flags"])
+@pytest.mark.parametrize(
+    "module", ["serve.client", "benchmarks.suite", "ddpg_tf.envs.factory", "ddpg_tf.evaluation.video", "ddpg_tf.flags"]
+)
 def test_clients_workers_films_and_help_do_without_tensorflow(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
@@ -87,7 +104,10 @@ def test_a_wheel_would_hold_every_package_and_preset():
 
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
     packages = find_packages(str(ROOT), include=settings["packages"]["find"]["include"])
-    wanted = {".".join(path.parent.relative_to(ROOT).parts) for name in ("ddpg_tf", "serve")
-              for path in (ROOT / name).rglob("*.py")}
+    wanted = {
+        ".".join(path.parent.relative_to(ROOT).parts)
+        for name in ("ddpg_tf", "serve")
+        for path in (ROOT / name).rglob("*.py")
+    }
     assert set(packages) == wanted
     assert settings["package-data"]["ddpg_tf"] == ["presets/*.flags"]

@@ -26,9 +26,16 @@ class World:
     """
 
     def __init__(self, every, normalize_observations=False):
-        config = Config(num_envs=ENVS, update_every=every * ENVS, updates_per_step=1 / every, batch_size=4,
-                        hidden_units=(8,), total_steps=1000, actor_learning_rate=0.01,
-                        normalize_observations=normalize_observations)
+        config = Config(
+            num_envs=ENVS,
+            update_every=every * ENVS,
+            updates_per_step=1 / every,
+            batch_size=4,
+            hidden_units=(8,),
+            total_steps=1000,
+            actor_learning_rate=0.01,
+            normalize_observations=normalize_observations,
+        )
         self.every, self.agent = every, DDPG(config, OBSERVATION, -np.ones(ACTION), np.ones(ACTION))
         self.events, self.actions, self.observation = [], [], FIRST
 
@@ -44,16 +51,14 @@ class World:
         self.events.append("block")
         rng = np.random.default_rng(int(b))
         shapes = {"observation": [OBSERVATION], "action": [ACTION], "next_observation": [OBSERVATION]}
-        return Batch(*(rng.uniform(-1, 1, [2, 4, *shapes.get(name, [])]).astype(np.float32)
-                       for name in Batch._fields))
+        return Batch(*(rng.uniform(-1, 1, [2, 4, *shapes.get(name, [])]).astype(np.float32) for name in Batch._fields))
 
     def blocks(self):
         tails = [OBSERVATION], [ACTION], [], [], [OBSERVATION]
 
         def tensors(b):
             arrays = tf.numpy_function(self.block, [b], [tf.float32] * len(Batch._fields))
-            return Batch(*(tf.ensure_shape(array, [2, 4, *tail])
-                           for array, tail in zip(arrays, tails, strict=True)))
+            return Batch(*(tf.ensure_shape(array, [2, 4, *tail]) for array, tail in zip(arrays, tails, strict=True)))
 
         options = tf.data.Options()
         options.autotune.enabled = False  # it would prefetch

@@ -20,17 +20,28 @@ from ddpg_tf.storage.policy import load_policy
 from serve.client import PolicyClient, PolicyError
 
 # Its first evaluations are each better than those before, over some 20 seconds.
-FLAGS = {**TINY, "env": "tests.toy_envs:ToyUnhurried-v0", "env_kwargs": '{"max_episode_steps": 200}',
-         "total_steps": 1_000_000, "warmup_steps": 500, "hidden_units": "32,32", "batch_size": 64,
-         "replay_capacity": 10_000, "eval_every": 750, "checkpoint_every": 1000, "log_every": 0}
+FLAGS = {
+    **TINY,
+    "env": "tests.toy_envs:ToyUnhurried-v0",
+    "env_kwargs": '{"max_episode_steps": 200}',
+    "total_steps": 1_000_000,
+    "warmup_steps": 500,
+    "hidden_units": "32,32",
+    "batch_size": 64,
+    "replay_capacity": 10_000,
+    "eval_every": 750,
+    "checkpoint_every": 1000,
+    "log_every": 0,
+}
 PATIENCE = 90  # seconds
 
 
 @contextlib.contextmanager
 def process(*argv):
     """A command of the project, killed at the end if it is still there."""
-    started = subprocess.Popen([sys.executable, *map(str, argv)], cwd=ROOT, stdout=subprocess.PIPE,
-                               stderr=subprocess.STDOUT, text=True)
+    started = subprocess.Popen(
+        [sys.executable, *map(str, argv)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     try:
         yield started
     finally:
@@ -85,8 +96,10 @@ class Asking:
 def model(tmp_path):
     """A model's directory that has a version already, which does nothing, as if from an earlier day."""
     idle = tf.Module()
-    idle.act = tf.function(lambda observation: {"action": tf.zeros_like(observation[:, :1])},
-                           input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")])
+    idle.act = tf.function(
+        lambda observation: {"action": tf.zeros_like(observation[:, :1])},
+        input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")],
+    )
     tf.saved_model.save(idle, str(tmp_path / "model" / "1"), signatures={"serving_default": idle.act})
     return tmp_path / "model"
 
@@ -103,8 +116,10 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
         return max(scores, key=scores.get) > max(versions.published(model, run_dir.identity(run)).values())
 
     flags = [*(f"--{name}={value}" for name, value in FLAGS.items()), f"--run_dir={run}", f"--export_dir={model}"]
-    with (process("train.py", "--preset=none", *flags) as training, process(
-            "-m", "serve.local", "--rest_api_port=0", "--model_name=live", f"--model_base_path={model}") as server):
+    with (
+        process("train.py", "--preset=none", *flags) as training,
+        process("-m", "serve.local", "--rest_api_port=0", "--model_name=live", f"--model_base_path={model}") as server,
+    ):
         url = next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
         asking = Asking(url)
         asking.until(better_is_found)

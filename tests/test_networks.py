@@ -57,12 +57,15 @@ def test_tanh_at_its_ends_gives_the_bounds_exactly_and_at_zero_the_middle():
 
 
 bound = st.floats(width=32, allow_nan=False, allow_infinity=False, allow_subnormal=False)
-observed = st.floats(-2.0**100, 2.0**100, width=32)
+observed = st.floats(-(2.0**100), 2.0**100, width=32)
 
 
 @hypothesis.settings(max_examples=25, deadline=None)
-@hypothesis.given(st.lists(st.tuples(bound, bound).map(sorted), min_size=1, max_size=3),
-                  st.lists(observed, min_size=OBSERVATION_SIZE, max_size=OBSERVATION_SIZE), st.integers(0, 1000))
+@hypothesis.given(
+    st.lists(st.tuples(bound, bound).map(sorted), min_size=1, max_size=3),
+    st.lists(observed, min_size=OBSERVATION_SIZE, max_size=OBSERVATION_SIZE),
+    st.integers(0, 1000),
+)
 def test_actions_are_within_bounds_and_reach_them_whatever_bounds_and_observations(bounds, observation, seed):
     low, high = np.array(bounds, np.float32).T
     model = actor(low, high, seed=seed, final_init=3.0)
@@ -116,7 +119,7 @@ def test_hidden_layers_start_uniform_within_one_over_the_root_of_their_fan_in(bu
     model = build(hidden_units=(200, 150), action_layer=1, normalization=normalization)
     for name in ("hidden_0", "hidden_1"):
         kernel, bias = (variable.numpy() for variable in (layer_of(model, name).kernel, layer_of(model, name).bias))
-        limit = kernel.shape[0]**-0.5  # the critic's second layer counts the action too
+        limit = kernel.shape[0] ** -0.5  # the critic's second layer counts the action too
         for part in (kernel, bias):
             assert largest(part) <= limit
             assert largest(part) > 0.95 * limit
@@ -136,8 +139,12 @@ def test_the_last_layer_starts_within_final_init(build, final_init):
 def test_greedy_actions_start_near_the_middle(normalization):
     """With the usual Glorot initialisation of the last layer tanh is half saturated from the first step on."""
     settings = dict(hidden_units=(400, 300), normalization=normalization)
-    spread = {final_init: largest((actor(final_init=final_init, **settings)(observations()) - (LOW + HIGH) / 2)
-                                  / (HIGH - LOW)) for final_init in (3e-3, 0.1)}
+    spread = {
+        final_init: largest(
+            (actor(final_init=final_init, **settings)(observations()) - (LOW + HIGH) / 2) / (HIGH - LOW)
+        )
+        for final_init in (3e-3, 0.1)
+    }
     assert spread[3e-3] < 0.05  # of the range
     assert spread[0.1] > 0.05
 
@@ -148,8 +155,12 @@ def test_the_seed_decides_the_weights_and_no_two_layers_share_them():
         for variable, twin in zip(build(seed=1).variables, models[build, 1].variables, strict=True):
             np.testing.assert_array_equal(variable.numpy(), twin.numpy())
     # In units of the limit, the first numbers of each kernel and bias: all different.
-    first = [np.ravel(variable.numpy())[0] / largest(variable.numpy())
-             for model in models.values() for variable in model.variables if variable.shape != (1,)]
+    first = [
+        np.ravel(variable.numpy())[0] / largest(variable.numpy())
+        for model in models.values()
+        for variable in model.variables
+        if variable.shape != (1,)
+    ]
     assert len(set(np.round(first, 6))) == len(first) == 4 * 6 - 2
 
 
@@ -171,7 +182,11 @@ def test_hidden_units_give_the_layers():
     for build, outputs in ((actor, 3), (critic, 1)):
         model = build(hidden_units=(7, 6, 5))
         assert [layer_of(model, name).kernel.shape[1] for name in ("hidden_0", "hidden_1", "hidden_2", "output")] == [
-            7, 6, 5, outputs]
+            7,
+            6,
+            5,
+            outputs,
+        ]
 
 
 # Where normalisation sits
@@ -203,15 +218,18 @@ def normalized_places(model) -> set[str]:
     return places
 
 
-@pytest.mark.parametrize("normalization, action_layer, in_actor, in_critic", [
-    ("none", 1, set(), set()),
-    # Lillicrap et al.: the state, all layers of mu, and all layers of Q prior to the action. "All layers" is read as
-    # all hidden ones: after the output a norm would take away the scale of actions.
-    ("batch", 0, {"observation", "hidden_0", "hidden_1"}, {"observation"}),
-    ("batch", 1, {"observation", "hidden_0", "hidden_1"}, {"observation", "hidden_0"}),
-    ("layer", 0, {"hidden_0", "hidden_1"}, {"hidden_0", "hidden_1"}),
-    ("layer", 1, {"hidden_0", "hidden_1"}, {"hidden_0", "hidden_1"}),
-])
+@pytest.mark.parametrize(
+    "normalization, action_layer, in_actor, in_critic",
+    [
+        ("none", 1, set(), set()),
+        # Lillicrap et al.: the state, all layers of mu, and all layers of Q prior to the action. "All layers" is read
+        # as all hidden ones: after the output a norm would take away the scale of actions.
+        ("batch", 0, {"observation", "hidden_0", "hidden_1"}, {"observation"}),
+        ("batch", 1, {"observation", "hidden_0", "hidden_1"}, {"observation", "hidden_0"}),
+        ("layer", 0, {"hidden_0", "hidden_1"}, {"hidden_0", "hidden_1"}),
+        ("layer", 1, {"hidden_0", "hidden_1"}, {"hidden_0", "hidden_1"}),
+    ],
+)
 def test_batch_norm_sits_where_the_paper_has_it_layer_norm_everywhere(normalization, action_layer, in_actor, in_critic):
     for build, expected in ((actor, in_actor), (critic, in_critic)):
         model = build(normalization=normalization, action_layer=action_layer)
@@ -226,8 +244,9 @@ def test_batch_norm_sits_where_the_paper_has_it_layer_norm_everywhere(normalizat
 def test_batch_norm_takes_its_momentum_from_the_config():
     model = actor(normalization="batch", batch_norm_momentum=0.9)
     model(observations() + 5, training=True)
-    np.testing.assert_allclose(layer_of(model, "norm_input").moving_mean, 0.1 * np.mean(observations() + 5, axis=0),
-                               rtol=1e-5)
+    np.testing.assert_allclose(
+        layer_of(model, "norm_input").moving_mean, 0.1 * np.mean(observations() + 5, axis=0), rtol=1e-5
+    )
 
 
 def test_models_are_in_inference_mode_unless_told():
@@ -246,7 +265,7 @@ def test_the_normalizer_standardises_and_clips_at_ten():
     normalizer.count(np.array([[1, 100], [3, 100], [5, 100]]))
     np.testing.assert_array_equal(normalizer(tf.constant(x)), [[-10, 0], [0.5, 10]])  # counted, not assigned
     normalizer.assign_statistics()
-    std = (8 / 3)**0.5
+    std = (8 / 3) ** 0.5
     found = normalizer(tf.constant([[3, 100], [3 + std, 100], [3 - 9 * std, 100], [1e9, 101]], tf.float32))
     # A dimension that never varied has the std 1e-4, of a variance of 1e-8, and must not divide by zero.
     np.testing.assert_allclose(found, [[0, 0], [1, 0], [-9, 0], [10, 10]], atol=1e-5)
@@ -299,8 +318,10 @@ def test_a_number_that_is_not_finite_gives_no_action_and_leaves_its_neighbours_a
     seen = observations().numpy()
     broken = seen.copy()
     broken[1, place] = bad
-    for model, inputs in ((actor(normalizer=Normalizer(OBSERVATION_SIZE)), lambda x: x),
-                          (critic(normalization="layer"), lambda x: [tf.constant(x), actions()])):
+    for model, inputs in (
+        (actor(normalizer=Normalizer(OBSERVATION_SIZE)), lambda x: x),
+        (critic(normalization="layer"), lambda x: [tf.constant(x), actions()]),
+    ):
         found, whole = model(inputs(broken)).numpy(), model(inputs(seen)).numpy()
         assert np.isnan(found[1]).all()
         np.testing.assert_array_equal(np.delete(found, 1, 0), np.delete(whole, 1, 0))

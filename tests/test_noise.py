@@ -32,7 +32,7 @@ def correlation(x, y) -> float:
 @pytest.mark.parametrize("sigma, theta, dt", [(0.2, 0.15, 1.0), (0.3, 1.5, 0.04), (1.0, 0.9, 2.0)])
 def test_ou_has_its_long_run_standard_deviation(sigma, theta, dt):
     """sigma sqrt(dt) / sqrt(2 theta dt - (theta dt)^2), exact for the recursion; 0.380 for the paper's and dt = 1."""
-    expected = sigma * dt**0.5 / (2 * theta * dt - (theta * dt)**2)**0.5
+    expected = sigma * dt**0.5 / (2 * theta * dt - (theta * dt) ** 2) ** 0.5
     process = noise(num_envs=50, action_size=20, sigma=sigma, theta=theta, dt=dt)
     x = rows(process, range(1000))[200:]  # 200 steps: long after the start at zero
     assert x.std() == pytest.approx(expected, rel=0.01)
@@ -115,8 +115,9 @@ def test_none_is_zero():
 TIMES = [0, 1, 1023, 1024, 1025, 5000]  # on both sides of the edge of a block
 
 
-@pytest.mark.parametrize("make", [lambda: noise("gaussian"), lambda: WarmupActions(LOW, HIGH, 2, 0)],
-                         ids=["noise", "warmup"])
+@pytest.mark.parametrize(
+    "make", [lambda: noise("gaussian"), lambda: WarmupActions(LOW, HIGH, 2, 0)], ids=["noise", "warmup"]
+)
 def test_a_row_depends_on_its_time_and_not_on_what_was_drawn_before(make):
     in_order, backwards, alone = make(), make(), make()
     expected = rows(in_order, TIMES)

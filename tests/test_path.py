@@ -21,8 +21,18 @@ def served(tmp_path):
 
     def start(name, base_path):
         process = subprocess.Popen(
-            [sys.executable, "-m", "serve.local", "--rest_api_port=0", f"--model_name={name}",
-             f"--model_base_path={base_path}"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+            [
+                sys.executable,
+                "-m",
+                "serve.local",
+                "--rest_api_port=0",
+                f"--model_name={name}",
+                f"--model_base_path={base_path}",
+            ],
+            cwd=ROOT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         processes.append(process)
         for line in process.stdout:
             if found := re.search(r"http://\S+", line):
@@ -38,8 +48,13 @@ def served(tmp_path):
 def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     run, model = tmp_path / "run", tmp_path / "reacher"
     flags = {**TINY, "env": "Reacher-v5", "hidden_units": "8,8", "total_steps": 600, "normalize_observations": "true"}
-    done = command("train.py", "--preset=none", *(f"--{name}={value}" for name, value in flags.items()),
-                   f"--run_dir={run}", f"--export_dir={model}")
+    done = command(
+        "train.py",
+        "--preset=none",
+        *(f"--{name}={value}" for name, value in flags.items()),
+        f"--run_dir={run}",
+        f"--export_dir={model}",
+    )
     assert done.returncode == 0, done.stderr
     assert "600 steps" in done.stdout
     told = done.stderr.splitlines()  # not on a terminal: a line for each evaluation and checkpoint, and no bar
@@ -52,8 +67,9 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     observation = np.linspace(-1, 1, 10).astype(np.float32)
     live = best.agent.act(observation[None])[0]
     np.testing.assert_allclose(PolicyClient(url, "reacher").act(observation), live, atol=2e-5)
-    asked = command("-m", "serve.query", f"--url={url}", "--model_name=reacher",
-                    f"--observation={json.dumps(observation.tolist())}")
+    asked = command(
+        "-m", "serve.query", f"--url={url}", "--model_name=reacher", f"--observation={json.dumps(observation.tolist())}"
+    )
     assert asked.returncode == 0, asked.stderr
     np.testing.assert_allclose(json.loads(asked.stdout), live, atol=2e-5)
     rolled = command("-m", "serve.rollout", f"--url={url}", "--model_name=reacher", "--env=Reacher-v5", "--episodes=2")
@@ -63,6 +79,8 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
 
 def test_the_package_says_what_it_is_without_tensorflow():
     """Vector workers and films import the package; they must not load TensorFlow."""
-    code = ("import sys, ddpg_tf, ddpg_tf.envs.factory, ddpg_tf.evaluation.video, serve.client; "
-            "print('tensorflow' in sys.modules)")
+    code = (
+        "import sys, ddpg_tf, ddpg_tf.envs.factory, ddpg_tf.evaluation.video, serve.client; "
+        "print('tensorflow' in sys.modules)"
+    )
     assert command("-c", code).stdout.strip() == "False"

@@ -30,10 +30,27 @@ from ddpg_tf.training import schedule
 from tests import toy_envs
 
 PICTURE = "tests.toy_envs:ToyPicture-v0"
-SMALL = dict(env=PICTURE, pixels=True, frame_size=16, conv_filters=(4, 4), conv_kernels=(4, 3), conv_strides=(2, 1),
-             bottleneck=6, hidden_units=(8, 8), random_shift=2, batch_size=4, n_step=2, total_steps=240,
-             warmup_steps=40, update_every=1, eval_every=100, eval_episodes=2, checkpoint_every=60, log_every=40,
-             replay_capacity=100)
+SMALL = dict(
+    env=PICTURE,
+    pixels=True,
+    frame_size=16,
+    conv_filters=(4, 4),
+    conv_kernels=(4, 3),
+    conv_strides=(2, 1),
+    bottleneck=6,
+    hidden_units=(8, 8),
+    random_shift=2,
+    batch_size=4,
+    n_step=2,
+    total_steps=240,
+    warmup_steps=40,
+    update_every=1,
+    eval_every=100,
+    eval_episodes=2,
+    checkpoint_every=60,
+    log_every=40,
+    replay_capacity=100,
+)
 
 
 def small(path="", **changes):
@@ -42,9 +59,10 @@ def small(path="", **changes):
 
 # Observations ---------------------------------------------------------------------------------------------------------
 
+
 def shown(observation, frame, channels=3):
     """(step, red square, background) that frame `frame` of an observation shows."""
-    picture = observation[..., frame * channels:(frame + 1) * channels]
+    picture = observation[..., frame * channels : (frame + 1) * channels]
     return picture[0, 0, 0] // 8, tuple(picture[4, 0]), picture[8, 8, 0]
 
 
@@ -59,7 +77,11 @@ def test_an_observation_is_the_frames_after_the_last_actions_the_oldest_first():
     assert [shown(first, k)[0] for k in range(3)] == [0, 0, 0]  # an episode begins with its frame repeated
     seen = [env.step(env.action_space.low)[0] for _ in range(4)]
     assert [[shown(observation, k)[0] for k in range(3)] for observation in seen] == [
-        [0, 0, 2], [0, 2, 4], [2, 4, 6], [4, 6, 8]]
+        [0, 0, 2],
+        [0, 2, 4],
+        [2, 4, 6],
+        [4, 6, 8],
+    ]
     assert shown(seen[0], 2)[1] == (250, 0, 0)
 
 
@@ -75,8 +97,13 @@ def test_substeps_are_the_frames_of_one_action():
 def test_an_action_is_held_and_its_rewards_are_summed_until_the_episode_ends():
     env = factory.make_policy_env(small(env_kwargs={"length": 5}, action_repeat=3))
     env.reset(seed=0)
-    rewards, ends = zip(*[(reward, terminated or truncated) for _, reward, terminated, truncated, _ in
-                          (env.step(env.action_space.low) for _ in range(2))], strict=True)
+    rewards, ends = zip(
+        *[
+            (reward, terminated or truncated)
+            for _, reward, terminated, truncated, _ in (env.step(env.action_space.low) for _ in range(2))
+        ],
+        strict=True,
+    )
     assert rewards == (1 + 2 + 3, 4 + 5) and ends == (False, True)
 
 
@@ -110,8 +137,9 @@ def test_car_racing_not_drawn_at_every_step_looks_and_pays_the_same():
     env, plain = factory.make_policy_env(config), frames.Frames(registry.make_env(config.env), config)
     np.testing.assert_array_equal(env.reset(seed=1)[0], plain.reset(seed=1)[0])
     for _ in range(8):
-        for found, expected in zip(env.step(np.float32([0.1, 0.9, 0])), plain.step(np.float32([0.1, 0.9, 0])),
-                                   strict=True):
+        for found, expected in zip(
+            env.step(np.float32([0.1, 0.9, 0])), plain.step(np.float32([0.1, 0.9, 0])), strict=True
+        ):
             np.testing.assert_array_equal(found, expected)
 
 
@@ -121,9 +149,13 @@ def test_what_cannot_be_seen_is_refused(env_id, says):
         factory.make_policy_env(Config(env=f"tests.toy_envs:{env_id}-v0", pixels=env_id == "ToyCannotRender"))
 
 
-@pytest.mark.parametrize("changes, says", [
-    (dict(frame_size=10, conv_kernels=(8, 4), conv_strides=(4, 1)), "frame_size 10 is too small"),
-    (dict(normalize_observations=True), "normalize_observations is for vectors")])
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(frame_size=10, conv_kernels=(8, 4), conv_strides=(4, 1)), "frame_size 10 is too small"),
+        (dict(normalize_observations=True), "normalize_observations is for vectors"),
+    ],
+)
 def test_what_the_networks_cannot_take_is_refused_before_anything_is_made(tmp_path, changes, says):
     with pytest.raises(UsageError, match=says):
         train(small(tmp_path / "run", **changes))
@@ -137,15 +169,17 @@ def test_the_smallest_frame_that_fits_the_convolutions():
         config = Config(frame_size=size)
         if fits:
             assert DDPG(config, (size, size, 9), np.array([-1]), np.array([1])).act(
-                np.zeros((1, size, size, 9), np.uint8)).shape == (1, 1)
+                np.zeros((1, size, size, 9), np.uint8)
+            ).shape == (1, 1)
         else:
             with pytest.raises(UsageError, match="2 pixels are left for a kernel of 3"):
                 DDPG(config, (size, size, 9), np.array([-1]), np.array([1]))
 
 
 def test_an_environment_that_reuses_its_picture_does_not_change_old_frames():
-    env = factory.make_policy_env(small(env="tests.toy_envs:ToySamePicture-v0", pixels=False, env_kwargs={"length": 20},
-                                     action_repeat=1))
+    env = factory.make_policy_env(
+        small(env="tests.toy_envs:ToySamePicture-v0", pixels=False, env_kwargs={"length": 20}, action_repeat=1)
+    )
     first, _ = env.reset(seed=0)
     kept = first.copy()
     after, *_ = env.step(env.action_space.low)
@@ -158,11 +192,18 @@ def test_flags_for_images_warn_where_there_are_none(tmp_path, tiny):
         train(tiny(tmp_path / "run", action_repeat=2, grayscale=True, total_steps=300))
 
 
-@pytest.mark.parametrize("picture, says", [
-    ("nothing", "renders NoneType, not an array"), ("list", "renders list"),
-    ("float64", r"renders float64 \[16, 16, 3\]"), ("channels first", r"renders uint8 \[3, 16, 16\]"),
-    ("", "cannot render: division by zero"), ("grey", None),
-    ("transparent", None)])
+@pytest.mark.parametrize(
+    "picture, says",
+    [
+        ("nothing", "renders NoneType, not an array"),
+        ("list", "renders list"),
+        ("float64", r"renders float64 \[16, 16, 3\]"),
+        ("channels first", r"renders uint8 \[3, 16, 16\]"),
+        ("", "cannot render: division by zero"),
+        ("grey", None),
+        ("transparent", None),
+    ],
+)
 def test_what_render_may_return(picture, says):
     env = factory.make_policy_env(small(env="tests.toy_envs:ToyOddPicture-v0", env_kwargs={"picture": picture}))
     if says is None:
@@ -203,8 +244,12 @@ def test_a_process_that_dies_is_one_message():
 
 def has_gl():
     code = "import mujoco; mujoco.GLContext(8, 8).make_current()"
-    return subprocess.run([sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "egl"},
-                          capture_output=True).returncode == 0
+    return (
+        subprocess.run(
+            [sys.executable, "-c", code], env={**os.environ, "MUJOCO_GL": "egl"}, capture_output=True
+        ).returncode
+        == 0
+    )
 
 
 @pytest.mark.skipif(not has_gl(), reason="no software OpenGL (libegl1, libgl1-mesa-dri)")
@@ -251,8 +296,14 @@ print(np.abs(pictures[1] - pictures[0]).max())
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "dm_control/cartpole-balance-v0"])
 def test_mujoco_without_a_gl_backend_says_what_to_install(tmp_path, env_id):
-    done = command("train.py", f"--env={env_id}", "--pixels", "--total_steps=10", f"--run_dir={tmp_path / 'run'}",
-                   env={**os.environ, "MUJOCO_GL": "disable"})
+    done = command(
+        "train.py",
+        f"--env={env_id}",
+        "--pixels",
+        "--total_steps=10",
+        f"--run_dir={tmp_path / 'run'}",
+        env={**os.environ, "MUJOCO_GL": "disable"},
+    )
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert last.startswith("error: ") and "libegl1" in last and "libgl1-mesa-dri" in last and "MUJOCO_GL" in last
@@ -260,6 +311,7 @@ def test_mujoco_without_a_gl_backend_says_what_to_install(tmp_path, env_id):
 
 
 # Replay ---------------------------------------------------------------------------------------------------------------
+
 
 class Stored:
     """Full storage, plainly: each transition with both its observations; `window` is what may be drawn."""
@@ -272,8 +324,11 @@ class Stored:
         """The transitions that may be drawn, by (first frame number, environment)."""
         count = len(self.rows)
         used = [row_slots for row_slots in self.slots]
-        allowed = [t for t in range(max(0, count - self.capacity), count)
-                   if all(used[t][i][0] >= used[-1][i][1] - self.capacity for i in range(self.num_envs))]
+        allowed = [
+            t
+            for t in range(max(0, count - self.capacity), count)
+            if all(used[t][i][0] >= used[-1][i][1] - self.capacity for i in range(self.num_envs))
+        ]
         return {self.key(t, i): self.transition(t, i) for t in allowed for i in range(self.num_envs)}
 
     def key(self, t, i):
@@ -291,13 +346,29 @@ class Stored:
 
 
 @settings(max_examples=40, deadline=None)
-@given(seed=st.integers(0, 2**32 - 1), num_envs=st.integers(1, 3), stack=st.integers(1, 4), n_step=st.integers(1, 3),
-       capacity=st.integers(6, 25), slack=st.integers(0, 5), longest=st.integers(1, 12))
-def test_draws_equal_full_storage_over_random_episodes_three_times_round(seed, num_envs, stack, n_step, capacity,
-                                                                         slack, longest):
+@given(
+    seed=st.integers(0, 2**32 - 1),
+    num_envs=st.integers(1, 3),
+    stack=st.integers(1, 4),
+    n_step=st.integers(1, 3),
+    capacity=st.integers(6, 25),
+    slack=st.integers(0, 5),
+    longest=st.integers(1, 12),
+)
+def test_draws_equal_full_storage_over_random_episodes_three_times_round(
+    seed, num_envs, stack, n_step, capacity, slack, longest
+):
     rng, gamma, channels = np.random.default_rng(seed), 0.9, 2
-    buffer = ReplayBuffer(capacity * num_envs, (3, 2, stack * channels), 1, num_envs=num_envs, n_step=n_step,
-                          gamma=gamma, frame_stack=stack, slack=slack * num_envs)
+    buffer = ReplayBuffer(
+        capacity * num_envs,
+        (3, 2, stack * channels),
+        1,
+        num_envs=num_envs,
+        n_step=n_step,
+        gamma=gamma,
+        frame_stack=stack,
+        slack=slack * num_envs,
+    )
     full = Stored(num_envs, stack, n_step, gamma, capacity)
     new = lambda: rng.integers(0, 256, (3, 2, channels), dtype=np.uint8)  # noqa: E731
     stacks = [[new()] * stack for _ in range(num_envs)]
@@ -311,8 +382,16 @@ def test_draws_equal_full_storage_over_random_episodes_three_times_round(seed, n
         ended, terminated = left == 0, (left == 0) & (rng.random(num_envs) < 0.5)
         action, reward = rng.random((num_envs, 1)).astype(np.float32), rng.random(num_envs).astype(np.float32)
         buffer.add(observation, action, reward, successor, terminated, ended & ~terminated)
-        full.rows.append(dict(observation=observation, action=action, reward=reward, next_observation=successor,
-                              terminated=terminated, ended=ended))
+        full.rows.append(
+            dict(
+                observation=observation,
+                action=action,
+                reward=reward,
+                next_observation=successor,
+                terminated=terminated,
+                ended=ended,
+            )
+        )
         used += 1
         # The first slot that the row needs, and the slots used once it is there.
         full.slots.append([(used[i] - 2 - min(age[i], stack - 1), used[i]) for i in range(num_envs)])
@@ -350,6 +429,7 @@ def test_a_replay_that_does_not_fit_the_disk_is_refused_before_anything_is_made(
 
 # Learning -------------------------------------------------------------------------------------------------------------
 
+
 def test_random_shifts_move_each_image_and_repeat_its_edge():
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (50, 6, 5, 3), dtype=np.uint8)
@@ -357,7 +437,7 @@ def test_random_shifts_move_each_image_and_repeat_its_edge():
     padded = np.pad(images, ((0, 0), (2, 2), (2, 2), (0, 0)), "edge")
     moves = []
     for image, found in zip(padded, shifted, strict=True):
-        fits = [(y, x) for y in range(5) for x in range(5) if np.array_equal(image[y:y + 6, x:x + 5], found)]
+        fits = [(y, x) for y in range(5) for x in range(5) if np.array_equal(image[y : y + 6, x : x + 5], found)]
         assert len(fits) == 1
         moves += fits
     assert len(set(moves)) > 15
@@ -394,8 +474,9 @@ def test_separate_encoders_are_the_papers():
     built = DDPG(config, (64, 64, 9), np.array([-1]), np.array([1]))
     for network in (built.actor, built.critic):
         assert 400_000 < sum(int(np.prod(v.shape)) for v in network.trainable_variables) < 460_000
-    online, target = ([v for v in network.trainable_variables if "conv_" in v.path]
-                      for network in (built.actor, built.target_actor))
+    online, target = (
+        [v for v in network.trainable_variables if "conv_" in v.path] for network in (built.actor, built.target_actor)
+    )
     assert online and not {id(v) for v in online} & {id(v) for v in target}
     outputs = [v.numpy() for v in built.actor.trainable_variables if "output" in v.path]
     assert 1e-4 < max(np.abs(output).max() for output in outputs) <= 3e-4
@@ -422,18 +503,38 @@ def test_minibatches_of_images_are_uint8():
 
 def test_act_does_not_depend_on_xla():
     images = np.random.default_rng(0).integers(0, 256, (3, 4, 4, 9), dtype=np.uint8).repeat(4, 1).repeat(4, 2)
-    with_xla, without = (DDPG(small(**TELLING), (16, 16, 9), np.array([-1, -2]), np.array([1, 2]), jit_compile=jit)
-                         for jit in (True, False))
+    with_xla, without = (
+        DDPG(small(**TELLING), (16, 16, 9), np.array([-1, -2]), np.array([1, 2]), jit_compile=jit)
+        for jit in (True, False)
+    )
     assert np.ptp(without.act(images), axis=0).min() > 1e-3
     np.testing.assert_allclose(with_xla.act(images), without.act(images), rtol=1e-4, atol=1e-6)
 
 
 def test_it_learns_what_only_the_picture_tells(tmp_path):
     """The reward is minus the distance to where the picture's bar stands; blind, -0.5 a step is the best."""
-    result = train(small(tmp_path / "run", env="tests.toy_envs:ToyLook-v0", total_steps=900, warmup_steps=200,
-                         batch_size=32, replay_capacity=900, eval_every=0, eval_episodes=10, checkpoint_every=0,
-                         action_repeat=1, actor_learning_rate=1e-3, critic_learning_rate=3e-3, gamma=0.0, n_step=1,
-                         random_shift=0, hidden_units=(32, 32), bottleneck=16, noise_sigma=0.5))
+    result = train(
+        small(
+            tmp_path / "run",
+            env="tests.toy_envs:ToyLook-v0",
+            total_steps=900,
+            warmup_steps=200,
+            batch_size=32,
+            replay_capacity=900,
+            eval_every=0,
+            eval_episodes=10,
+            checkpoint_every=0,
+            action_repeat=1,
+            actor_learning_rate=1e-3,
+            critic_learning_rate=3e-3,
+            gamma=0.0,
+            n_step=1,
+            random_shift=0,
+            hidden_units=(32, 32),
+            bottleneck=16,
+            noise_sigma=0.5,
+        )
+    )
     assert result.last_return > -2.0  # of 10 steps; blind: -5
 
 
@@ -465,6 +566,7 @@ def test_a_run_shows_what_the_networks_see(finished):
 
 # Export and serving ---------------------------------------------------------------------------------------------------
 
+
 @pytest.fixture(scope="module")
 def exported(finished, tmp_path_factory):
     """(run, base path of the model)"""
@@ -478,8 +580,20 @@ def exported(finished, tmp_path_factory):
 @pytest.fixture(scope="module")
 def url(exported):
     """A running server of the exported model."""
-    with subprocess.Popen([sys.executable, "-u", "-m", "serve.local", "--model_name=policy", "--rest_api_port=0",
-                           f"--model_base_path={exported[1]}"], cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [
+            sys.executable,
+            "-u",
+            "-m",
+            "serve.local",
+            "--model_name=policy",
+            "--rest_api_port=0",
+            f"--model_base_path={exported[1]}",
+        ],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as process:
         yield next(line.split()[-1] for line in process.stdout if line.startswith("serving policy on"))
         process.terminate()
 
@@ -504,8 +618,13 @@ def test_png_files_give_the_action_of_the_numbers(exported, url):
 
     images, actor = questions(), load_policy(exported[0], "latest").agent.act
     expected, parts = actor(images), images.reshape(2, 16, 16, 3, 3)  # frames, colours
-    for wrong in (images[::-1], parts[..., ::-1, :].reshape(images.shape), parts[..., ::-1].reshape(images.shape),
-                  images.swapaxes(1, 2), np.zeros_like(images)):
+    for wrong in (
+        images[::-1],
+        parts[..., ::-1, :].reshape(images.shape),
+        parts[..., ::-1].reshape(images.shape),
+        images.swapaxes(1, 2),
+        np.zeros_like(images),
+    ):
         assert np.abs(actor(np.ascontiguousarray(wrong)) - expected).min(axis=0).max() > 100 * TOLERANCE
     with PolicyClient(url, "policy") as client:
         for found in (client.act(images), client.act_on_pngs([files(image) for image in images])):
@@ -513,9 +632,11 @@ def test_png_files_give_the_action_of_the_numbers(exported, url):
         for image, action in zip(images, expected, strict=True):
             np.testing.assert_allclose(client.act_on_pngs(files(image)), action, rtol=0, atol=TOLERANCE)
         signatures = client.metadata()["metadata"]["signature_def"]["signature_def"]
-    for signature, name, kind, shape in (("serving_default", "observation", "DT_UINT8", ["-1", "16", "16", "9"]),
-                                         ("observation_bytes", "observation_bytes", "DT_STRING", ["-1", "3"])):
-        (given, spec), = signatures[signature]["inputs"].items()
+    for signature, name, kind, shape in (
+        ("serving_default", "observation", "DT_UINT8", ["-1", "16", "16", "9"]),
+        ("observation_bytes", "observation_bytes", "DT_STRING", ["-1", "3"]),
+    ):
+        ((given, spec),) = signatures[signature]["inputs"].items()
         assert (given, spec["dtype"], [dim["size"] for dim in spec["tensor_shape"]["dim"]]) == (name, kind, shape)
         assert list(signatures[signature]["outputs"]) == ["action"]
 
@@ -529,12 +650,19 @@ def encoded(kind, image=None, **options):
 
 
 NOT_A_FRAME = {
-    "nothing": b"", "nonsense": b"no picture", "a head only": encoded("PNG")[:33], "cut short": encoded("PNG")[:-20],
-    "jpeg": encoded("JPEG"), "gif": encoded("GIF"), "bmp": encoded("BMP"),
+    "nothing": b"",
+    "nonsense": b"no picture",
+    "a head only": encoded("PNG")[:33],
+    "cut short": encoded("PNG")[:-20],
+    "jpeg": encoded("JPEG"),
+    "gif": encoded("GIF"),
+    "bmp": encoded("BMP"),
     "too low": encoded("PNG", np.zeros((8, 16, 3), np.uint8)),
     "too wide": encoded("PNG", np.zeros((16, 17, 3), np.uint8)),
-    "grey": encoded("PNG", np.zeros((16, 16), np.uint8)), "16 bits": encoded("PNG", np.zeros((16, 16), np.uint16)),
-    "transparent": encoded("PNG", np.zeros((16, 16, 4), np.uint8))}
+    "grey": encoded("PNG", np.zeros((16, 16), np.uint8)),
+    "16 bits": encoded("PNG", np.zeros((16, 16), np.uint16)),
+    "transparent": encoded("PNG", np.zeros((16, 16, 4), np.uint8)),
+}
 
 
 @pytest.mark.parametrize("bad", NOT_A_FRAME.values(), ids=NOT_A_FRAME)
@@ -618,19 +746,33 @@ def test_frames_are_decoded_as_they_were_encoded(channels, stack):
 
 
 def test_rollout_of_pixels_reports_bytes_and_latency_of_both(exported, url):
-    done = command("-m", "serve.rollout", f"--url={url}", "--model_name=policy", "--episodes=2",
-                   f"--flagfile={exported[0] / 'flags.txt'}", f"--compare_run_dir={exported[0]}", "--checkpoint=latest")
+    done = command(
+        "-m",
+        "serve.rollout",
+        f"--url={url}",
+        "--model_name=policy",
+        "--episodes=2",
+        f"--flagfile={exported[0] / 'flags.txt'}",
+        f"--compare_run_dir={exported[0]}",
+        "--checkpoint=latest",
+    )
     assert done.returncode == 0, done.stderr
-    for says in ("images of [16, 16, 9]; each action is held for 3 steps", "asked with numbers: ",
-                 "asked with PNG files: ", "bytes a question", "largest difference of their",
-                 "largest difference to the latest checkpoint's actor"):
+    for says in (
+        "images of [16, 16, 9]; each action is held for 3 steps",
+        "asked with numbers: ",
+        "asked with PNG files: ",
+        "bytes a question",
+        "largest difference of their",
+        "largest difference to the latest checkpoint's actor",
+    ):
         assert says in done.stdout
     assert "latency p50" not in done.stdout.replace("question, latency p50", "")  # only that of each way of asking
 
 
 def test_rollout_of_an_environment_seen_otherwise_says_what_to_give(url):
-    done = command("-m", "serve.rollout", f"--url={url}", "--model_name=policy", f"--env={PICTURE}", "--pixels",
-                   "--frame_size=20")
+    done = command(
+        "-m", "serve.rollout", f"--url={url}", "--model_name=policy", f"--env={PICTURE}", "--pixels", "--frame_size=20"
+    )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "takes images of [16, 16, 9]" in done.stderr and "[20, 20, 9]" in done.stderr
     assert "--flagfile=RUN_DIR/flags.txt" in done.stderr

@@ -17,8 +17,15 @@ LOW, HIGH = np.array([-1.0, 0.0]), np.array([3.0, 10.0])  # asymmetric, and diff
 OBSERVATION_SIZE, BATCH_SIZE = 3, 16
 # Large steps and large last layers, so that ten updates move the weights by 0.05 and more, tanh is in its curved part
 # and the targets' values matter. The two learning rates differ, so that swapping them shows.
-SETTINGS = dict(hidden_units=(8, 6), batch_size=BATCH_SIZE, warmup_steps=0, tau=0.1, final_init=0.5,
-                actor_learning_rate=5e-3, critic_learning_rate=1e-2)
+SETTINGS = dict(
+    hidden_units=(8, 6),
+    batch_size=BATCH_SIZE,
+    warmup_steps=0,
+    tau=0.1,
+    final_init=0.5,
+    actor_learning_rate=5e-3,
+    critic_learning_rate=1e-2,
+)
 # float32 rounds to 6e-8 of numbers of order 1. After one update the largest difference is 9e-8, after ten 8e-7 (the
 # weights feed back); another processor may sum in another order. Adam's epsilon 1e-8 for 1e-7 makes 1e-3.
 TOLERANCE = 5e-6
@@ -60,8 +67,9 @@ class ReferenceDDPG:
         q, critic_backward = self.critic(w["critic"], observation, policy_action, training=False)
         self.saturation = config.saturation_penalty * np.abs(q).mean()
         _, action_gradient = critic_backward(np.full(len(q), -1 / len(q)))  # of -mean(q): Adam descends
-        self.adam("actor", actor_backward(action_gradient), config.actor_learning_rate,
-                  self.updates // config.actor_every)
+        self.adam(
+            "actor", actor_backward(action_gradient), config.actor_learning_rate, self.updates // config.actor_every
+        )
 
         for network in ("actor", "critic"):
             target = w[f"target_{network}"]
@@ -166,8 +174,8 @@ class ReferenceDDPG:
 
         def join(x):
             def backward(gradient):
-                by_action.append(gradient[:, x.shape[1]:])
-                return gradient[:, :x.shape[1]]
+                by_action.append(gradient[:, x.shape[1] :])
+                return gradient[:, : x.shape[1]]
 
             steps.append(backward)
             return np.concatenate([x, action], axis=1)
@@ -208,19 +216,26 @@ def minibatches(updates: int) -> Batch:
     rng = np.random.default_rng(2)
     shape = (updates, BATCH_SIZE)
     discount = rng.choice([0.0, 0.97, 0.99], size=shape)  # terminated, two steps, one step
-    arrays = (rng.normal(size=(*shape, OBSERVATION_SIZE)), rng.uniform(LOW, HIGH, size=(*shape, len(LOW))),
-              rng.normal(size=shape), discount, rng.normal(size=(*shape, OBSERVATION_SIZE)))
+    arrays = (
+        rng.normal(size=(*shape, OBSERVATION_SIZE)),
+        rng.uniform(LOW, HIGH, size=(*shape, len(LOW))),
+        rng.normal(size=shape),
+        discount,
+        rng.normal(size=(*shape, OBSERVATION_SIZE)),
+    )
     return Batch(*(array.astype(np.float32) for array in arrays))
 
 
 def weights_of(agent: DDPG) -> dict[str, dict[str, np.ndarray]]:
-    return {network: {variable.path: variable.numpy().astype(np.float64)
-                      for variable in getattr(agent, network).variables} for network in NETWORKS}
+    return {
+        network: {variable.path: variable.numpy().astype(np.float64) for variable in getattr(agent, network).variables}
+        for network in NETWORKS
+    }
 
 
 def singles(block: Batch):
     """The block's minibatches as blocks of one."""
-    return (Batch(*(array[k:k + 1] for array in block)) for k in range(len(block.reward)))
+    return (Batch(*(array[k : k + 1] for array in block)) for k in range(len(block.reward)))
 
 
 def reference_after(agent: DDPG, block: Batch) -> ReferenceDDPG:
@@ -235,8 +250,9 @@ def assert_same_weights(agent: DDPG, reference: ReferenceDDPG, tolerance: float 
         expected = reference.weights[network]
         assert found.keys() == expected.keys()
         for name in found:
-            np.testing.assert_allclose(found[name], expected[name], rtol=0, atol=tolerance,
-                                       err_msg=f"{network}: {name}")
+            np.testing.assert_allclose(
+                found[name], expected[name], rtol=0, atol=tolerance, err_msg=f"{network}: {name}"
+            )
 
 
 @pytest.fixture(scope="module")
@@ -272,14 +288,23 @@ def test_the_modern_recipe_equals_the_reference():
     block = minibatches(6)
     first, after = reference_after(agent, Batch(*(array[:2] for array in block))), reference_after(agent, block)
     for i in range(0, 6, 2):
-        agent.update(Batch(*(array[i:i + 2] for array in block)))
+        agent.update(Batch(*(array[i : i + 2] for array in block)))
         if i == 0:
             assert_same_weights(agent, first)
     assert_same_weights(agent, after, 4 * TOLERANCE)  # behind a norm, as below
 
 
-@pytest.mark.parametrize("mistake", [dict(critic_l2=0.011), dict(tau=0.101), dict(actor_learning_rate=5.05e-3),
-                                     dict(ADAM_EPSILON=1e-8), dict(ADAM_BETA_2=0.9991)], ids=lambda m: next(iter(m)))
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        dict(critic_l2=0.011),
+        dict(tau=0.101),
+        dict(actor_learning_rate=5.05e-3),
+        dict(ADAM_EPSILON=1e-8),
+        dict(ADAM_BETA_2=0.9991),
+    ],
+    ids=lambda m: next(iter(m)),
+)
 def test_the_comparison_notices_small_mistakes(mistake, paper_agent, monkeypatch):
     """The tolerance means something: each of these is far outside it after ten updates."""
     block = minibatches(10)
@@ -291,8 +316,11 @@ def test_the_comparison_notices_small_mistakes(mistake, paper_agent, monkeypatch
         else:
             wrong.config = dataclasses.replace(wrong.config, **{name: value})
     wrong.run(block)
-    differences = [np.abs(right.weights[network][name] - wrong.weights[network][name]).max()
-                   for network in NETWORKS for name in right.weights[network]]
+    differences = [
+        np.abs(right.weights[network][name] - wrong.weights[network][name]).max()
+        for network in NETWORKS
+        for name in right.weights[network]
+    ]
     assert max(differences) > 10 * TOLERANCE
 
 
@@ -346,8 +374,10 @@ def test_batch_norm_equals_the_reference():
     for variable in agent.variables().values():
         if variable.path.endswith(("/gamma", "/beta", "/moving_mean", "/moving_variance")):
             variable.assign(rng.uniform(0.5, 1.5, variable.shape))
-    reference, *wrong = (kind(agent.config, weights_of(agent))
-                         for kind in (ReferenceDDPG, CriticInTrainingMode, TargetsOnRunningStatistics))
+    reference, *wrong = (
+        kind(agent.config, weights_of(agent))
+        for kind in (ReferenceDDPG, CriticInTrainingMode, TargetsOnRunningStatistics)
+    )
     # Gradients behind a norm nearly cancel, and Adam makes their rounding a part of its step: some processors come to
     # 6e-6 in three updates.
     tolerance = 4 * TOLERANCE
@@ -357,16 +387,23 @@ def test_batch_norm_equals_the_reference():
         agent.update(minibatch)
         # What a batch norm takes away again has no gradient but rounding, which Adam blows up to a step: not compared,
         # and carried over, for it moves the running mean of the next update.
-        without_gradient = {network: {name for name, (m, _) in reference.moments[network].items()
-                                      if np.abs(m).max() < 1e-12} for network in ("actor", "critic")}
-        assert without_gradient == {"actor": {"norm_input/beta", "hidden_0/bias", "hidden_1/bias"},
-                                    "critic": {"norm_input/beta", "hidden_0/bias"}}
+        without_gradient = {
+            network: {name for name, (m, _) in reference.moments[network].items() if np.abs(m).max() < 1e-12}
+            for network in ("actor", "critic")
+        }
+        assert without_gradient == {
+            "actor": {"norm_input/beta", "hidden_0/bias", "hidden_1/bias"},
+            "critic": {"norm_input/beta", "hidden_0/bias"},
+        }
         for network, found in weights_of(agent).items():
             for name in without_gradient[network.removeprefix("target_")]:
                 for one in (reference, *wrong):
                     one.weights[network][name] = found[name]
         assert_same_weights(agent, reference, tolerance)
     for one in wrong:
-        differences = [np.abs(one.weights[network][name] - array).max()
-                       for network, weights in reference.weights.items() for name, array in weights.items()]
+        differences = [
+            np.abs(one.weights[network][name] - array).max()
+            for network, weights in reference.weights.items()
+            for name, array in weights.items()
+        ]
         assert max(differences) > 100 * tolerance

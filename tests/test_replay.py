@@ -24,8 +24,9 @@ def make_rows(count, num_envs=1, end=0.3, seed=0):
     for t in range(count):
         here = np.stack([np.full(num_envs, t), np.arange(num_envs)], 1)
         terminated, truncated = rng.random([2, num_envs]) < end / 2
-        rows.append(Row(here, rng.normal(size=[num_envs, 3]), rng.normal(size=num_envs), here + 0.5, terminated,
-                        truncated))
+        rows.append(
+            Row(here, rng.normal(size=[num_envs, 3]), rng.normal(size=num_envs), here + 0.5, terminated, truncated)
+        )
     return rows
 
 
@@ -49,7 +50,9 @@ def brute_force(rows, t, env, n_step, gamma, visible):
 
 def check(batch, rows, n_step, gamma, visible):
     """Compares every sampled transition with brute force; returns the set of (row, environment) seen."""
-    flat = Batch(*(np.reshape(array, (batch.reward.size, *np.shape(array)[np.ndim(batch.reward):])) for array in batch))
+    flat = Batch(
+        *(np.reshape(array, (batch.reward.size, *np.shape(array)[np.ndim(batch.reward) :])) for array in batch)
+    )
     assert all(array.dtype == np.float32 for array in flat)
     seen = set()
     for observation, action, reward, discount, following in zip(*flat, strict=True):
@@ -68,11 +71,20 @@ def window(visible, capacity, num_envs):
 
 
 @settings(max_examples=60, deadline=None)
-@given(num_envs=st.integers(1, 3), rows_kept=st.integers(1, 8), slack_rows=st.integers(0, 5), n_step=st.integers(1, 5),
-       laps=st.floats(0.1, 3.2), end=st.sampled_from([0.0, 0.2, 0.5, 1.0]), lag=st.integers(0, 5),
-       gamma=st.sampled_from([0.0, 0.9, 0.99, 1.0]), seed=st.integers(0, 99))
-def test_every_sampled_transition_equals_brute_force(num_envs, rows_kept, slack_rows, n_step, laps, end, lag, gamma,
-                                                     seed):
+@given(
+    num_envs=st.integers(1, 3),
+    rows_kept=st.integers(1, 8),
+    slack_rows=st.integers(0, 5),
+    n_step=st.integers(1, 5),
+    laps=st.floats(0.1, 3.2),
+    end=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
+    lag=st.integers(0, 5),
+    gamma=st.sampled_from([0.0, 0.9, 0.99, 1.0]),
+    seed=st.integers(0, 99),
+)
+def test_every_sampled_transition_equals_brute_force(
+    num_envs, rows_kept, slack_rows, n_step, laps, end, lag, gamma, seed
+):
     """Random episode ends, N environments, the ring wrapped up to three times, and the rows seen lagging behind."""
     capacity = rows_kept * num_envs
     rows = make_rows(max(1, round(laps * (rows_kept + slack_rows))), num_envs, end, seed)
@@ -173,14 +185,33 @@ def test_add_copies_and_samples_are_copies():
 
 # Blocks ---------------------------------------------------------------------------------------------------------------
 
-BLOCKS = Config(num_envs=2, warmup_steps=8, batch_size=5, update_every=4, updates_per_step=0.75, replay_capacity=20,
-                total_steps=400, checkpoint_every=20, n_step=3, gamma=0.9, seed=3)
+BLOCKS = Config(
+    num_envs=2,
+    warmup_steps=8,
+    batch_size=5,
+    update_every=4,
+    updates_per_step=0.75,
+    replay_capacity=20,
+    total_steps=400,
+    checkpoint_every=20,
+    n_step=3,
+    gamma=0.9,
+    seed=3,
+)
 ROWS = make_rows(200, 2)
 
 
 def blocks_buffer(config=BLOCKS, **kwargs):
-    return ReplayBuffer(config.replay_capacity, 2, 3, num_envs=config.num_envs, n_step=config.n_step,
-                        gamma=config.gamma, slack=schedule.ring_size(config)[1], **kwargs)
+    return ReplayBuffer(
+        config.replay_capacity,
+        2,
+        3,
+        num_envs=config.num_envs,
+        n_step=config.n_step,
+        gamma=config.gamma,
+        slack=schedule.ring_size(config)[1],
+        **kwargs,
+    )
 
 
 def rows_seen(block, config=BLOCKS):
@@ -197,7 +228,7 @@ def rows_due(block, config=BLOCKS):
 def taken_in_training(count, config=BLOCKS, rows=ROWS):
     """Blocks 0 to count - 1, each taken at the step it is due, as the loop does."""
     buffer, blocks, taken = blocks_buffer(config), None, []
-    for row in rows[:rows_due(count - 1, config)]:
+    for row in rows[: rows_due(count - 1, config)]:
         buffer.add(*row)
         if buffer.rows == rows_due(len(taken), config):
             blocks = blocks or schedule.blocks(buffer, config, 0)
@@ -250,7 +281,7 @@ def test_blocks_differ_from_each_other_and_with_the_seed(drawn):
 def test_a_block_is_the_same_when_the_iteration_starts_with_it(drawn, block):
     config, taken = drawn
     buffer = blocks_buffer(config)
-    fill(buffer, ROWS[:rows_due(block, config)])
+    fill(buffer, ROWS[: rows_due(block, config)])
     assert_same(numpy_batch(next(schedule.blocks(buffer, config, block))), taken[block])
 
 
@@ -259,9 +290,9 @@ def test_a_block_is_the_same_when_more_rows_were_added_after_it_was_due(drawn, b
     config, taken = drawn
     buffer = blocks_buffer(config)
     # The run went on for two checkpoint intervals, less a step, before it was killed: all of the slack.
-    fill(buffer, ROWS[:rows_due(block, config) + 2 * config.checkpoint_every // 2 - 1])
+    fill(buffer, ROWS[: rows_due(block, config) + 2 * config.checkpoint_every // 2 - 1])
     blocks = schedule.blocks(buffer, config, block)
-    for expected in taken[block:block + 3]:
+    for expected in taken[block : block + 3]:
         assert_same(numpy_batch(next(blocks)), expected)
 
 
@@ -269,22 +300,34 @@ def test_blocks_are_the_same_after_the_files_are_opened_again(drawn, tmp_path):
     config, taken = drawn
     due = rows_due(16, config)
     before = blocks_buffer(config, directory=tmp_path)
-    fill(before, ROWS[:due + 10])  # killed here; the checkpoint was at row `due`
+    fill(before, ROWS[: due + 10])  # killed here; the checkpoint was at row `due`
     before.flush()
     after = blocks_buffer(config, directory=tmp_path, rows=due)
     blocks = schedule.blocks(after, config, 17)
     for block in (17, 18, 19):
-        fill(after, ROWS[after.rows:rows_due(block, config)])
+        fill(after, ROWS[after.rows : rows_due(block, config)])
         assert_same(numpy_batch(next(blocks)), taken[block])
 
 
 @settings(max_examples=150, deadline=None)
-@given(capacity=st.integers(1, 30), total=st.integers(1, 90), checkpoint=st.integers(0, 60), every=st.integers(1, 10),
-       num_envs=st.integers(1, 4))
+@given(
+    capacity=st.integers(1, 30),
+    total=st.integers(1, 90),
+    checkpoint=st.integers(0, 60),
+    every=st.integers(1, 10),
+    num_envs=st.integers(1, 4),
+)
 def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity, total, checkpoint, every, num_envs):
     """The ring may not come round to a row that a resume from the older checkpoint still needs; in rows of N steps."""
-    config = Config(num_envs=num_envs, update_every=every * num_envs, total_steps=total * num_envs, warmup_steps=0,
-                    batch_size=1, replay_capacity=capacity * num_envs, checkpoint_every=checkpoint)
+    config = Config(
+        num_envs=num_envs,
+        update_every=every * num_envs,
+        total_steps=total * num_envs,
+        warmup_steps=0,
+        batch_size=1,
+        replay_capacity=capacity * num_envs,
+        checkpoint_every=checkpoint,
+    )
     length = min(capacity, total) + -(-schedule.ring_size(config)[1] // num_envs)
     interval = checkpoint / num_envs if checkpoint else total
     checkpoints = sorted({math.ceil(k * interval) for k in range(1, 400) if k * interval <= total})
@@ -296,6 +339,7 @@ def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity,
 
 
 # Files ----------------------------------------------------------------------------------------------------------------
+
 
 def test_files_are_reserved_before_the_first_row(tmp_path):
     ReplayBuffer(5000, 20, 3, directory=tmp_path)

@@ -43,8 +43,14 @@ def last_step(path):
 
 
 def start(*argv):
-    return subprocess.Popen([sys.executable, "train.py", *map(str, argv)], cwd=ROOT, stdout=subprocess.PIPE,
-                            stderr=subprocess.PIPE, text=True, start_new_session=True)
+    return subprocess.Popen(
+        [sys.executable, "train.py", *map(str, argv)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
 
 
 def wait_for_step(process, path, step):
@@ -108,17 +114,37 @@ def test_sigkill_twice_then_resume_equals_never_interrupted(whole, tmp_path, tin
 
 
 # Episodes of 1 to 7 steps, so that frames outnumber steps; the ring of frames goes round.
-PICTURES = dict(env="tests.toy_envs:ToyPicture-v0", pixels=True, frame_size=16, conv_filters=(4, 4),
-                conv_kernels=(4, 3), conv_strides=(2, 1), bottleneck=6, random_shift=2, n_step=2, batch_size=4,
-                total_steps=240, warmup_steps=40, update_every=2, eval_every=100, checkpoint_every=60, log_every=40,
-                replay_capacity=100, normalize_observations=False)
+PICTURES = dict(
+    env="tests.toy_envs:ToyPicture-v0",
+    pixels=True,
+    frame_size=16,
+    conv_filters=(4, 4),
+    conv_kernels=(4, 3),
+    conv_strides=(2, 1),
+    bottleneck=6,
+    random_shift=2,
+    n_step=2,
+    batch_size=4,
+    total_steps=240,
+    warmup_steps=40,
+    update_every=2,
+    eval_every=100,
+    checkpoint_every=60,
+    log_every=40,
+    replay_capacity=100,
+    normalize_observations=False,
+)
 
 
-@pytest.mark.parametrize("steps, changes", [
-    ((131, 197), PICTURES | dict(update_every=1)),
-    ((130,), PICTURES | dict(num_envs=2, frame_source="substeps", grayscale=True)),
-    ((498, 1002), dict(num_envs=3, update_every=15, n_step=3, noise="ou", normalization="batch", action_layer=1)),
-    ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, normalize_observations=True))])
+@pytest.mark.parametrize(
+    "steps, changes",
+    [
+        ((131, 197), PICTURES | dict(update_every=1)),
+        ((130,), PICTURES | dict(num_envs=2, frame_source="substeps", grayscale=True)),
+        ((498, 1002), dict(num_envs=3, update_every=15, n_step=3, noise="ou", normalization="batch", action_layer=1)),
+        ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, normalize_observations=True)),
+    ],
+)
 def test_crash_and_resume(tmp_path, tiny, monkeypatch, steps, changes):
     """From pixels; several environments; an update per step, which draws minibatches for several steps at a time."""
     changes = dict(checkpoint_every=100, normalize_observations=True) | changes

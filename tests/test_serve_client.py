@@ -135,7 +135,8 @@ def test_an_observation_that_is_not_finite_is_not_sent(stub, observation):
 
 def test_an_empty_batch_has_actions_of_the_right_size(stub):
     stub.document["metadata"]["signature_def"]["signature_def"]["serving_default"]["outputs"] = {
-        "action": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "2"}]}}}
+        "action": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "2"}]}}
+    }
     stub.answers = [(200, {"outputs": []})]
     assert client(stub).act(np.zeros((0, 3))).shape == (0, 2)
 

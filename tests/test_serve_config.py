@@ -25,12 +25,19 @@ def write(path, text):
 
 
 def policy(text):
-    return VersionPolicy(**{"all": {"all": {}}, "two": {"latest": {"num_versions": 2}},
-                            "1,3": {"specific": {"versions": [1, 3]}}, "default": {}}[text])
+    return VersionPolicy(
+        **{
+            "all": {"all": {}},
+            "two": {"latest": {"num_versions": 2}},
+            "1,3": {"specific": {"versions": [1, 3]}},
+            "default": {},
+        }[text]
+    )
 
 
 @pytest.mark.parametrize(
-    ("text", "wanted"), [("default", [9]), ("two", [9, 3]), ("all", [9, 3, 2, 1]), ("1,3", [3, 1])])
+    ("text", "wanted"), [("default", [9]), ("two", [9, 3]), ("all", [9, 3, 2, 1]), ("1,3", [3, 1])]
+)
 def test_version_policies(text, wanted):
     assert model("m", "x", policy=policy(text)).wanted([2, 9, 1, 3]) == wanted
 
@@ -239,11 +246,13 @@ def wait_for(condition, seconds=20):
 
 def test_config_file_that_changes_while_serving(tmp_path, base):
     """Through the command line: a label moves, a mistake is told and changes nothing, a model comes."""
+
     def config(labels, more=""):
         policy = "model_version_policy { all {} }"
         # Written aside and renamed, so that it is never read half-written.
         (tmp_path / "new").write_text(
-            f"model_config_list {{ config {{ name: 'actor' base_path: '{base}' {policy} {labels} }} {more} }}")
+            f"model_config_list {{ config {{ name: 'actor' base_path: '{base}' {policy} {labels} }} {more} }}"
+        )
         os.replace(tmp_path / "new", tmp_path / "models.config")
 
     def act(path):
@@ -269,8 +278,9 @@ def test_config_file_that_changes_while_serving(tmp_path, base):
 
 def test_label_at_the_start_needs_the_flag(tmp_path, base):
     labels = "version_labels { key: 'stable' value: 1 }"
-    path = write(tmp_path / "models.config",
-                 f"model_config_list {{ config {{ name: 'actor' base_path: '{base}' {labels} }} }}")
+    path = write(
+        tmp_path / "models.config", f"model_config_list {{ config {{ name: 'actor' base_path: '{base}' {labels} }} }}"
+    )
     with server(f"--model_config_file={path}") as process:
         error = process.stdout.read()
         assert process.wait(30) == 1

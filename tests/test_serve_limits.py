@@ -44,6 +44,7 @@ def rows(count):
 
 def story(limits, play):
     """Runs `play(run, signature)`, where run(feeds) asks a queue with these limits."""
+
     async def main():
         with ThreadPoolExecutor(limits.threads) as executor:
             signature = Gated()
@@ -93,6 +94,7 @@ def test_batching_refuses_what_tf_serving_refuses(feeds, text):
 
 def test_no_rows_while_batching_is_on():
     """TF Serving hangs for ever here."""
+
     async def play(run, signature):
         assert (await asyncio.wait_for(run(rows(0)), 10))[0].shape == (0, 3)
 
@@ -346,8 +348,10 @@ def test_connection_stays_open_and_takes_requests_ahead(url):
 @pytest.mark.parametrize("split", [False, True])
 def test_offer_to_upgrade_the_connection_is_not_taken(url, split):
     """As `curl --http2` makes it."""
-    head = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n" \
-           f"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+    head = (
+        f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        f"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+    )
     with connection(url) as sock:
         for _ in range(2):
             sock.sendall(head.encode() + (b"" if split else GOOD.encode()))
@@ -406,10 +410,13 @@ def test_metrics(directory):
     assert samples[':tensorflow:serving:request_count{model_name="actor",status="INVALID_ARGUMENT"}'] == "1"
     assert "nope" not in answer.text  # names that anyone can make up take no memory
     labels = 'model_name="actor",API="predict",entrypoint="REST"'
-    buckets = [float(value) for name, value in samples.items() if name.startswith(
-        f":tensorflow:serving:request_latency_bucket{{{labels},le=")]
+    buckets = [
+        float(value)
+        for name, value in samples.items()
+        if name.startswith(f":tensorflow:serving:request_latency_bucket{{{labels},le=")
+    ]
     assert len(buckets) == 34 and buckets == sorted(buckets) and buckets[-1] == 3
-    assert samples[f":tensorflow:serving:request_latency_bucket{{{labels},le=\"+Inf\"}}"] == "3"
+    assert samples[f':tensorflow:serving:request_latency_bucket{{{labels},le="+Inf"}}'] == "3"
     assert samples[f":tensorflow:serving:request_latency_count{{{labels}}}"] == "3"
     assert 100 < float(samples[f":tensorflow:serving:request_latency_sum{{{labels}}}"]) < 60e6  # microseconds
     assert "# TYPE :tensorflow:serving:request_latency histogram" in answer.text

@@ -175,7 +175,7 @@ def test_numbers_that_are_written_and_read_are_the_same(numbers):
 
 
 json_values = st.recursive(
-    st.none() | st.booleans() | st.integers(-2**63, 2**64 - 1) | st.floats() | st.text(),
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
@@ -205,15 +205,14 @@ def test_first_of_equal_keys_counts(body, value):
 def test_infinity_by_all_its_names_but_not_within_text():
     body = r'{"Inf": ["Inf, \" Inf", "\\", Inf, -Inf, Infinity, -Infinity, 1, "Inf]"], "NaN": "NaN"}'
     inf = float("inf")
-    assert parse(body.encode()) == {
-        "Inf": ['Inf, " Inf', "\\", inf, -inf, inf, -inf, 1, "Inf]"], "NaN": "NaN"}
+    assert parse(body.encode()) == {"Inf": ['Inf, " Inf', "\\", inf, -inf, inf, -inf, 1, "Inf]"], "NaN": "NaN"}
     for wrong in ("inf", "Info", "1Inf]", "+Inf", '["Inf]', "nan", "-nan", "[Inf Inf]"):
         with pytest.raises(ServingError, match="JSON Parse error"):
             parse(f"[{wrong}".encode())
 
 
 def test_numbers_at_the_edges_of_their_types():
-    numbers = [2**64 - 1, -2**63, 1.7976931348623157e308, 5e-324, 0.0]
+    numbers = [2**64 - 1, -(2**63), 1.7976931348623157e308, 5e-324, 0.0]
     for end in (b"", b" and more"):
         assert expect(parse(json.dumps(numbers).encode() + end)) == expect(numbers)
         assert expect(parse(b"[1e-400, " + b"9" * 308 + b"]" + end)) == expect([0.0, 1e308])
@@ -421,6 +420,7 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
         version = Version(1)
         version.model, version.state = loaded, AVAILABLE
         with ThreadPoolExecutor(1) as executor:
+
             async def ask_once():
                 with version.in_use():
                     return await version.run(loaded, [rows(1)], executor, Batching())

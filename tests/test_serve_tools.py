@@ -45,8 +45,12 @@ class Policy(tf.Module):
 class Camera(tf.Module):
     """Pixels and a speed: the brightest pixel, and the speed."""
 
-    @tf.function(input_signature=[tf.TensorSpec([None, 2, 2, 1], tf.uint8, name="camera"),
-                                  tf.TensorSpec([None], tf.float32, name="speed")])
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 2, 2, 1], tf.uint8, name="camera"),
+            tf.TensorSpec([None], tf.float32, name="speed"),
+        ]
+    )
     def act(self, camera, speed):
         return {"action": tf.stack([tf.cast(tf.reduce_max(camera, [1, 2, 3]), tf.float32), speed], 1)}
 
@@ -121,8 +125,20 @@ def trained_url(trained, tmp_path_factory):
 def nested(tmp_path_factory):
     """(run directory, URL of its policy, which is version 1) for Dict observations and asymmetric actions."""
     path = tmp_path_factory.mktemp("nested")
-    train(Config(**{**TINY, "env": NESTED, "env_kwargs": {"max_episode_steps": 9}, "total_steps": 60,
-                    "warmup_steps": 20, "eval_every": 0}, run_dir=str(path / "run"), final_init=0.5))
+    train(
+        Config(
+            **{
+                **TINY,
+                "env": NESTED,
+                "env_kwargs": {"max_episode_steps": 9},
+                "total_steps": 60,
+                "warmup_steps": 20,
+                "eval_every": 0,
+            },
+            run_dir=str(path / "run"),
+            final_init=0.5,
+        )
+    )
     export(path / "run", path / "model", "latest")
     with serving(path / "model") as url:
         yield path / "run", url
@@ -173,8 +189,9 @@ def test_query_forms(url, monkeypatch, capsys, flags, printed):
 
 @pytest.mark.parametrize("observation", ["[NaN, 0, 1]", "[null, 0.0, 0.1]", "[[0, 0, 1], [0, Infinity, 1]]"])
 def test_query_of_what_is_not_finite_is_one_line(url, monkeypatch, capsys, observation):
-    status, out, err = run(monkeypatch, capsys, query.main, f"--url={url}/", "--model_name=policy",
-                           f"--observation={observation}")
+    status, out, err = run(
+        monkeypatch, capsys, query.main, f"--url={url}/", "--model_name=policy", f"--observation={observation}"
+    )
     assert (status, out) == (1, "") and re.fullmatch(r"error: observation has numbers that are not finite.*\n", err)
 
 
@@ -194,8 +211,13 @@ def test_query_of_dict_observations(nested, monkeypatch, capsys):
     expected = agent.act(gymnasium.spaces.flatten(env.unwrapped.observation_space, observation)[None])[0]
     arm, tail = observation["arm"]
     joint, velocity = observation["joint angle"], observation["velocity"]
-    named = {"arm_observation_0_a": arm["a"], "arm_observation_0_z": arm["z"], "arm_observation_1": tail,
-             "joint_angle": joint, "velocity": velocity}
+    named = {
+        "arm_observation_0_a": arm["a"],
+        "arm_observation_0_z": arm["z"],
+        "arm_observation_1": tail,
+        "joint_angle": joint,
+        "velocity": velocity,
+    }
     keyed = {"velocity": velocity, "joint angle": joint, "arm": {"observation_0": arm, "observation_1": tail}}
     flags = [f"--url={url}", "--model_name=policy"]
     for form in (named, keyed):
@@ -211,7 +233,8 @@ def test_query_of_dict_observations(nested, monkeypatch, capsys):
     sample = json.loads(err.removeprefix("observation: "))
     assert status == 0 and len(json.loads(out)) == 3
     assert {name: np.shape(part) for name, part in sample.items()} == {
-        name: np.shape(part) for name, part in named.items()}
+        name: np.shape(part) for name, part in named.items()
+    }
     status, again, _ = run(monkeypatch, capsys, query.main, *flags, f"--observation={json.dumps(sample)}")
     assert again == out
 
@@ -331,8 +354,9 @@ def test_rollout_mistakes_are_one_line(url, monkeypatch, capsys, flags, status, 
 @pytest.mark.parametrize("env", ["Pendulum-v1", "CartPole-v1"])
 def test_action_that_does_not_fit_the_environment(env):
     env = gymnasium.make(env)
-    with pytest.raises(errors.UserError, match=re.escape(
-            f"has shape (2,), the environment's {env.action_space.shape}")):
+    with pytest.raises(
+        errors.UserError, match=re.escape(f"has shape (2,), the environment's {env.action_space.shape}")
+    ):
         rollout.play(lambda observation: np.zeros(2, np.float32), env, 0)
 
 
@@ -363,10 +387,16 @@ def test_rollout_takes_the_environment_from_a_runs_flags(nested, monkeypatch, ca
     path, url = nested
     flags = [f"--url={url}", "--model_name=policy", "--episodes=1", f"--flagfile={path / 'flags.txt'}"]
     seeds = []
-    monkeypatch.setattr(rollout, "play", lambda act, env, seed, play=rollout.play, **keep: (
-        seeds.append(seed), play(act, env, seed, **keep))[1])
-    for typed, seed, length in ((["--episodes=1"], 10000, 9), (["--seed", "5"], 5, 9),
-                                (['--env_kwargs={"max_episode_steps": 4}'], 10000, 4)):
+    monkeypatch.setattr(
+        rollout,
+        "play",
+        lambda act, env, seed, play=rollout.play, **keep: (seeds.append(seed), play(act, env, seed, **keep))[1],
+    )
+    for typed, seed, length in (
+        (["--episodes=1"], 10000, 9),
+        (["--seed", "5"], 5, 9),
+        (['--env_kwargs={"max_episode_steps": 4}'], 10000, 4),
+    ):
         status, out, err = run(monkeypatch, capsys, rollout.main, *typed, *flags)
         assert (status, err) == (0, "")
         assert seeds.pop() == seed and f"length {length}, version 1" in out
@@ -421,8 +451,11 @@ def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, ca
     status, out, err = run(monkeypatch, capsys, rollout.main, *flags, f"--compare_run_dir={trained}")
     difference, deployed, checkpoint = comparison(out)
     assert status == 1 and difference > 1e-5 and deployed != checkpoint
-    found = re.fullmatch(r"error: \d+ actions are not those of the best checkpoint; first in episode 0, step 0: the "
-                         r"server's \[(\S+)\], the checkpoint's \[(\S+)\]\n", err)
+    found = re.fullmatch(
+        r"error: \d+ actions are not those of the best checkpoint; first in episode 0, step 0: the "
+        r"server's \[(\S+)\], the checkpoint's \[(\S+)\]\n",
+        err,
+    )
     observation, _ = gymnasium.make("Pendulum-v1").reset(seed=10000)
     assert float(found[1]) == pytest.approx(observation @ [0.1, 0.2, 0.3], rel=1e-5)
     assert float(found[2]) == pytest.approx(load_policy(trained).agent.act(observation[None])[0, 0], rel=1e-5)
@@ -434,9 +467,12 @@ def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, ca
         (["--compare_run_dir=nowhere"], 2, "there is no run directory nowhere"),
         (["--compare_run_dir=tests"], 2, "tests is not a run directory: it has no flags.txt"),
         (["--checkpoint=newest"], 2, "checkpoint"),
-        (["--env=Reacher-v5", "--compare_run_dir={trained}"], 1,
-         "{trained} is a run of Pendulum-v1 {{}}, not of Reacher-v5 {{}}: drive its environment with --flagfile="),
-        (['--env_kwargs={{"g": 5}}', "--compare_run_dir={trained}"], 1, "not of Pendulum-v1 {{\"g\": 5}}"),
+        (
+            ["--env=Reacher-v5", "--compare_run_dir={trained}"],
+            1,
+            "{trained} is a run of Pendulum-v1 {{}}, not of Reacher-v5 {{}}: drive its environment with --flagfile=",
+        ),
+        (['--env_kwargs={{"g": 5}}', "--compare_run_dir={trained}"], 1, 'not of Pendulum-v1 {{"g": 5}}'),
         (["--flagfile=nowhere"], 2, "nowhere"),
         (["--flagfile"], 2, "flagfile"),
         (["--total_steps=5"], 2, "Unknown command line flag 'total_steps'"),

@@ -62,40 +62,48 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         """)
     found = suite_file.read(path)
     assert (found.name, found.about, [entry.name for entry in found.entries]) == (
-        "small", "All of it.", ["one", "two of them"])
+        "small",
+        "All of it.",
+        ["one", "two of them"],
+    )
     one, two = found.entries
-    assert one.config == Config(env="Pendulum-v1", gamma=0.8, tau=0.2, total_steps=1000, hidden_units=(64, 32),
-                                normalize_observations=True)
+    assert one.config == Config(
+        env="Pendulum-v1", gamma=0.8, tau=0.2, total_steps=1000, hidden_units=(64, 32), normalize_observations=True
+    )
     assert one.seeds == (0, 1) and one.published.score == -150.0 and not one.beside
     assert two.seeds == (5,) and two.config.warmup_steps == 1000 and two.beside == "one"  # the environment's preset
     assert two.seed_config(7).seed == 7
 
 
-@pytest.mark.parametrize("text, says", [
-    ("", "no entries"),
-    ("[entries.a\n", "is not a suite"),
-    ("[entries.a]\n[entries.a]\n", "is not a suite"),
-    ("entries = 3", "entries must be"),
-    ("runs = 3\n[entries.a]", "'runs' is not one of"),
-    ("[entries.a]\nsteps = 3", "entry 'a': 'steps' is not one of"),
-    ("[entries.a]\nsets = ['b']", "no set 'b'"),
-    ("[sets.b]\nsets = ['c']\n[entries.a]\nsets = ['b']", "'sets' is not one of"),
-    ("[entries.a]\nflags = {nonsense = 1}", "entry 'a': .*nonsense"),
-    ("[entries.a]\nflags = {preset = 'nonsense'}", "no preset 'nonsense'"),
-    ("[entries.a]\nflags = {tau = 2.0}", "tau must be at most 1"),
-    ("[entries.a]\nflags = {env = 'Pendulu-v1'}", "no environment.*Pendulum-v1"),
-    ("[entries.a]\nflags = {seed = 1}", "seed cannot be among"),
-    ("[entries.a]\nseeds = [1, 1]", "seeds must be different"),
-    ("[entries.a]\nseeds = []", "seeds must be different"),
-    ("[entries.a]\nseeds = 'all'", "seeds must be a list"),
-    ("[entries.a]\nseeds = [[1], [2]]", "seeds must be different whole numbers"),
-    ("[entries.a]\nseeds = [0, -1]", "seed must be at least 0"),
-    ("[entries]\na = 3", "3 is not a table"),
-    ("[sets]\nb = 3\n[entries.a]\nsets = ['b']", "3 is not a table"),
-    ("[entries.a]\nsets = [[1]]", "no set"),
-    ("[entries.'a/b']", "no slash"),
-    ("[entries.a]\npublished = {score = 1}", "published lacks source, steps"),
-    ("[entries.a]\nbeside = 'b'", "no entry 'b'")])
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        ("", "no entries"),
+        ("[entries.a\n", "is not a suite"),
+        ("[entries.a]\n[entries.a]\n", "is not a suite"),
+        ("entries = 3", "entries must be"),
+        ("runs = 3\n[entries.a]", "'runs' is not one of"),
+        ("[entries.a]\nsteps = 3", "entry 'a': 'steps' is not one of"),
+        ("[entries.a]\nsets = ['b']", "no set 'b'"),
+        ("[sets.b]\nsets = ['c']\n[entries.a]\nsets = ['b']", "'sets' is not one of"),
+        ("[entries.a]\nflags = {nonsense = 1}", "entry 'a': .*nonsense"),
+        ("[entries.a]\nflags = {preset = 'nonsense'}", "no preset 'nonsense'"),
+        ("[entries.a]\nflags = {tau = 2.0}", "tau must be at most 1"),
+        ("[entries.a]\nflags = {env = 'Pendulu-v1'}", "no environment.*Pendulum-v1"),
+        ("[entries.a]\nflags = {seed = 1}", "seed cannot be among"),
+        ("[entries.a]\nseeds = [1, 1]", "seeds must be different"),
+        ("[entries.a]\nseeds = []", "seeds must be different"),
+        ("[entries.a]\nseeds = 'all'", "seeds must be a list"),
+        ("[entries.a]\nseeds = [[1], [2]]", "seeds must be different whole numbers"),
+        ("[entries.a]\nseeds = [0, -1]", "seed must be at least 0"),
+        ("[entries]\na = 3", "3 is not a table"),
+        ("[sets]\nb = 3\n[entries.a]\nsets = ['b']", "3 is not a table"),
+        ("[entries.a]\nsets = [[1]]", "no set"),
+        ("[entries.'a/b']", "no slash"),
+        ("[entries.a]\npublished = {score = 1}", "published lacks source, steps"),
+        ("[entries.a]\nbeside = 'b'", "no entry 'b'"),
+    ],
+)
 def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(written, text, says):
     path = written(text)
     with pytest.raises(UsageError, match=rf"(?s)small\.toml.*{says}"):
@@ -118,8 +126,11 @@ def test_the_projects_suites_can_be_read(path):
 def test_a_directory_of_other_flags_is_refused(written, tmp_path):
     path = tmp_path / "runs" / "small" / "a-0"
     path.mkdir(parents=True)
-    for changes, says in ((dict(gamma=0.5), "--gamma=0.5"), (dict(total_steps=2000), "--total_steps=2000"),
-                          (dict(total_steps=900, eval_every=50), "--eval_every=50")):
+    for changes, says in (
+        (dict(gamma=0.5), "--gamma=0.5"),
+        (dict(total_steps=2000), "--total_steps=2000"),
+        (dict(total_steps=900, eval_every=50), "--eval_every=50"),
+    ):
         (path / "flags.txt").write_text(Config(**{**TINY, **changes}).to_flags())
         with pytest.raises(UsageError, match=says):
             suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
@@ -150,9 +161,15 @@ def test_a_disk_that_is_too_small_is_refused(written, tmp_path, monkeypatch):
     assert not (tmp_path / "runs").exists()
 
 
-@pytest.mark.parametrize("arguments, says", [
-    ([], "name one suite file"), (["a.toml", "b.toml"], "name one suite file"),
-    (["SUITE", "--only=b*"], "no run matches --only=b.*; there are a-0"), (["SUITE", "--jobs=1000"], "--jobs=1000")])
+@pytest.mark.parametrize(
+    "arguments, says",
+    [
+        ([], "name one suite file"),
+        (["a.toml", "b.toml"], "name one suite file"),
+        (["SUITE", "--only=b*"], "no run matches --only=b.*; there are a-0"),
+        (["SUITE", "--jobs=1000"], "--jobs=1000"),
+    ],
+)
 def test_a_command_line_that_is_wrong(written, arguments, says):
     path = str(written("[entries.a]\n" + toml(FLAGS)))
     with pytest.raises(UsageError, match=says):
@@ -163,8 +180,13 @@ def test_a_command_line_that_is_wrong(written, arguments, says):
 
 
 def start(path, *options):
-    return subprocess.Popen([sys.executable, "-m", "benchmarks.suite", str(path), *options], cwd=ROOT, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    return subprocess.Popen(
+        [sys.executable, "-m", "benchmarks.suite", str(path), *options],
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
 
 
 def wait_for_checkpoint(run, beyond=0):
@@ -245,12 +267,15 @@ def place(tmp_path, monkeypatch):
 
 def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed, place):
     runs, path, *_ = disturbed
-    text = path.read_text().replace("seeds = [0]", 'seeds = [0, 1]\nreadme = "Good"\nscatter = true\n'
-                                    'published = {score = -2000, steps = 10_000, source = "somebody"}')
+    text = path.read_text().replace(
+        "seeds = [0]",
+        'seeds = [0, 1]\nreadme = "Good"\nscatter = true\n'
+        'published = {score = -2000, steps = 10_000, source = "somebody"}',
+    )
     (place / "small.toml").write_text(text)
     results.main(["results", f"--runs_dir={runs}", "--episodes=2"])
     folder = place / "results" / "small" / "good"
-    outcome, = outcomes.read(folder).outcomes
+    (outcome,) = outcomes.read(folder).outcomes
     scores = outcomes.read_scores(runs / "small" / "good-0" / "evaluations.csv")
     assert outcome.scores == scores and outcome.rescored == pytest.approx(scores[900])  # the same two episodes
     assert (folder / "seed-0.csv").read_bytes() == (runs / "small" / "good-0" / "evaluations.csv").read_bytes()
@@ -269,7 +294,10 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
     assert (place / "results" / "README.md").read_text() == table and (place / "README.md").read_text() == readme
     plan = suite_runs.plan(suite_file.read(place / "small.toml"), place / "gone")
     assert [(run.name, run.state) for run in plan] == [
-        ("good-0", suite_runs.PUBLISHED), ("bad-0", suite_runs.PUBLISHED), ("good-1", suite_runs.OPEN)]
+        ("good-0", suite_runs.PUBLISHED),
+        ("bad-0", suite_runs.PUBLISHED),
+        ("good-1", suite_runs.OPEN),
+    ]
 
 
 def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(disturbed, place, monkeypatch):

@@ -150,9 +150,13 @@ class Interrupted(Counter):
 class Nested(Toy):
     """Dict in Tuple in Dict, out of alphabetical order, with every kind of leaf that flattens to numbers."""
 
-    observation_space = Dict({
-        "velocity": unbounded(2), "joint angle": unbounded(1, np.float32),
-        "arm": Tuple([Dict({"z": Box(-1, 1, (2, 2)), "a": Box(0, 9, (), np.int64)}), unbounded(3)])})
+    observation_space = Dict(
+        {
+            "velocity": unbounded(2),
+            "joint angle": unbounded(1, np.float32),
+            "arm": Tuple([Dict({"z": Box(-1, 1, (2, 2)), "a": Box(0, 9, (), np.int64)}), unbounded(3)]),
+        }
+    )
 
     def observe(self):
         self.observation_space.seed(self.start + self.t)
@@ -227,17 +231,24 @@ class OddPicture(Toy):
         self.render_mode, self.picture = render_mode, picture
 
     def render(self):
-        return {"nothing": None, "list": [np.zeros((16, 16, 3), np.uint8)], "float64": np.zeros((16, 16, 3)),
-                "channels first": np.zeros((3, 16, 16), np.uint8), "grey": np.zeros((16, 20), np.uint8),
-                "transparent": np.zeros((16, 16, 4), np.uint8), "error": {}}[self.picture or 1 / 0]
+        return {
+            "nothing": None,
+            "list": [np.zeros((16, 16, 3), np.uint8)],
+            "float64": np.zeros((16, 16, 3)),
+            "channels first": np.zeros((3, 16, 16), np.uint8),
+            "grey": np.zeros((16, 20), np.uint8),
+            "transparent": np.zeros((16, 16, 4), np.uint8),
+            "error": {},
+        }[self.picture or 1 / 0]
 
 
 def cropped_car_racing(**arguments):
     """CarRacing without its score; what is not a Gymnasium wrapper of its own must still see every picture."""
     from gymnasium.envs.box2d.car_racing import CarRacing
 
-    return gym.wrappers.TransformObservation(CarRacing(**arguments), lambda picture: picture[:84],
-                                             Box(0, 255, (84, 96, 3), np.uint8))
+    return gym.wrappers.TransformObservation(
+        CarRacing(**arguments), lambda picture: picture[:84], Box(0, 255, (84, 96, 3), np.uint8)
+    )
 
 
 class Dies(Toy):
@@ -281,7 +292,7 @@ class Look(Toy):
     def render(self):
         picture = np.zeros((16, 16, 3), np.uint8)
         left = int(6 * (1 + self.wanted))  # 0 to 12
-        picture[:, left:left + 4] = 255
+        picture[:, left : left + 4] = 255
         return picture
 
 
@@ -330,8 +341,11 @@ class Odd(Toy):
         if self.kind == "old step":
             return observation, reward, terminated, info
         if self.t == 3:
-            observation = {"column": observation[:, None], "longer": np.append(observation, 0.0),
-                           "nan": np.array([observation[0], np.nan])}.get(self.kind, observation)
+            observation = {
+                "column": observation[:, None],
+                "longer": np.append(observation, 0.0),
+                "nan": np.array([observation[0], np.nan]),
+            }.get(self.kind, observation)
             reward = {"nan reward": np.nan, "two rewards": np.ones(2)}.get(self.kind, reward)
         if self.kind == "arrays of one":
             return observation, np.array([reward]), np.array([terminated]), np.array([truncated]), info
@@ -353,10 +367,40 @@ class Unhurried(PendulumEnv):
         return super().step(action)
 
 
-for toy in (Toy, CannotRender, Counter, Echo, Steered, SameBuffer, ScalesInPlace, Forgetful, Interrupted, Nested,
-            SlashAndUnderscore, KeyAcrossLevels, KeyAction, DiscreteAction, IntegerAction, UnboundedAction,
-            MatrixAction, DeepImage, Picture, PictureObservation, SamePicture, OddPicture, Dies, Look, DictWithImage,
-            DiscreteObservation, DictWithDiscrete, Float64Bounds, Picky, Unhurried, Odd, OldReset):
+for toy in (
+    Toy,
+    CannotRender,
+    Counter,
+    Echo,
+    Steered,
+    SameBuffer,
+    ScalesInPlace,
+    Forgetful,
+    Interrupted,
+    Nested,
+    SlashAndUnderscore,
+    KeyAcrossLevels,
+    KeyAction,
+    DiscreteAction,
+    IntegerAction,
+    UnboundedAction,
+    MatrixAction,
+    DeepImage,
+    Picture,
+    PictureObservation,
+    SamePicture,
+    OddPicture,
+    Dies,
+    Look,
+    DictWithImage,
+    DiscreteObservation,
+    DictWithDiscrete,
+    Float64Bounds,
+    Picky,
+    Unhurried,
+    Odd,
+    OldReset,
+):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")
 gym.register("ToyCroppedCarRacing-v0", entry_point=cropped_car_racing)

@@ -46,10 +46,18 @@ class Collector:
         self._low, self._high = spaces.low, spaces.high
         self._half_range = spaces.high / 2 - spaces.low / 2
         self._warmup = WarmupActions(spaces.low, spaces.high, config.num_envs, config.seed, place)
-        self._noise = ActionNoise(config.noise, config.num_envs, spaces.action_size, config.seed, place=place,
-                                  sigma=config.noise_sigma, theta=config.noise_theta, dt=config.noise_dt,
-                                  final_sigma=config.noise_final_sigma,
-                                  decay=config.noise_decay_steps / config.num_envs)
+        self._noise = ActionNoise(
+            config.noise,
+            config.num_envs,
+            spaces.action_size,
+            config.seed,
+            place=place,
+            sigma=config.noise_sigma,
+            theta=config.noise_theta,
+            dt=config.noise_dt,
+            final_sigma=config.noise_final_sigma,
+            decay=config.noise_decay_steps / config.num_envs,
+        )
         self._envs = factory.make_vector_env(config, n)
         self._episode = np.zeros(n, np.int64)
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
@@ -91,9 +99,11 @@ class Collector:
             return self._warmup(t)
         action = policy(self._observation)
         if not np.isfinite(action).all():
-            raise UserError(f"the policy's action is not finite at step {t * self._n_run}: training diverged or the "
-                            "environment gave an observation that is not finite; try --normalize_observations or "
-                            "smaller learning rates")
+            raise UserError(
+                f"the policy's action is not finite at step {t * self._n_run}: training diverged or the "
+                "environment gave an observation that is not finite; try --normalize_observations or "
+                "smaller learning rates"
+            )
         return np.clip(action + self._half_range * self._noise(t), self._low, self._high)
 
     def _next_episode(self, mask: np.ndarray):
@@ -113,10 +123,17 @@ class Collector:
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything `load_state` needs; unfinished episodes as their number and actions so far."""
-        return {"episode": self._episode.copy(), "noise": self._noise.x, "return": self._return.copy(),
-                "length": self._length.copy(), "observation": self._observation,
-                **{f"actions_{i}": np.array(actions, np.float32).reshape(len(actions), len(self._low))
-                   for i, actions in enumerate(self._actions)}}
+        return {
+            "episode": self._episode.copy(),
+            "noise": self._noise.x,
+            "return": self._return.copy(),
+            "length": self._length.copy(),
+            "observation": self._observation,
+            **{
+                f"actions_{i}": np.array(actions, np.float32).reshape(len(actions), len(self._low))
+                for i, actions in enumerate(self._actions)
+            },
+        }
 
     def load_state(self, state: dict[str, np.ndarray]) -> np.ndarray:
         """Re-enters the unfinished episodes by their seed and actions.
@@ -131,11 +148,14 @@ class Collector:
         differs = (self._observation != state["observation"]).reshape(self._n, -1).any(axis=1)
         too_long = state["length"] > _RECORDED
         not_repeated = "the environment does not repeat an episode from its seed and actions"
-        for there, why in ((differs & ~too_long, not_repeated),
-                           (too_long, f"an unfinished episode has more than {_RECORDED} steps")):
+        for there, why in (
+            (differs & ~too_long, not_repeated),
+            (too_long, f"an unfinished episode has more than {_RECORDED} steps"),
+        ):
             if there.any():
-                warnings.warn(f"{why}: it starts anew, and the resumed run will differ from an uninterrupted one",
-                              stacklevel=2)
+                warnings.warn(
+                    f"{why}: it starts anew, and the resumed run will differ from an uninterrupted one", stacklevel=2
+                )
         anew = differs | too_long
         if anew.any():
             self._next_episode(anew)

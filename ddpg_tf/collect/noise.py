@@ -75,8 +75,20 @@ class ActionNoise:
       final_sigma, decay: sigma goes linearly to final_sigma over the first `decay` vector steps; 0: it stays.
     """
 
-    def __init__(self, kind: str, num_envs: int, action_size: int, seed: int, *, sigma: float, theta: float, dt: float,
-                 final_sigma: float = 0.0, decay: float = 0.0, place: range | None = None):
+    def __init__(
+        self,
+        kind: str,
+        num_envs: int,
+        action_size: int,
+        seed: int,
+        *,
+        sigma: float,
+        theta: float,
+        dt: float,
+        final_sigma: float = 0.0,
+        decay: float = 0.0,
+        place: range | None = None,
+    ):
         self._kind, self._theta, self._dt = kind, theta, dt
         place = place or range(num_envs)
         self._rows = _rows(place)
@@ -93,8 +105,7 @@ class ActionNoise:
         sigma = self._sigma_at(t)
         if self._kind == "gaussian":
             return np.float32(sigma) * innovation
-        self.x = (self.x - np.float32(self._theta * self._dt) * self.x
-                  + np.float32(sigma * self._dt**0.5) * innovation)
+        self.x = self.x - np.float32(self._theta * self._dt) * self.x + np.float32(sigma * self._dt**0.5) * innovation
         return self.x
 
     def _sigma_at(self, t: int) -> float:

@@ -32,8 +32,9 @@ class Checked(gym.Wrapper):
             found = self.env.reset(seed=seed, options=options)
         except TypeError as error:
             if "unexpected keyword argument" in str(error):
-                raise UserError(f"{self._name}.reset does not take seed and options, as Gymnasium's must: {error}"
-                                ) from None
+                raise UserError(
+                    f"{self._name}.reset does not take seed and options, as Gymnasium's must: {error}"
+                ) from None
             raise
         if not (isinstance(found, tuple) and len(found) == 2):
             raise UserError(f"{self._name}.reset returns {type(found).__name__}, not (observation, info){_OLD}")
@@ -53,8 +54,13 @@ class Checked(gym.Wrapper):
         reward = float(self._one(reward, "reward"))
         if not math.isfinite(reward):
             raise UserError(f"{self._name} gave a reward of {reward} at step {self._t} of an episode")
-        return (self._observation(observation), reward, bool(self._one(terminated, "terminated")),
-                bool(self._one(truncated, "truncated")), info)
+        return (
+            self._observation(observation),
+            reward,
+            bool(self._one(terminated, "terminated")),
+            bool(self._one(truncated, "truncated")),
+            info,
+        )
 
     def _one(self, value: Any, what: str) -> Any:
         if isinstance(value, float | bool | np.bool_ | np.floating):
@@ -74,10 +80,14 @@ class Checked(gym.Wrapper):
                 self._check(observation[part], part_space, f"{key} {part!r}")
         elif isinstance(space, Box):
             if np.shape(observation) != space.shape:
-                raise UserError(f"{self._name} gave an observation{key} of shape {np.shape(observation)}, and its "
-                                f"space says {space.shape}")
+                raise UserError(
+                    f"{self._name} gave an observation{key} of shape {np.shape(observation)}, and its "
+                    f"space says {space.shape}"
+                )
             if space.dtype != np.uint8 and not np.isfinite(observation).all():
                 array = np.asarray(observation)
                 where = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-                raise UserError(f"{self._name} gave an observation{key} with {array[where]} at {list(where)}, at step "
-                                f"{self._t} of an episode")
+                raise UserError(
+                    f"{self._name} gave an observation{key} with {array[where]} at {list(where)}, at step "
+                    f"{self._t} of an episode"
+                )

@@ -62,4 +62,3 @@ class Frames(gym.Wrapper):
         if image.size != (size, size):
             image = image.resize((size, size), Image.Resampling.BOX)  # the mean of the area
         return np.asarray(image).reshape(size, size, -1)
-

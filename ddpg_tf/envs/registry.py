@@ -53,8 +53,11 @@ def _current_version(name: str) -> str | None:
     match = re.fullmatch(r"(?P<base>.+?)(?:-v(?P<version>\d+))?", name)
     if match is None:
         return None
-    versions = {spec.version: spec.id for spec in gym.registry.values()
-                if spec.version is not None and spec.id == f"{match['base']}-v{spec.version}"}
+    versions = {
+        spec.version: spec.id
+        for spec in gym.registry.values()
+        if spec.version is not None and spec.id == f"{match['base']}-v{spec.version}"
+    }
     asked = match["version"]
     # Gymnasium still registers the v2 and v3 MuJoCo ids, with an entry point that only raises.
     gone = name in gym.registry and "mujoco" in str(gym.registry[name].entry_point) and asked in ("2", "3")

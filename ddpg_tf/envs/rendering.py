@@ -14,16 +14,21 @@ import numpy as np
 
 from ddpg_tf.errors import UserError
 
-NO_GL = ("cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
-         "environment variable MUJOCO_GL=egl (set by itself where there is no DISPLAY)")
+NO_GL = (
+    "cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
+    "environment variable MUJOCO_GL=egl (set by itself where there is no DISPLAY)"
+)
 _GL = {"mujoco", "dm_control", "OpenGL"}
 
 
 def needs_own_process(env: gym.Env) -> bool:
     """Whether `env` draws with OpenGL: Mesa's renderer and TensorFlow in one process end in a segmentation fault."""
     inner = env.unwrapped
-    imported = {part.__name__.partition(".")[0] for part in vars(sys.modules[type(inner).__module__]).values()
-                if isinstance(part, ModuleType)}
+    imported = {
+        part.__name__.partition(".")[0]
+        for part in vars(sys.modules[type(inner).__module__]).values()
+        if isinstance(part, ModuleType)
+    }
     return hasattr(inner, "mujoco_renderer") or hasattr(inner, "render_kwargs") or not imported.isdisjoint(_GL)
 
 
@@ -32,8 +37,14 @@ def arguments(env: gym.Env, size: int) -> dict[str, Any]:
     if hasattr(env.unwrapped, "mujoco_renderer"):
         return {"width": size, "height": size}
     if hasattr(env.unwrapped, "render_kwargs"):  # dm_control, through shimmy
-        return {"render_kwargs": {"width": size, "height": size, "camera_id": 0,
-                                  "render_flag_overrides": {"shadow": False, "reflection": False}}}
+        return {
+            "render_kwargs": {
+                "width": size,
+                "height": size,
+                "camera_id": 0,
+                "render_flag_overrides": {"shadow": False, "reflection": False},
+            }
+        }
     return {}
 
 
@@ -76,8 +87,9 @@ def picture(env: gym.Env, name: str) -> np.ndarray:
     if not isinstance(found, np.ndarray):
         raise UserError(f"{name} renders {type(found).__name__}, not an array: --pixels needs uint8 [H, W, 3]")
     if found.dtype != np.uint8 or not (found.ndim == 2 or (found.ndim == 3 and found.shape[2] in (1, 3, 4))):
-        raise UserError(f"{name} renders {found.dtype} {list(found.shape)}: --pixels needs uint8 [H, W, 3], or 1 or 4 "
-                        "channels")
+        raise UserError(
+            f"{name} renders {found.dtype} {list(found.shape)}: --pixels needs uint8 [H, W, 3], or 1 or 4 channels"
+        )
     return found
 
 

@@ -59,22 +59,30 @@ def checked_spaces(env: gym.Env, env_id: str) -> Spaces:
     if space.shape is None or len(space.shape) != 1:
         raise UserError(f"{env_id} has actions of shape {space.shape}: ddpg_tf needs vectors")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UserError(f"{env_id} has unbounded actions {space}: ddpg_tf needs finite bounds; wrap the environment "
-                        "in gymnasium.wrappers.RescaleAction")
+        raise UserError(
+            f"{env_id} has unbounded actions {space}: ddpg_tf needs finite bounds; wrap the environment "
+            "in gymnasium.wrappers.RescaleAction"
+        )
     leaves, keys = {}, {}
     for path, leaf in _observation_leaves(env.observation_space, ()):
         if not isinstance(leaf, Box):
             raise UserError(f"{env_id} has an observation of {leaf}: ddpg_tf needs Box, or Dict/Tuple of Box")
         if leaf.dtype == np.uint8 and len(leaf.shape) > 1 and not is_image(env.observation_space):
-            raise UserError(f"{env_id} has images {leaf.shape} within its observations: ddpg_tf needs one image, "
-                            "[H, W], [H, W, 1] or [H, W, 3], and nothing else")
+            raise UserError(
+                f"{env_id} has images {leaf.shape} within its observations: ddpg_tf needs one image, "
+                "[H, W], [H, W, 1] or [H, W, 3], and nothing else"
+            )
         name = re.sub(r"[^A-Za-z0-9_]", "_", "_".join(path)) or "observation"
         if name.startswith("_"):
-            raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, "
-                            "where names do not start with _: rename it")
+            raise UserError(
+                f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, "
+                "where names do not start with _: rename it"
+            )
         if name in leaves or name == "action":
-            raise UserError(f"{env_id}: the observation key {'/'.join(path)!r} is {name!r} in a SavedModel, and so is "
-                            f"{keys.get(name, 'the action')!r}: rename one")
+            raise UserError(
+                f"{env_id}: the observation key {'/'.join(path)!r} is {name!r} in a SavedModel, and so is "
+                f"{keys.get(name, 'the action')!r}: rename one"
+            )
         leaves[name], keys[name] = leaf.shape, "/".join(path)
     return Spaces(leaves, keys, *_float32_bounds(space), image=is_image(env.observation_space))
 

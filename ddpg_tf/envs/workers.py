@@ -33,8 +33,9 @@ class Workers(AsyncVectorEnv):
         self._name, self._hint = name, hint
         parent = os.getpid()
         with self._explained(), _without_main() if hide_main else contextlib.nullcontext():
-            super().__init__([_Making(make, name, parent) for make in makes], context="spawn",
-                             autoreset_mode=AutoresetMode.DISABLED)
+            super().__init__(
+                [_Making(make, name, parent) for make in makes], context="spawn", autoreset_mode=AutoresetMode.DISABLED
+            )
 
     def reset(self, **arguments):
         with self._explained():
@@ -64,8 +65,10 @@ class Workers(AsyncVectorEnv):
             codes = [process.exitcode for process in self.processes if process.exitcode is not None]
             self._state = AsyncState.DEFAULT
             self.close(terminate=True)
-            raise UserError(f"a process of {self._name} has died (exit status {', '.join(map(str, codes))})"
-                            f"{self._hint and '; '}{self._hint}") from None
+            raise UserError(
+                f"a process of {self._name} has died (exit status {', '.join(map(str, codes))})"
+                f"{self._hint and '; '}{self._hint}"
+            ) from None
 
     def _raise_if_errors(self, successes):
         """Has Gymnasium log a worker's traceback only of what is no UserError."""

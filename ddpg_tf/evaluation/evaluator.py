@@ -68,8 +68,17 @@ class Evaluator:
                 if terminated or truncated:
                     ended_itself[i] = bool(terminated)
                     running.remove(i)
-        return [Episode(float(returns[i]), len(actions[i]), np.array(actions[i], np.float32),
-                        np.array(rewards[i], np.float64), first[i], ended_itself[i]) for i in range(count)]
+        return [
+            Episode(
+                float(returns[i]),
+                len(actions[i]),
+                np.array(actions[i], np.float32),
+                np.array(rewards[i], np.float64),
+                first[i],
+                ended_itself[i],
+            )
+            for i in range(count)
+        ]
 
     def close(self):
         for env in self._envs:

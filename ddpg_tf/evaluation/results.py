@@ -25,8 +25,12 @@ def draw_learning_curve(run_dir: Path, title: str):
     steps = list(returns)
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    axes.fill_between(steps, *zip(*(np.percentile(values, (10, 90)) for values in returns.values()), strict=True),
-                      alpha=0.2, label="10-90 % of episodes")
+    axes.fill_between(
+        steps,
+        *zip(*(np.percentile(values, (10, 90)) for values in returns.values()), strict=True),
+        alpha=0.2,
+        label="10-90 % of episodes",
+    )
     axes.plot(steps, [np.mean(values) for values in returns.values()], marker=".", label="mean")
     axes.set(title=title, xlabel="environment steps", ylabel="evaluation return")
     axes.legend(loc="lower right")

@@ -43,8 +43,11 @@ def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:
         done = child.run("ddpg_tf.evaluation.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
     if done.returncode:
         reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        warnings.warn(f"no video of {config.env}: {reason} (MuJoCo without a display needs the packages libegl1 and "
-                      "libgl1-mesa-dri)", stacklevel=2)
+        warnings.warn(
+            f"no video of {config.env}: {reason} (MuJoCo without a display needs the packages libegl1 and "
+            "libgl1-mesa-dri)",
+            stacklevel=2,
+        )
     return done.returncode == 0
 
 

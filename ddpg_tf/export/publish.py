@@ -55,8 +55,14 @@ class Publisher:
                 if snapshot is None:
                     self._thread = None
                     return
-            done = child.run("ddpg_tf.export.publish", self._run, snapshot, self._config.export_dir,
-                             self._config.keep_versions, CUDA_VISIBLE_DEVICES="-1")
+            done = child.run(
+                "ddpg_tf.export.publish",
+                self._run,
+                snapshot,
+                self._config.export_dir,
+                self._config.keep_versions,
+                CUDA_VISIBLE_DEVICES="-1",
+            )
             if done.returncode:
                 warnings.warn(f"policy not published: {done.stderr.strip()}", stacklevel=2)
             snapshot.unlink(missing_ok=True)

@@ -58,16 +58,22 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool
     archive = keras.export.ExportArchive()
     archive.track(actor)
     archive.track(critic)
-    archive.add_endpoint("serving_default", lambda inputs: {"action": actor(flat(inputs), training=False)},
-                         input_signature=[observation])
-    archive.add_endpoint("action_value", lambda inputs: {"q": critic([flat(inputs), inputs["action"]], training=False)},
-                         input_signature=[observation | {"action": action}])
+    archive.add_endpoint(
+        "serving_default", lambda inputs: {"action": actor(flat(inputs), training=False)}, input_signature=[observation]
+    )
+    archive.add_endpoint(
+        "action_value",
+        lambda inputs: {"q": critic([flat(inputs), inputs["action"]], training=False)},
+        input_signature=[observation | {"action": action}],
+    )
     if policy.spaces.image:
         stack, shape = policy.config.frame_stack, policy.spaces.observation_shape
         pngs = tf.TensorSpec([None, stack], tf.string, name="observation_bytes")
-        archive.add_endpoint("observation_bytes", lambda inputs: {
-            "action": actor(decode_pngs(inputs["observation_bytes"], stack, shape), training=False)},
-                             input_signature=[{"observation_bytes": pngs}])
+        archive.add_endpoint(
+            "observation_bytes",
+            lambda inputs: {"action": actor(decode_pngs(inputs["observation_bytes"], stack, shape), training=False)},
+            input_signature=[{"observation_bytes": pngs}],
+        )
     archive.write_out(str(path), verbose=False)
     extra = path / "assets.extra"
     extra.mkdir()
@@ -85,12 +91,17 @@ def decode_pngs(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tenso
     one = [height, width, channels // stack]
     files = tf.ensure_shape(pngs, [None, stack])
     head = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR" + struct.pack(">IIBB", width, height, 8, 0 if one[2] == 1 else 2)
-    fits = tf.debugging.Assert(tf.reduce_all(tf.strings.substr(files, 0, len(head)) == head), [
-        f"a frame must be a PNG file of {height} x {width} pixels in 8-bit {'grey' if one[2] == 1 else 'RGB'}"])
+    fits = tf.debugging.Assert(
+        tf.reduce_all(tf.strings.substr(files, 0, len(head)) == head),
+        [f"a frame must be a PNG file of {height} x {width} pixels in 8-bit {'grey' if one[2] == 1 else 'RGB'}"],
+    )
     with tf.control_dependencies([fits]):
         files = tf.reshape(files, [-1])
-    frames = tf.map_fn(lambda png: tf.ensure_shape(tf.io.decode_png(png, channels=one[2]), one), files,
-                       fn_output_signature=tf.TensorSpec(one, tf.uint8))
+    frames = tf.map_fn(
+        lambda png: tf.ensure_shape(tf.io.decode_png(png, channels=one[2]), one),
+        files,
+        fn_output_signature=tf.TensorSpec(one, tf.uint8),
+    )
     frames = tf.reshape(frames, [tf.shape(pngs)[0], stack, *one])
     return tf.reshape(tf.transpose(frames, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
@@ -99,14 +110,19 @@ def _card(policy: Policy) -> dict:
     """policy.json: what the model is."""
     config, spaces = policy.config, policy.spaces
     return {
-        "environment": config.env, "env_kwargs": json.loads(config.env_kwargs), "run": policy.run, "step": policy.step,
+        "environment": config.env,
+        "env_kwargs": json.loads(config.env_kwargs),
+        "run": policy.run,
+        "step": policy.step,
         "score": policy.score,
-        "observation": {name: {"key": spaces.keys[name], "shape": list(shape)}
-                        for name, shape in spaces.leaves.items()},
+        "observation": {
+            name: {"key": spaces.keys[name], "shape": list(shape)} for name, shape in spaces.leaves.items()
+        },
         "frame_stack": config.frame_stack if spaces.image else None,
         "action": {"low": spaces.low.tolist(), "high": spaces.high.tolist()},
-        "flags": {name: value for name, value in dataclasses.asdict(config).items()
-                  if name not in ("run_dir", "export_dir")},
+        "flags": {
+            name: value for name, value in dataclasses.asdict(config).items() if name not in ("run_dir", "export_dir")
+        },
         "versions": run_dir.package_versions(),
     }
 
@@ -141,19 +157,32 @@ def _probes(policy: Policy) -> dict[str, np.ndarray]:
         # Patches: the mean of noise is the same for all, and so would be a young policy's answer.
         patches = rng.integers(0, 256, size=(7, 4, 4, channels), dtype=np.uint8)
         images = patches.repeat(-(-height // 4), 1)[:, :height].repeat(-(-width // 4), 2)[:, :, :width]
-        pngs = [[tf.io.encode_png(frame).numpy() for frame in np.split(image, policy.config.frame_stack, axis=2)]
-                for image in images]
-        return {"input/observation": images, "pngs": np.array(pngs, np.object_), "given_action": given,
-                "action": agent.act(images), "q": agent.critic([images, given], training=False).numpy()}
+        pngs = [
+            [tf.io.encode_png(frame).numpy() for frame in np.split(image, policy.config.frame_stack, axis=2)]
+            for image in images
+        ]
+        return {
+            "input/observation": images,
+            "pngs": np.array(pngs, np.object_),
+            "given_action": given,
+            "action": agent.act(images),
+            "q": agent.critic([images, given], training=False).numpy(),
+        }
     flat = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
     if agent.normalizer:
         flat = flat * agent.normalizer.std.numpy() + agent.normalizer.mean.numpy()
     ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
     parts = np.split(flat, ends, axis=1)
-    leaves = {f"input/{name}": part.reshape(7, *shape)
-              for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)}
-    return {**leaves, "given_action": given, "action": agent.act(flat),
-            "q": agent.critic([flat, given], training=False).numpy()}
+    leaves = {
+        f"input/{name}": part.reshape(7, *shape)
+        for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)
+    }
+    return {
+        **leaves,
+        "given_action": given,
+        "action": agent.act(flat),
+        "q": agent.critic([flat, given], training=False).numpy(),
+    }
 
 
 def _verify(path: Path, probes: dict[str, np.ndarray]):

@@ -60,8 +60,10 @@ def verify(path: str, probes: dict[str, np.ndarray]):
             signature = meta.signature_def[name]
             if request.keys() != signature.inputs.keys():
                 raise ValueError(f"a warm-up request of {name} has inputs {sorted(request)}")
-            session.run([output.name for output in signature.outputs.values()],
-                        {signature.inputs[key].name: array for key, array in request.items()})
+            session.run(
+                [output.name for output in signature.outputs.values()],
+                {signature.inputs[key].name: array for key, array in request.items()},
+            )
 
 
 def _warm_up_requests(path: str) -> list[tuple[str, dict[str, np.ndarray]]]:
@@ -71,16 +73,20 @@ def _warm_up_requests(path: str) -> list[tuple[str, dict[str, np.ndarray]]]:
     file = os.path.join(path, "assets.extra", "tf_serving_warmup_requests")
     records = tf.data.TFRecordDataset([file] if os.path.isfile(file) else [])
     requests = [PredictionLog.FromString(record).predict_log.request for record in records.as_numpy_iterator()]
-    return [(request.model_spec.signature_name, {key: tf.make_ndarray(proto) for key, proto in request.inputs.items()})
-            for request in requests]
+    return [
+        (request.model_spec.signature_name, {key: tf.make_ndarray(proto) for key, proto in request.inputs.items()})
+        for request in requests
+    ]
 
 
 def _compare(loader: str, signature: str, found: np.ndarray, expected: np.ndarray):
     # Relative to the largest value: the live networks are compiled by XLA, and rounding differs.
-    if found.shape != expected.shape or not np.allclose(found, expected, rtol=0,
-                                                        atol=1e-5 * max(1.0, float(np.abs(expected).max()))):
-        raise ValueError(f"{signature} loaded in a {loader} answers {found.tolist()}, the live networks "
-                         f"{expected.tolist()}")
+    if found.shape != expected.shape or not np.allclose(
+        found, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max()))
+    ):
+        raise ValueError(
+            f"{signature} loaded in a {loader} answers {found.tolist()}, the live networks {expected.tolist()}"
+        )
 
 
 def _refuse_jit(path: str):

@@ -48,8 +48,9 @@ def require_above(export_dir: Path, version: int | None):
     """Raises UserError when `version` is not above all that are there."""
     newest = max(versions(export_dir), default=0)
     if version is not None and version <= newest:
-        raise UserError(f"version {version} is not above the newest in {export_dir}, {newest}: servers would not take "
-                        "it up")
+        raise UserError(
+            f"version {version} is not above the newest in {export_dir}, {newest}: servers would not take it up"
+        )
 
 
 @contextlib.contextmanager

@@ -33,8 +33,15 @@ class DDPG:
         takes longer so on a CPU (benchmarks/results/pixels-cost.md).
     """
 
-    def __init__(self, config: Config, observation_shape: int | tuple[int, ...], low: np.ndarray, high: np.ndarray, *,
-                 jit_compile: bool | None = None):
+    def __init__(
+        self,
+        config: Config,
+        observation_shape: int | tuple[int, ...],
+        low: np.ndarray,
+        high: np.ndarray,
+        *,
+        jit_compile: bool | None = None,
+    ):
         self.config = config
         shape = self._shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
         self.image = len(shape) == 3
@@ -69,8 +76,9 @@ class DDPG:
     @functools.cached_property
     def policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """`act` for tensors, to be called from a graph."""
-        return tf.function(lambda observation: self.actor(observation, training=False),
-                           jit_compile=self._jit_compile).get_concrete_function(self.observation_spec)
+        return tf.function(
+            lambda observation: self.actor(observation, training=False), jit_compile=self._jit_compile
+        ).get_concrete_function(self.observation_spec)
 
     @functools.cached_property
     def _update(self):
@@ -79,7 +87,8 @@ class DDPG:
         actions = tf.TensorSpec([k, None, len(self.low)], tf.float32)
         scalars = tf.TensorSpec([k, None], tf.float32)
         return tf.function(self._update_block, jit_compile=self._jit_compile).get_concrete_function(
-            Batch(observations, actions, scalars, scalars, observations))
+            Batch(observations, actions, scalars, scalars, observations)
+        )
 
     def act(self, observations: np.ndarray) -> np.ndarray:
         """Deterministic actions [B, A] for observations [B, ...]; each batch size B is compiled once."""
@@ -104,8 +113,14 @@ class DDPG:
           TypeError: K is not config.updates_per_block, or an array is not float32 (images: uint8).
         """
         image = np.uint8 if self.image else np.float32
-        metrics = self.learn(Batch(*(_typed(array, image if "observation" in name else np.float32)
-                                     for name, array in batch._asdict().items())))
+        metrics = self.learn(
+            Batch(
+                *(
+                    _typed(array, image if "observation" in name else np.float32)
+                    for name, array in batch._asdict().items()
+                )
+            )
+        )
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     def _update_block(self, batch: Batch):
@@ -137,7 +152,8 @@ class DDPG:
         seeds = tf.random.experimental.stateless_split(seed, 2)
         return batch._replace(
             observation=random_shift(batch.observation, self.config.random_shift, seeds[0]),
-            next_observation=random_shift(batch.next_observation, self.config.random_shift, seeds[1]))
+            next_observation=random_shift(batch.next_observation, self.config.random_shift, seeds[1]),
+        )
 
     def _update_critic(self, batch: Batch):
         """One step on L = mean((y - Q(s, a))^2), y = r + discount Q'(s', mu'(s')), plus the kernels' L2."""
@@ -156,11 +172,18 @@ class DDPG:
             loss = tf.reduce_mean(tf.square(error))
         gradients = tape.gradient(loss, variables)
         if self.config.critic_l2:
-            gradients = [gradient + self.config.critic_l2 * variable if is_kernel else gradient
-                         for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)]
+            gradients = [
+                gradient + self.config.critic_l2 * variable if is_kernel else gradient
+                for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)
+            ]
         self.critic_optimizer.apply(gradients, variables)
-        return features, [loss, tf.reduce_mean(q), tf.reduce_mean(target), tf.reduce_mean(tf.abs(error)),
-                          _norm(gradients)]
+        return features, [
+            loss,
+            tf.reduce_mean(q),
+            tf.reduce_mean(target),
+            tf.reduce_mean(tf.abs(error)),
+            _norm(gradients),
+        ]
 
     def _smoothed(self, action):
         """Target policy smoothing (Fujimoto et al. 2018, section 5.3); update i's noise is a function of (seed, i)."""
@@ -202,8 +225,14 @@ class DDPG:
     def variables(self) -> dict[str, keras.Variable]:
         """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers."""
         named = {}
-        for owner in (self.actor, self.critic, self.target_actor, self.target_critic, self.actor_optimizer,
-                      self.critic_optimizer):
+        for owner in (
+            self.actor,
+            self.critic,
+            self.target_actor,
+            self.target_critic,
+            self.actor_optimizer,
+            self.critic_optimizer,
+        ):
             for variable in owner.variables:  # the shared normaliser counts once, as the actor's
                 named.setdefault(id(variable), (f"{owner.name}/{variable.path}", variable))
         return dict(named.values())
@@ -224,8 +253,13 @@ class DDPG:
         _check_same(self.state(), state)
         self._assign(state)
         if self.normalizer:
-            self.normalizer.load_host_state({name.removeprefix("normalizer/"): array for name, array in state.items()
-                                             if name.startswith("normalizer/")})
+            self.normalizer.load_host_state(
+                {
+                    name.removeprefix("normalizer/"): array
+                    for name, array in state.items()
+                    if name.startswith("normalizer/")
+                }
+            )
 
     def policy_state(self) -> dict[str, np.ndarray]:
         """The part of `state` that acting and the exported signatures need: actor and critic."""
@@ -250,8 +284,9 @@ class DDPG:
 def _norm(gradients) -> tf.Tensor:
     """The length of all gradients as one vector. XLA sums a matrix faster by a product than by a reduction."""
     gradients = [tf.reshape(g, [-1, g.shape[-1]]) if g.shape.rank > 2 else g for g in gradients]  # convolutions
-    rows = [tf.linalg.matvec(tf.square(g), tf.ones(g.shape[1:])) if g.shape.rank == 2 else tf.square(g)
-            for g in gradients]
+    rows = [
+        tf.linalg.matvec(tf.square(g), tf.ones(g.shape[1:])) if g.shape.rank == 2 else tf.square(g) for g in gradients
+    ]
     return tf.sqrt(tf.add_n([tf.reduce_sum(row) for row in rows]))
 
 

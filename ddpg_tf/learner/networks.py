@@ -54,8 +54,9 @@ class Network(NamedTuple):
     head: keras.Model
 
 
-def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None,
-                name: str = "actor") -> Network:
+def build_actor(
+    config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None, name: str = "actor"
+) -> Network:
     """observation [B, ...], raw -> action float32 [B, A] in environment units, inside [low, high].
 
     The head also returns what its tanh gets, [B, A]. Lillicrap et al. section 7: ReLU layers, tanh output.
@@ -73,8 +74,9 @@ def build_actor(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray,
     return Network(keras.Model(observation, action, name=name), head)
 
 
-def build_critic(config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None,
-                 name: str = "critic") -> Network:
+def build_critic(
+    config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None, name: str = "critic"
+) -> Network:
     """(observation [B, ...], action [B, A] in environment units) -> q float32 [B]; arguments as for `build_actor`.
 
     The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1].
@@ -143,12 +145,15 @@ class Initialisation:
         return keras.layers.Dense(units, **self._uniform(fan_in**-0.5 if limit is None else limit), name=name)
 
     def convolution(self, filters: int, kernel: int, stride: int, channels: int, name: str) -> keras.layers.Conv2D:
-        return keras.layers.Conv2D(filters, kernel, stride, **self._uniform((kernel * kernel * channels) ** -0.5),
-                                   name=name)
+        return keras.layers.Conv2D(
+            filters, kernel, stride, **self._uniform((kernel * kernel * channels) ** -0.5), name=name
+        )
 
     def _uniform(self, limit: float) -> dict[str, keras.initializers.Initializer]:
-        kernel, bias = (keras.initializers.RandomUniform(-limit, limit, seed=int(seed))
-                        for seed in self._seeds.integers(2**31, size=2))
+        kernel, bias = (
+            keras.initializers.RandomUniform(-limit, limit, seed=int(seed))
+            for seed in self._seeds.integers(2**31, size=2)
+        )
         return {"kernel_initializer": kernel, "bias_initializer": bias}
 
 

@@ -16,8 +16,9 @@ def convolutions(config: Config, x, init, normalized: Callable = lambda x, name:
       init: makes the layers.
       normalized: applied before each ReLU.
     """
-    for i, (filters, kernel, stride) in enumerate(zip(config.conv_filters, config.conv_kernels, config.conv_strides,
-                                                      strict=True)):
+    for i, (filters, kernel, stride) in enumerate(
+        zip(config.conv_filters, config.conv_kernels, config.conv_strides, strict=True)
+    ):
         x = init.convolution(filters, kernel, stride, x.shape[-1], f"conv_{i}")(x)
         x = keras.layers.ReLU()(normalized(x, f"norm_conv_{i}"))
     return keras.layers.Flatten()(x)
@@ -28,8 +29,10 @@ def require_fits(config: Config, size: int):
     left = size
     for kernel, stride in zip(config.conv_kernels, config.conv_strides, strict=True):
         if left < kernel:
-            raise UsageError(f"frame_size {size} is too small for the convolutions: {left} pixels are left for a "
-                             f"kernel of {kernel}; see --conv_kernels and --conv_strides")
+            raise UsageError(
+                f"frame_size {size} is too small for the convolutions: {left} pixels are left for a "
+                f"kernel of {kernel}; see --conv_kernels and --conv_strides"
+            )
         left = (left - kernel) // stride + 1
 
 

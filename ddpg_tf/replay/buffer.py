@@ -31,12 +31,17 @@ class Batch(NamedTuple):
     next_observation: np.ndarray  # [K, B, O], n steps later or the episode's last
 
 
-def layout_of(num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
-              ) -> Layout:
+def layout_of(
+    num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
+) -> Layout:
     """{array: (shape of a row, dtype)} of the ring of a ReplayBuffer."""
-    return {**storage_for(num_envs, observation_shape, frame_stack).layout,
-            "action": ((num_envs, action_size), np.float32), "reward": ((num_envs,), np.float32),
-            "terminated": ((num_envs,), np.uint8), "ended": ((num_envs,), np.uint8)}
+    return {
+        **storage_for(num_envs, observation_shape, frame_stack).layout,
+        "action": ((num_envs, action_size), np.float32),
+        "reward": ((num_envs,), np.float32),
+        "terminated": ((num_envs,), np.uint8),
+        "ended": ((num_envs,), np.uint8),
+    }
 
 
 class ReplayBuffer:
@@ -57,9 +62,20 @@ class ReplayBuffer:
       UserError: the disk has no room (with the sizes).
     """
 
-    def __init__(self, capacity: int, observation_shape: int | tuple[int, ...], action_size: int, *, num_envs: int = 1,
-                 n_step: int = 1, gamma: float = 0.99, frame_stack: int = 1, slack: int = 0,
-                 directory: str | os.PathLike | None = None, rows: int = 0):
+    def __init__(
+        self,
+        capacity: int,
+        observation_shape: int | tuple[int, ...],
+        action_size: int,
+        *,
+        num_envs: int = 1,
+        n_step: int = 1,
+        gamma: float = 0.99,
+        frame_stack: int = 1,
+        slack: int = 0,
+        directory: str | os.PathLike | None = None,
+        rows: int = 0,
+    ):
         self._capacity = max(capacity // num_envs, 1)
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
         self._storage = storage_for(num_envs, observation_shape, frame_stack)
@@ -119,15 +135,23 @@ class ReplayBuffer:
         end = last % self._length
         discount = self._gamma ** (last - first + 1.0) * (ring["terminated"][end, env] == 0)
         observation, next_observation = self._storage.gather(ring, slot, end, env)
-        return Batch(observation, ring["action"][slot, env], reward.astype(np.float32), discount.astype(np.float32),
-                     next_observation)
+        return Batch(
+            observation,
+            ring["action"][slot, env],
+            reward.astype(np.float32),
+            discount.astype(np.float32),
+            next_observation,
+        )
 
     def _finished(self, np_or_tf, batch: Batch) -> Batch:
-        return batch._replace(observation=self._storage.finish(np_or_tf, batch.observation),
-                              next_observation=self._storage.finish(np_or_tf, batch.next_observation))
+        return batch._replace(
+            observation=self._storage.finish(np_or_tf, batch.observation),
+            next_observation=self._storage.finish(np_or_tf, batch.next_observation),
+        )
 
-    def blocks(self, shape: tuple[int, int, int], seed: int, rows: Callable[[int], int], first: int = 0
-               ) -> Iterator[Batch]:
+    def blocks(
+        self, shape: tuple[int, int, int], seed: int, rows: Callable[[int], int], first: int = 0
+    ) -> Iterator[Batch]:
         """Blocks `first`, `first` + 1, ... of minibatches, as tensors, through tf.data, one draw ahead.
 
         Args:

@@ -23,8 +23,9 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[s
     Raises:
       UserError: there should be a ring and is none, or the disk has no room.
     """
-    existing = sorted((path for path in directory.glob("ring-*") if path.name[5:].isdigit()),
-                      key=lambda path: int(path.name[5:]))
+    existing = sorted(
+        (path for path in directory.glob("ring-*") if path.name[5:].isdigit()), key=lambda path: int(path.name[5:])
+    )
     if rows and not existing:
         raise UserError(f"{directory} holds no replay: the run cannot be resumed")
     if rows and int(existing[-1].name[5:]) >= length:
@@ -35,8 +36,9 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[s
     for stale in existing:
         if stale != home:
             shutil.rmtree(stale)
-    return {name: np.memmap(home / name, dtype, "r+", shape=(length, *shape))
-            for name, (shape, dtype) in layout.items()}
+    return {
+        name: np.memmap(home / name, dtype, "r+", shape=(length, *shape)) for name, (shape, dtype) in layout.items()
+    }
 
 
 def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None, rows: int):
@@ -73,7 +75,7 @@ def _reserve(file: IO[bytes], size: int):
         return
     zeros = bytes(1 << 20)  # macOS
     for start in range(0, size, len(zeros)):
-        file.write(zeros[:size - start])
+        file.write(zeros[: size - start])
 
 
 def require_disk(directory: Path, needed: int):
@@ -81,5 +83,7 @@ def require_disk(directory: Path, needed: int):
     place = next(parent for parent in (directory.absolute(), *directory.absolute().parents) if parent.exists())
     free = shutil.disk_usage(place).free
     if needed > free:
-        raise UserError(f"the replay needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free: lower "
-                        "--replay_capacity or choose a --run_dir elsewhere")
+        raise UserError(
+            f"the replay needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free: lower "
+            "--replay_capacity or choose a --run_dir elsewhere"
+        )

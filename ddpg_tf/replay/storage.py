@@ -65,8 +65,11 @@ class Frames:
     def __init__(self, num_envs: int, shape: tuple[int, ...], frame_stack: int):
         frame = (*shape[:2], shape[2] // frame_stack)
         # Where an observation's newest frame is, and how many of the episode's lie before it, at most frame_stack - 1.
-        self.layout: Layout = {"pixels": ((num_envs, *frame), np.uint8), "frame": ((num_envs,), np.int64),
-                               "age": ((num_envs,), np.uint8)}
+        self.layout: Layout = {
+            "pixels": ((num_envs, *frame), np.uint8),
+            "frame": ((num_envs,), np.int64),
+            "age": ((num_envs,), np.uint8),
+        }
         self.gathered = (frame_stack, *frame)
         self._stack, self._num_envs = frame_stack, num_envs
 

@@ -1,2 +1,1 @@
-"""A run on disk: its directory, checkpoints, and the policy read back from them.
-"""
+"""A run on disk: its directory, checkpoints, and the policy read back from them."""

@@ -49,20 +49,23 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     if "scores" not in meta and which == "best":
         raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
     if which == "best" and (step := meta["scores"]["best_step"]) is not None:
-        return restore_policy(run_config, checkpoint.select(arrays, "best"), step, meta["scores"]["best"],
-                              identity(path))
+        return restore_policy(
+            run_config, checkpoint.select(arrays, "best"), step, meta["scores"]["best"], identity(path)
+        )
     latest = DDPG.policy_part(checkpoint.select(arrays, "agent"))
     return restore_policy(run_config, latest, meta["step"], None, identity(path))
 
 
-def restore_policy(run_config: Config, state: dict[str, np.ndarray], step: int, score: float | None,
-                   run: str) -> Policy:
+def restore_policy(
+    run_config: Config, state: dict[str, np.ndarray], step: int, score: float | None, run: str
+) -> Policy:
     """A Policy from DDPG.policy_state."""
     spaces = spaces_of(run_config)
     agent = DDPG(run_config, spaces.observation_shape, spaces.low, spaces.high)
     try:
         agent.load_policy_state(state)
     except ValueError as error:
-        raise UserError(f"incompatible checkpoint: {error}; was flags.txt edited, or does {run_config.env} differ?"
-                        ) from None
+        raise UserError(
+            f"incompatible checkpoint: {error}; was flags.txt edited, or does {run_config.env} differ?"
+        ) from None
     return Policy(run_config, spaces, agent, step, score, run)

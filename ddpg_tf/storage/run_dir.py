@@ -18,8 +18,18 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import flags_file, read_flags
 from ddpg_tf.storage import checkpoint
 
-_OF_A_RUN = ("flags.txt", "versions.json", "*.csv", "learning_curve.png", "observation.png", "checkpoints", "replay",
-             "videos", "events.out.tfevents.*", ".*")
+_OF_A_RUN = (
+    "flags.txt",
+    "versions.json",
+    "*.csv",
+    "learning_curve.png",
+    "observation.png",
+    "checkpoints",
+    "replay",
+    "videos",
+    "events.out.tfevents.*",
+    ".*",
+)
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
 
 

@@ -23,8 +23,17 @@ class Core:
         takes long.
     """
 
-    def __init__(self, config: Config, agent: DDPG, replay: ReplayBuffer, collector: Collector, *, step: int = 0,
-                 on_step: Callable[[Finished], object] = lambda finished: None, overlap: bool | None = None):
+    def __init__(
+        self,
+        config: Config,
+        agent: DDPG,
+        replay: ReplayBuffer,
+        collector: Collector,
+        *,
+        step: int = 0,
+        on_step: Callable[[Finished], object] = lambda finished: None,
+        overlap: bool | None = None,
+    ):
         self.agent, self.replay, self.collector, self.step = agent, replay, collector, step
         self._config, self._on_step = config, on_step
         self._overlap = agent.image if overlap is None else overlap
@@ -49,8 +58,13 @@ class Core:
         if self._inner_loop is None:
             due = (self.step - config.learning_starts) // config.update_every
             blocks = schedule.blocks(self.replay, config, due, image=self.agent.image)
-            self._inner_loop = InnerLoop(self.agent, blocks, lambda actions: self._collect(lambda _: actions),
-                                         config.update_every // n, self._overlap)
+            self._inner_loop = InnerLoop(
+                self.agent,
+                blocks,
+                lambda actions: self._collect(lambda _: actions),
+                config.update_every // n,
+                self._overlap,
+            )
         return self._inner_loop.run(self.collector.observation, self.step // n, until // n)
 
     def _collect(self, policy: Act):
@@ -66,5 +80,14 @@ class Core:
 def make_replay(config: Config, observation_shape: tuple[int, ...], action_size: int, **where) -> ReplayBuffer:
     """The replay of a run of `config`; `where` is ReplayBuffer's directory and rows."""
     capacity, slack = schedule.ring_size(config, len(observation_shape) == 3)
-    return ReplayBuffer(capacity, observation_shape, action_size, num_envs=config.num_envs, n_step=config.n_step,
-                        gamma=config.gamma, frame_stack=schedule.stack_of(config), slack=slack, **where)
+    return ReplayBuffer(
+        capacity,
+        observation_shape,
+        action_size,
+        num_envs=config.num_envs,
+        n_step=config.n_step,
+        gamma=config.gamma,
+        frame_stack=schedule.stack_of(config),
+        slack=slack,
+        **where,
+    )

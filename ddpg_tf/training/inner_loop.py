@@ -25,14 +25,19 @@ class InnerLoop:
       overlap: learn from a due block while the environments do the step before it; `blocks` must not need that step.
     """
 
-    def __init__(self, agent: DDPG, blocks: Iterator[Batch], step: Callable[[np.ndarray], np.ndarray], every: int,
-                 overlap: bool = False):
+    def __init__(
+        self,
+        agent: DDPG,
+        blocks: Iterator[Batch],
+        step: Callable[[np.ndarray], np.ndarray],
+        every: int,
+        overlap: bool = False,
+    ):
         self._agent, self._blocks, self._step, self._every = agent, blocks, step, every
         self._overlap = overlap
         self._raised: Exception | None = None
         step_number = tf.TensorSpec([], tf.int32)
-        self._run = tf.function(self._graph).get_concrete_function(
-            agent.observation_spec, step_number, step_number)
+        self._run = tf.function(self._graph).get_concrete_function(agent.observation_spec, step_number, step_number)
 
     def run(self, observations: np.ndarray, first: int, last: int) -> list[dict[str, float]]:
         """Vector steps `first` to `last` - 1, counted over the whole run, beginning at `observations` [N, ...].

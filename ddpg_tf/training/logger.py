@@ -35,8 +35,11 @@ class Logger:
     def __init__(self, run_dir: Path, total_steps: int, step: int = 0, seconds: float = 0.0):
         self._run_dir, self._began = run_dir, time.monotonic() - seconds
         self._window: dict[str, Any] = _empty_window(step, seconds)
-        for name, columns in (("metrics.csv", COLUMNS), ("evaluations.csv", EVALUATION_COLUMNS),
-                              ("values.csv", VALUE_COLUMNS)):
+        for name, columns in (
+            ("metrics.csv", COLUMNS),
+            ("evaluations.csv", EVALUATION_COLUMNS),
+            ("values.csv", VALUE_COLUMNS),
+        ):
             _cut(run_dir / name, columns, step)
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
             events.unlink()
@@ -47,8 +50,14 @@ class Logger:
             self._to_board("evaluation", {"step": evaluated, "return": np.mean(returns)})
         for row in read_rows(run_dir / "values.csv"):
             self._to_board("evaluation", row)
-        self._bar = tqdm(total=total_steps, initial=step, unit="step", disable=not sys.stderr.isatty(),
-                         dynamic_ncols=True, smoothing=0.05)
+        self._bar = tqdm(
+            total=total_steps,
+            initial=step,
+            unit="step",
+            disable=not sys.stderr.isatty(),
+            dynamic_ncols=True,
+            smoothing=0.05,
+        )
         self._shown: dict[str, str] = {}
 
     @property
@@ -73,11 +82,18 @@ class Logger:
         """A row of metrics.csv, and TensorBoard: means since the last row."""
         window, seconds = self._window, self.seconds
         episodes, updates = len(window["returns"]), window["updates"]
-        row = {"step": step, "seconds": round(seconds, 3), "episodes": episodes, "updates": updates,
-               "steps_per_second": round((step - window["step"]) / max(seconds - window["seconds"], 1e-9), 1)}
+        row = {
+            "step": step,
+            "seconds": round(seconds, 3),
+            "episodes": episodes,
+            "updates": updates,
+            "steps_per_second": round((step - window["step"]) / max(seconds - window["seconds"], 1e-9), 1),
+        }
         if episodes:
-            row |= {"episode_return": float(np.mean(window["returns"])),
-                    "episode_length": float(np.mean(window["lengths"]))}
+            row |= {
+                "episode_return": float(np.mean(window["returns"])),
+                "episode_length": float(np.mean(window["lengths"])),
+            }
         row |= {name: total / updates for name, total in window["sums"].items()}
         _append(self._run_dir / "metrics.csv", [[row.get(column, "") for column in COLUMNS]])
         self._to_board("train", row)
@@ -91,8 +107,10 @@ class Logger:
           q_start, discounted: [episodes], Q(s0, mu(s0)) and the discounted return that followed. The bias is their
             mean difference in units of the mean absolute return; an episode cut by a time limit lacks its tail.
         """
-        _append(self._run_dir / "evaluations.csv",
-                [[step, i, episode_return, length] for i, (episode_return, length) in enumerate(episodes)])
+        _append(
+            self._run_dir / "evaluations.csv",
+            [[step, i, episode_return, length] for i, (episode_return, length) in enumerate(episodes)],
+        )
         mean = float(np.mean([episode_return for episode_return, _ in episodes]))
         values = {"q_start": float(q_start.mean()), "discounted_return": float(discounted.mean())}
         values["q_bias"] = (values["q_start"] - values["discounted_return"]) / max(np.abs(discounted).mean(), 1e-9)
@@ -159,4 +177,3 @@ def _cut(path: Path, columns: tuple[str, ...], step: int):
         text.detach()
 
     write_atomically(path, write)
-

@@ -87,8 +87,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
     try:
         found = checkpoint.load(path / "checkpoints") if resume else None
         if found and config.total_steps < found[1]["step"]:
-            raise UsageError(f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} "
-                             "has made")
+            raise UsageError(
+                f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} has made"
+            )
         run_dir.write_versions(path, _tf.device())  # a run killed at once may not have any
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
@@ -101,13 +102,20 @@ def train(config: Config, *, resume: bool = False) -> Result:
 
 def _warn_of_no_effect(config: Config, spaces: Spaces):
     if config.learning_starts >= config.total_steps:
-        warnings.warn(f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
-                      f"batch_size) and total_steps is {config.total_steps}", stacklevel=3)
-    unused = [f"--{name}" for name, field in FIELDS.items() if field.metadata["group"] == PIXELS
-              and not spaces.image and getattr(config, name) != field.default]
+        warnings.warn(
+            f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
+            f"batch_size) and total_steps is {config.total_steps}",
+            stacklevel=3,
+        )
+    unused = [
+        f"--{name}"
+        for name, field in FIELDS.items()
+        if field.metadata["group"] == PIXELS and not spaces.image and getattr(config, name) != field.default
+    ]
     if unused:
-        warnings.warn(f"{', '.join(unused)}: no effect, for {config.env} is not seen in images; see --pixels",
-                      stacklevel=3)
+        warnings.warn(
+            f"{', '.join(unused)}: no effect, for {config.env} is not seen in images; see --pixels", stacklevel=3
+        )
 
 
 @dataclasses.dataclass
@@ -135,8 +143,13 @@ class _Run:
                 agent.load_state(checkpoint.select(arrays, "agent"))
             except ValueError as error:
                 raise UserError(f"incompatible checkpoint in {path}: {error}") from None
-        replay = make_replay(config, spaces.observation_shape, spaces.action_size, directory=path / "replay",
-                             rows=meta["step"] // config.num_envs)
+        replay = make_replay(
+            config,
+            spaces.observation_shape,
+            spaces.action_size,
+            directory=path / "replay",
+            rows=meta["step"] // config.num_envs,
+        )
         with contextlib.ExitStack() as closing:
             self._logger = Logger(path, config.total_steps, meta["step"], meta["seconds"])
             closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
@@ -201,18 +214,23 @@ class _Run:
         for metrics in blocks:
             for name, value in metrics.items():
                 if not math.isfinite(value):
-                    raise UserError(f"{name} is {value} between steps {before} and {self._core.step}: training "
-                                    f"diverged. The last good checkpoint is in {self._path}/checkpoints; try smaller "
-                                    "learning rates or --normalize_observations")
+                    raise UserError(
+                        f"{name} is {value} between steps {before} and {self._core.step}: training "
+                        f"diverged. The last good checkpoint is in {self._path}/checkpoints; try smaller "
+                        "learning rates or --normalize_observations"
+                    )
             self._logger.update(metrics, self._config.updates_per_block)
 
     def _evaluate(self):
         config, agent, step, scores = self._config, self._core.agent, self._core.step, self._scores
         episodes = self._evaluator.run(agent.act)
         scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
-        self._logger.evaluation(step, [(episode.episode_return, episode.length) for episode in episodes],
-                                agent.value(np.stack([episode.first_observation for episode in episodes])),
-                                np.array([episode.discounted_return(config.gamma) for episode in episodes]))
+        self._logger.evaluation(
+            step,
+            [(episode.episode_return, episode.length) for episode in episodes],
+            agent.value(np.stack([episode.first_observation for episode in episodes])),
+            np.array([episode.discounted_return(config.gamma) for episode in episodes]),
+        )
         if scores.best is None or scores.last > scores.best:
             scores.best, scores.best_step, self._best = scores.last, step, agent.policy_state()
             if self._publisher:
@@ -225,9 +243,16 @@ class _Run:
         core.replay.flush()
         parts = {"agent": core.agent.state(), "collector": core.collector.state(), "best": self._best}
         arrays = {f"{part}/{name}": array for part, state in parts.items() for name, array in state.items()}
-        checkpoint.save(self._path / "checkpoints", core.step, arrays, {
-            "scores": dataclasses.asdict(self._scores), "seconds": self._logger.seconds,
-            "logger": self._logger.state()})
+        checkpoint.save(
+            self._path / "checkpoints",
+            core.step,
+            arrays,
+            {
+                "scores": dataclasses.asdict(self._scores),
+                "seconds": self._logger.seconds,
+                "logger": self._logger.state(),
+            },
+        )
         self._logger.tell(f"step {core.step}: checkpoint")
 
 

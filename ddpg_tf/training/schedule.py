@@ -39,8 +39,10 @@ def ring_size(config: Config, image: bool = False) -> tuple[int, int]:
     """
     slots = 1 + image
     if image and config.replay_capacity // config.num_envs <= stack_of(config):
-        raise UsageError(f"replay_capacity ({config.replay_capacity}) must leave each of num_envs ({config.num_envs}) "
-                         f"more than frame_stack ({config.frame_stack}) frames")
+        raise UsageError(
+            f"replay_capacity ({config.replay_capacity}) must leave each of num_envs ({config.num_envs}) "
+            f"more than frame_stack ({config.frame_stack}) frames"
+        )
     interval = config.checkpoint_every or config.total_steps
     oldest_draw = (2 * blocks_per_draw(config, image) - 1 + image) * config.update_every
     most = slots * config.total_steps

@@ -25,25 +25,58 @@ def _flags() -> flags.FlagValues:
     own = {"flag_values": values}
     flags.DEFINE_string("model_name", "default", "name of the model in URLs", **own)
     flags.DEFINE_string("model_base_path", None, "directory of the version directories (1, 2, ...)", **own)
-    flags.DEFINE_string("model_config_file", None, "several models, version policies and labels: a ModelServerConfig "
-                        "in text form, in place of --model_name and --model_base_path", **own)
-    flags.DEFINE_integer("model_config_file_poll_wait_seconds", 0, "seconds between looks whether that file has "
-                         "changed; 0 reads it only once", lower_bound=0, **own)
-    flags.DEFINE_bool("allow_version_labels_for_unavailable_models", False, "accept a new label of a version that is "
-                      "not loaded; without it, as in TF Serving, there can be no label at the start", **own)
-    flags.DEFINE_integer("rest_api_port", 8501, "port to listen on; 0 takes a free one (in tensorflow_model_server 0, "
-                         "the default, turns REST off)", lower_bound=0, upper_bound=65535, **own)
+    flags.DEFINE_string(
+        "model_config_file",
+        None,
+        "several models, version policies and labels: a ModelServerConfig "
+        "in text form, in place of --model_name and --model_base_path",
+        **own,
+    )
+    flags.DEFINE_integer(
+        "model_config_file_poll_wait_seconds",
+        0,
+        "seconds between looks whether that file has changed; 0 reads it only once",
+        lower_bound=0,
+        **own,
+    )
+    flags.DEFINE_bool(
+        "allow_version_labels_for_unavailable_models",
+        False,
+        "accept a new label of a version that is "
+        "not loaded; without it, as in TF Serving, there can be no label at the start",
+        **own,
+    )
+    flags.DEFINE_integer(
+        "rest_api_port",
+        8501,
+        "port to listen on; 0 takes a free one (in tensorflow_model_server 0, the default, turns REST off)",
+        lower_bound=0,
+        upper_bound=65535,
+        **own,
+    )
     flags.DEFINE_string("host", "127.0.0.1", "address to listen on; 0.0.0.0 for all", **own)
-    flags.DEFINE_integer("rest_api_timeout_in_ms", 30_000, "of one TensorFlow call; then the answer is 504",
-                         lower_bound=1, **own)
+    flags.DEFINE_integer(
+        "rest_api_timeout_in_ms", 30_000, "of one TensorFlow call; then the answer is 504", lower_bound=1, **own
+    )
     flags.DEFINE_bool("rest_api_enable_cors_support", False, "let other origins' scripts read the answers", **own)
-    flags.DEFINE_integer("file_system_poll_wait_seconds", 1, "seconds between looks for new versions; 0 looks only "
-                         "once", lower_bound=0, **own)
-    flags.DEFINE_bool("enable_batching", False, "apply TF Serving's limits to how requests are put together (requests "
-                      "that wait are answered together in any case)", **own)
+    flags.DEFINE_integer(
+        "file_system_poll_wait_seconds",
+        1,
+        "seconds between looks for new versions; 0 looks only once",
+        lower_bound=0,
+        **own,
+    )
+    flags.DEFINE_bool(
+        "enable_batching",
+        False,
+        "apply TF Serving's limits to how requests are put together (requests "
+        "that wait are answered together in any case)",
+        **own,
+    )
     flags.DEFINE_string("batching_parameters_file", None, "these limits: BatchingParameters in text form", **own)
-    flags.DEFINE_string("monitoring_config_file", None, "a MonitoringConfig in text form: at which path Prometheus "
-                        "finds metrics", **own)
+    flags.DEFINE_string(
+        "monitoring_config_file", None, "a MonitoringConfig in text form: at which path Prometheus finds metrics", **own
+    )
     flags.DEFINE_integer("port", None, "accepted and ignored: there is no gRPC here", **own)
     return values
 
@@ -111,8 +144,13 @@ def _event_loop() -> asyncio.AbstractEventLoop:
     return uvloop.new_event_loop()
 
 
-async def _serve(values: flags.FlagValues, configs: list[ModelConfig], batching: Batching, metrics_path: str | None,
-                 sock: socket.socket) -> None:
+async def _serve(
+    values: flags.FlagValues,
+    configs: list[ModelConfig],
+    batching: Batching,
+    metrics_path: str | None,
+    sock: socket.socket,
+) -> None:
     # TensorFlow takes seconds to import: only now that the command line is known to be right.
     from ddpg_tf._tf import tf
     from serve.local.http import Api
@@ -125,8 +163,15 @@ async def _serve(values: flags.FlagValues, configs: list[ModelConfig], batching:
     models.configure(configs)
     api = Api(models, metrics_path, values.rest_api_enable_cors_support)
     config_seconds = values.model_config_file_poll_wait_seconds if values.model_config_file else 0
-    await serve(api, models, sock, _log, values.file_system_poll_wait_seconds,
-                lambda: models.configure(_read_models(values)), config_seconds)
+    await serve(
+        api,
+        models,
+        sock,
+        _log,
+        values.file_system_poll_wait_seconds,
+        lambda: models.configure(_read_models(values)),
+        config_seconds,
+    )
     sys.stdout.flush()
     os._exit(0)  # a thread that still loads or computes has nothing to save, and would hold up the end
 

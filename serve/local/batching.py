@@ -30,8 +30,12 @@ class _Batch:
         self.since = time.monotonic()
 
     def has_room(self, feeds: Arrays, rows: int | None, limit: int) -> bool:
-        return (self.rows is not None and rows is not None and self.rows + rows <= limit
-                and _alike(self.requests[0][0], feeds))
+        return (
+            self.rows is not None
+            and rows is not None
+            and self.rows + rows <= limit
+            and _alike(self.requests[0][0], feeds)
+        )
 
     def add(self, feeds: Arrays, rows: int | None, future: asyncio.Future) -> None:
         self.requests.append((feeds, future))
@@ -80,8 +84,11 @@ class Coalescer:
         # An idle worker is about to take one off the queue.
         enqueued, limit = len(self._queue) - (self._limits.threads - self._calls), self._limits.max_enqueued_batches
         if enqueued >= limit:
-            raise ServingError("UNAVAILABLE", "The batch scheduling queue to which this task was submitted is full; "
-                               f"currently {enqueued} batches enqueued and max_enqueued_batches is {limit}")
+            raise ServingError(
+                "UNAVAILABLE",
+                "The batch scheduling queue to which this task was submitted is full; "
+                f"currently {enqueued} batches enqueued and max_enqueued_batches is {limit}",
+            )
 
     def _check(self, feeds: Arrays, rows: int | None) -> None:
         if any(not array.ndim for array in feeds):

@@ -21,9 +21,16 @@ _Kind = TypeVar("_Kind", bound=Message)
 _INT, _TEXT, _BOOL = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
 _MESSAGES = {  # fields are numbered from 1
     "BatchingParameters": {
-        "max_batch_size": _INT, "batch_timeout_micros": _INT, "max_enqueued_batches": _INT, "num_batch_threads": _INT,
-        "thread_pool_name": _TEXT, "allowed_batch_sizes": "repeated INT64", "pad_variable_length_inputs": "BOOL",
-        "enable_large_batch_splitting": _BOOL, "max_execution_batch_size": _INT},
+        "max_batch_size": _INT,
+        "batch_timeout_micros": _INT,
+        "max_enqueued_batches": _INT,
+        "num_batch_threads": _INT,
+        "thread_pool_name": _TEXT,
+        "allowed_batch_sizes": "repeated INT64",
+        "pad_variable_length_inputs": "BOOL",
+        "enable_large_batch_splitting": _BOOL,
+        "max_execution_batch_size": _INT,
+    },
     "PrometheusConfig": {"enable": "BOOL", "path": "STRING"},
     "MonitoringConfig": {"prometheus_config": ".serve.local.PrometheusConfig"},
 }
@@ -31,8 +38,12 @@ _MESSAGES = {  # fields are numbered from 1
 
 def _declare(*names: str) -> list[type[Message]]:
     """The messages that tensorflow-serving-api leaves out."""
-    file = descriptor_pb2.FileDescriptorProto(name="serve/local/config.proto", package="serve.local", syntax="proto3",
-                                              dependency=[wrappers_pb2.DESCRIPTOR.name])
+    file = descriptor_pb2.FileDescriptorProto(
+        name="serve/local/config.proto",
+        package="serve.local",
+        syntax="proto3",
+        dependency=[wrappers_pb2.DESCRIPTOR.name],
+    )
     for message, fields in _MESSAGES.items():
         declared = file.message_type.add(name=message)
         for number, (name, kind) in enumerate(fields.items(), start=1):
@@ -160,11 +171,17 @@ def read_batching(path: str | None) -> Batching:
     if allowed and (min(allowed) < 1 or list(allowed) != sorted(set(allowed))):
         raise UserError(f"{path}: allowed_batch_sizes entries must be in increasing order")
     if allowed and allowed[-1] != (pieces or largest):
-        raise UserError(f"{path}: the last of allowed_batch_sizes must equal "
-                        f"{'max_execution_batch_size' if pieces else 'max_batch_size'}, {pieces or largest}")
-    return Batching(max_batch_size=largest, timeout=given("batch_timeout_micros", 0, least=0) / 1e6,
-                    max_enqueued_batches=given("max_enqueued_batches", 10),
-                    threads=given("num_batch_threads", os.cpu_count() or 1), strict=True)
+        raise UserError(
+            f"{path}: the last of allowed_batch_sizes must equal "
+            f"{'max_execution_batch_size' if pieces else 'max_batch_size'}, {pieces or largest}"
+        )
+    return Batching(
+        max_batch_size=largest,
+        timeout=given("batch_timeout_micros", 0, least=0) / 1e6,
+        max_enqueued_batches=given("max_enqueued_batches", 10),
+        threads=given("num_batch_threads", os.cpu_count() or 1),
+        strict=True,
+    )
 
 
 def read_monitoring(path: str) -> str | None:

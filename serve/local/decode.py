@@ -20,9 +20,17 @@ Shape = tuple[int, ...]
 
 _MAX_RANK = 64  # NumPy's
 _DTYPES = {
-    "DT_FLOAT": np.float32, "DT_DOUBLE": np.float64, "DT_BOOL": np.bool_, "DT_STRING": np.object_,
-    "DT_INT8": np.int8, "DT_INT16": np.int16, "DT_INT32": np.int32, "DT_INT64": np.int64,
-    "DT_UINT8": np.uint8, "DT_UINT32": np.uint32, "DT_UINT64": np.uint64,
+    "DT_FLOAT": np.float32,
+    "DT_DOUBLE": np.float64,
+    "DT_BOOL": np.bool_,
+    "DT_STRING": np.object_,
+    "DT_INT8": np.int8,
+    "DT_INT16": np.int16,
+    "DT_INT32": np.int32,
+    "DT_INT64": np.int64,
+    "DT_UINT8": np.uint8,
+    "DT_UINT32": np.uint32,
+    "DT_UINT64": np.uint64,
 }
 _READ_AS = dict.fromkeys([np.int8, np.int16, np.uint8], np.int32)  # and then wrap silently, as TF Serving's do
 _ACCEPTED = {"f": {int, float}, "i": {int}, "u": {int}, "b": {bool}, "O": set()}  # by NumPy's kind; texts are encoded
@@ -56,8 +64,10 @@ def decode_request(document: dict[str, Any], inputs: Mapping[str, str]) -> tuple
 def _decode_rows(instances: list[Any], inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
     named = _is_object(instances[0])
     if not named and len(inputs) > 1:
-        raise invalid("instances is a plain list, but expecting list of objects as multiple input tensors required as "
-                      "per tensorinfo_map")
+        raise invalid(
+            "instances is a plain list, but expecting list of objects as multiple input tensors required as "
+            "per tensorinfo_map"
+        )
     values, shapes = {name: [] for name in inputs}, {}
     for i, element in enumerate(instances):
         if _is_object(element) != named:
@@ -72,12 +82,15 @@ def _decode_rows(instances: list[Any], inputs: Mapping[str, str]) -> dict[str, n
                     raise _unlike(shape, shapes[name])
             except ServingError as error:
                 key = f" key: {name}" if named else ""
-                raise invalid(f"Failed to process element: {i}{key} of 'instances' list. "
-                              f"Error: {error.code}: {error.message}") from None
+                raise invalid(
+                    f"Failed to process element: {i}{key} of 'instances' list. Error: {error.code}: {error.message}"
+                ) from None
             values[name] += scalars
         if named and element.keys() != inputs.keys():
-            raise invalid(f"Failed to process element: {i} of 'instances' list. JSON object: {describe(element)} "
-                          f"keys must be equal to: {','.join(sorted(inputs))}")
+            raise invalid(
+                f"Failed to process element: {i} of 'instances' list. JSON object: {describe(element)} "
+                f"keys must be equal to: {','.join(sorted(inputs))}"
+            )
     return {name: _to_array(values[name], (len(instances), *shapes[name]), dtype) for name, dtype in inputs.items()}
 
 
@@ -90,8 +103,10 @@ def _unlike(shape: Shape, first: Shape) -> ServingError:
 def _decode_columns(value: Any, inputs: Mapping[str, str]) -> dict[str, np.ndarray]:
     named = _is_object(value)
     if not named and len(inputs) > 1:
-        raise invalid("inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
-                      "tensorinfo_map")
+        raise invalid(
+            "inputs is a plain value/list, but expecting an object as multiple input tensors required as per "
+            "tensorinfo_map"
+        )
     columns = value if named else dict.fromkeys(inputs, value)
     if missing := inputs.keys() - columns.keys():
         raise invalid(f"Missing named input: {min(missing)} in 'inputs' object.")
@@ -107,11 +122,14 @@ def _flat(value: Any, dtype: str) -> tuple[list[Any], Shape]:
         shape.append(len(values[0]))
         for item in values:
             if not isinstance(item, list):
-                raise _bad(item, f"found at incorrect level: {len(shape)} in the JSON DOM. "
-                                 f"Expected at level: {len(shape)}")
+                raise _bad(
+                    item, f"found at incorrect level: {len(shape)} in the JSON DOM. Expected at level: {len(shape)}"
+                )
             if len(item) != shape[-1]:
-                raise invalid(f"Encountered list at unexpected size: {len(item)} at level: {len(shape) - 1} "
-                              f"expected size: {shape[-1]}")
+                raise invalid(
+                    f"Encountered list at unexpected size: {len(item)} at level: {len(shape) - 1} "
+                    f"expected size: {shape[-1]}"
+                )
         values = list(chain.from_iterable(values))
     if len(shape) >= _MAX_RANK:
         raise invalid(f"a tensor has at most {_MAX_RANK - 1} dimensions, got {len(shape)}")

@@ -39,4 +39,5 @@ def metadata_document(model_name: str, version: int, signatures: Mapping[str, Si
 
 def _members(message: Message) -> dict[str, Any]:
     return json_format.MessageToDict(
-        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+        message, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
+    )

@@ -38,8 +38,11 @@ _BODY_SECONDS = 30  # for a body to arrive
 _MAX_ACTIVE = 1000  # requests read or answered at a time
 _MAX_ARRIVING = 256 * 2**20  # bytes of incomplete bodies
 _LARGE = 64 * 2**10  # bytes of a body that is worked on beside the event loop
-_CORS = {"Access-Control-Allow-Origin": "*", "Access-Control-Allow-Methods": "POST, GET",
-         "Access-Control-Allow-Headers": "Content-Type"}
+_CORS = {
+    "Access-Control-Allow-Origin": "*",
+    "Access-Control-Allow-Methods": "POST, GET",
+    "Access-Control-Allow-Headers": "Content-Type",
+}
 
 
 _Aside = Callable[..., Awaitable[Any]]
@@ -184,8 +187,10 @@ class Api:
     def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:
         """classify and regress are for models that take `tf.Example`s; no policy does."""
         if not document.get("examples"):
-            raise invalid(f"JSON Value: {describe(document)} When method is classify, key 'examples' is expected and "
-                          "was not found")
+            raise invalid(
+                f"JSON Value: {describe(document)} When method is classify, key 'examples' is expected and "
+                "was not found"
+            )
         definition = self._models.find(*which).model.signature(signature_name).definition
         kind = "classification" if action == "classify" else "regression"
         raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(definition)}")
@@ -247,8 +252,9 @@ def _document(body: bytes) -> tuple[dict[str, Any], str]:
         raise invalid(f"JSON Value: {describe(document)} Is not object")
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid(f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a "
-                      "string value.")
+        raise invalid(
+            f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
+        )
     return document, name
 
 

@@ -125,6 +125,7 @@ class Model:
 
     async def _retire(self, version: Version) -> None:
         """Unloads a version; one with a long request goes on alone, so that others need not wait."""
+
         async def retire() -> None:
             await version.retire()
             self._log(f"unloaded version {version.number} of {self.name}")
@@ -169,8 +170,13 @@ class Models:
         (--allow_version_labels_for_unavailable_models).
     """
 
-    def __init__(self, log: Callable[[str], None], batching: Batching | None = None, timeout_ms: int = RUN_TIMEOUT_MS,
-                 free_labels: bool = False):
+    def __init__(
+        self,
+        log: Callable[[str], None],
+        batching: Batching | None = None,
+        timeout_ms: int = RUN_TIMEOUT_MS,
+        free_labels: bool = False,
+    ):
         self._models: dict[str, Model] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._log = log
@@ -193,9 +199,11 @@ class Models:
             moved = self._labels.get((name, label), number) != number
             known = self._models.get(name)
             if not (known and known.available(number)) and (moved or not self._free_labels):
-                raise UserError(f"Request to assign label to version {number} of model {name}, which is not currently "
-                                f"available for inference (label {label}; a new label may be, with "
-                                "--allow_version_labels_for_unavailable_models)")
+                raise UserError(
+                    f"Request to assign label to version {number} of model {name}, which is not currently "
+                    f"available for inference (label {label}; a new label may be, with "
+                    "--allow_version_labels_for_unavailable_models)"
+                )
         for model in self._models.values():
             model.config = None
         for config in configs:
@@ -286,5 +294,8 @@ def _version_directories(base_path: str) -> dict[int, str]:
     Raises:
       OSError: the base path cannot be listed.
     """
-    return {int(name): os.path.join(base_path, name) for name in sorted(os.listdir(base_path))
-            if _VERSION_NAME.fullmatch(name) and int(name) <= _MAX_VERSION}
+    return {
+        int(name): os.path.join(base_path, name)
+        for name in sorted(os.listdir(base_path))
+        if _VERSION_NAME.fullmatch(name) and int(name) <= _MAX_VERSION
+    }

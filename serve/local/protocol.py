@@ -50,8 +50,10 @@ class Protocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         """Answers what is not HTTP."""
         page = html_page(400, "Bad Request").encode()
-        self.transport.write(b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nConnection: close\r\n"
-                             b"Content-Length: %d\r\n\r\n%b" % (len(page), page))
+        self.transport.write(
+            b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nConnection: close\r\n"
+            b"Content-Length: %d\r\n\r\n%b" % (len(page), page)
+        )
         self.transport.close()
 
     def _expect_head(self) -> None:

@@ -20,8 +20,15 @@ _DRAIN_SECONDS = 10
 _KEEP_ALIVE_SECONDS = 75
 
 
-async def serve(api: Api, models: Models, sock: socket.socket, log: Log, poll_seconds: int = 1,
-                reconfigure: Callable[[], None] | None = None, reconfigure_seconds: int = 0) -> None:
+async def serve(
+    api: Api,
+    models: Models,
+    sock: socket.socket,
+    log: Log,
+    poll_seconds: int = 1,
+    reconfigure: Callable[[], None] | None = None,
+    reconfigure_seconds: int = 0,
+) -> None:
     """Serves until SIGINT or SIGTERM, then answers the requests it has and returns.
 
     Like TF Serving it listens only when every model has a version loaded.
@@ -49,8 +56,10 @@ async def serve(api: Api, models: Models, sock: socket.socket, log: Log, poll_se
         reconfigure()
         await models.poll()
 
-    chores = [asyncio.create_task(_every(poll_seconds, models.poll, "look for new versions", log)),
-              asyncio.create_task(_every(reconfigure_seconds, read_configuration, "use the configuration", log))]
+    chores = [
+        asyncio.create_task(_every(poll_seconds, models.poll, "look for new versions", log)),
+        asyncio.create_task(_every(reconfigure_seconds, read_configuration, "use the configuration", log)),
+    ]
     host, port = sock.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
     server = _Server(api, lambda: log(f"serving {', '.join(models.names)} on {url}"))

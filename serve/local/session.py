@@ -29,8 +29,9 @@ class Signature:
       batched: whether dim 0 of every input and output is declared variable, so that requests can be put together.
     """
 
-    def __init__(self, session: tf.compat.v1.Session, definition: meta_graph_pb2.SignatureDef, compiled: str | None,
-                 timeout: int):
+    def __init__(
+        self, session: tf.compat.v1.Session, definition: meta_graph_pb2.SignatureDef, compiled: str | None, timeout: int
+    ):
         self.definition = definition
         self.inputs = {name: types_pb2.DataType.Name(info.dtype) for name, info in sorted(definition.inputs.items())}
         self.outputs = sorted(definition.outputs)
@@ -38,9 +39,11 @@ class Signature:
         self.batched = all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in tensors)
         self._session = session
         self._compiled_node = compiled
-        self._options = config_pb2.CallableOptions(feed=[definition.inputs[name].name for name in self.inputs],
-                                                   fetch=[definition.outputs[name].name for name in self.outputs],
-                                                   run_options=config_pb2.RunOptions(timeout_in_ms=timeout))
+        self._options = config_pb2.CallableOptions(
+            feed=[definition.inputs[name].name for name in self.inputs],
+            fetch=[definition.outputs[name].name for name in self.outputs],
+            run_options=config_pb2.RunOptions(timeout_in_ms=timeout),
+        )
         self._callable = None
 
     def run(self, feeds: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -75,7 +78,8 @@ class SavedModel:
             meta_graph = self._restore(directory)
             self.signatures = {
                 name: Signature(self._session, definition, _compiled_node(meta_graph.graph_def, definition), timeout_ms)
-                for name, definition in meta_graph.signature_def.items()}
+                for name, definition in meta_graph.signature_def.items()
+            }
             self._warm_up(os.path.join(directory, "assets.extra", "tf_serving_warmup_requests"))
         except Exception as error:  # whatever a damaged file leads to, the server goes on
             self.close()
@@ -110,8 +114,9 @@ class SavedModel:
             request = log.predict_log.request
             signature = self.signature(request.model_spec.signature_name)
             if request.inputs.keys() != signature.inputs.keys():
-                raise invalid(f"warm-up request has inputs {sorted(request.inputs)}, the signature "
-                              f"{sorted(signature.inputs)}")
+                raise invalid(
+                    f"warm-up request has inputs {sorted(request.inputs)}, the signature {sorted(signature.inputs)}"
+                )
             signature.run([tf.make_ndarray(request.inputs[name]) for name in signature.inputs])
 
     def close(self) -> None:
@@ -142,7 +147,8 @@ def _compiled_node(graph: graph_pb2.GraphDef, signature: meta_graph_pb2.Signatur
             return False
         seen.add(name)
         return name in forced or any(
-            reaches_forced(called, seen) for node in functions[name].node_def for called in _called(node))
+            reaches_forced(called, seen) for node in functions[name].node_def for called in _called(node)
+        )
 
     for node in _ancestors(graph, [info.name for info in signature.outputs.values()]):
         if any(reaches_forced(called, set()) for called in _called(node)):
