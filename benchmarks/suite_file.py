@@ -17,9 +17,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ddpg_tf.config import Config, as_flag
+from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
+from ddpg_tf.settings import as_flag
 
 _KEYS = {"about": str, "entries": dict, "sets": dict}
 _ENTRY_KEYS = {

@@ -9,37 +9,15 @@ import json
 import math
 import os
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from ddpg_tf.errors import UsageError
+from ddpg_tf.settings import as_flag, check, coerce, setting
 
 RUN, ENVIRONMENT, SCHEDULE = "Run", "Environment", "Schedule (unit: environment steps, one action in one environment)"
 PIXELS = "Pixels (where the observation is an image; an action is then repeated, and is one step)"
 NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
-
-
-def _field(
-    default: Any,
-    group: str,
-    help: str,
-    *,
-    least: float | None = None,
-    most: float | None = None,
-    above: float | None = None,
-    choices: Sequence[str] = (),
-    resumable: bool = False,
-) -> Any:
-    """A Config field. `least`/`most`/`above` bound a number (`above` excludes itself), `choices` a string.
-
-    `resumable` fields may change when a run is resumed.
-    """
-    return dataclasses.field(
-        default=default,
-        metadata=dict(
-            group=group, help=help, least=least, most=most, above=above, choices=tuple(choices), resumable=resumable
-        ),
-    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,79 +28,90 @@ class Config:
       UsageError: a value out of range, an unknown choice, or settings that contradict each other.
     """
 
-    env: str = _field("Pendulum-v1", RUN, "Gymnasium environment id; module:Id-v0 imports the module first")
-    total_steps: int = _field(
+    env: str = setting("Pendulum-v1", RUN, "Gymnasium environment id; module:Id-v0 imports the module first")
+    total_steps: int = setting(
         1_000_000, RUN, "environment steps to train for, over all environments", least=1, resumable=True
     )
-    seed: int = _field(
+    seed: int = setting(
         0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit", least=0, most=2**31 - 1
     )
-    run_dir: str = _field("", RUN, "directory of the run; default runs/ENV-SEED-TIME", resumable=True)
-    export_dir: str = _field(
+    run_dir: str = setting("", RUN, "directory of the run; default runs/ENV-SEED-TIME", resumable=True)
+    export_dir: str = setting(
         "", RUN, "publish the best policy here as a new SavedModel version at each improvement", resumable=True
     )
-    keep_versions: int = _field(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
+    keep_versions: int = setting(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
 
-    env_kwargs: str = _field("{}", ENVIRONMENT, "JSON object of keyword arguments for gymnasium.make")
-    num_envs: int = _field(1, ENVIRONMENT, "environments stepped together", least=1)
-    vectorization: str = _field(
+    env_kwargs: str = setting("{}", ENVIRONMENT, "JSON object of keyword arguments for gymnasium.make")
+    num_envs: int = setting(1, ENVIRONMENT, "environments stepped together", least=1)
+    vectorization: str = setting(
         "sync", ENVIRONMENT, "sync: in this process; async: one process each", choices=("sync", "async")
     )
+    max_episode_steps: int = setting(
+        0, ENVIRONMENT, "the environment's own steps after which an episode is truncated; 0: what its id says", least=0
+    )
 
-    pixels: bool = _field(False, PIXELS, "learn from rendered frames, whatever else the environment observes")
-    frame_size: int = _field(64, PIXELS, "height and width of a frame, resized by area (paper: 64)", least=8)
-    frame_stack: int = _field(3, PIXELS, "frames in an observation, the oldest first (paper: 3)", least=1)
-    action_repeat: int = _field(
+    pixels: bool = setting(False, PIXELS, "learn from rendered frames, whatever else the environment observes")
+    frame_size: int = setting(64, PIXELS, "height and width of a frame, resized by area (paper: 64)", least=8)
+    frame_stack: int = setting(3, PIXELS, "frames in an observation, the oldest first (paper: 3)", least=1)
+    action_repeat: int = setting(
         3, PIXELS, "environment steps that each action is held for; their rewards are summed (paper: 3)", least=1
     )
-    frame_source: str = _field(
+    frame_source: str = setting(
         "steps",
         PIXELS,
         "steps: the frames after each of the last frame_stack actions; "
         "substeps: those of the last frame_stack repeats of one action (paper)",
         choices=("steps", "substeps"),
     )
-    grayscale: bool = _field(False, PIXELS, "one channel a frame instead of three")
+    grayscale: bool = setting(False, PIXELS, "one channel a frame instead of three")
 
-    warmup_steps: int = _field(
+    warmup_steps: int = setting(
         10_000,
         SCHEDULE,
         "uniformly random actions before the policy acts; learning starts "
         "after max(warmup_steps, batch_size) (TD3; the paper has none)",
         least=0,
     )
-    update_every: int = _field(
+    update_every: int = setting(
         0, SCHEDULE, "steps between blocks of updates, a multiple of num_envs; 0: num_envs", least=0
     )
-    updates_per_step: float = _field(
+    updates_per_step: float = setting(
         1.0,
         SCHEDULE,
         "gradient updates per environment step; a block has update_every x updates_per_step, a whole number (paper: 1)",
         above=0,
     )
-    eval_every: int = _field(
+    eval_every: int = setting(
         5_000,
         SCHEDULE,
         "steps between evaluations; one always runs at the end; 0: only that one",
         least=0,
         resumable=True,
     )
-    eval_episodes: int = _field(
+    eval_episodes: int = setting(
         10,
         SCHEDULE,
         "episodes of an evaluation, without noise, reset with seeds 10000, 10001, ...",
         least=1,
         resumable=True,
     )
-    checkpoint_every: int = _field(
+    eval_envs: int = setting(
+        10,
+        SCHEDULE,
+        "environments that an evaluation steps side by side, from pixels at most 2; 0: the training environment, whose "
+        "episode is then truncated (where only one can exist)",
+        least=0,
+        resumable=True,
+    )
+    checkpoint_every: int = setting(
         10_000,
         SCHEDULE,
         "steps between checkpoints; one is always written at the end; 0: only that one, and the replay keeps every row",
         least=0,
         resumable=True,
     )
-    log_every: int = _field(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, resumable=True)
-    video_every: int = _field(
+    log_every: int = setting(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, resumable=True)
+    video_every: int = setting(
         0,
         SCHEDULE,
         "steps between videos of an evaluation episode, taken at the next evaluation; 0: none",
@@ -130,13 +119,13 @@ class Config:
         resumable=True,
     )
 
-    hidden_units: tuple[int, ...] = _field(
+    hidden_units: tuple[int, ...] = setting(
         (256, 256), NETWORKS, "units of the hidden layers of actor and critic (paper: 400,300)", least=1
     )
-    action_layer: int = _field(
+    action_layer: int = setting(
         0, NETWORKS, "hidden layer of the critic that the action enters, counted from 0 (paper: 1)", least=0, most=1
     )
-    normalization: str = _field(
+    normalization: str = setting(
         "none",
         NETWORKS,
         "before each hidden ReLU: layer in actor and critic; batch in the "
@@ -144,104 +133,106 @@ class Config:
         "batch)",
         choices=("none", "batch", "layer"),
     )
-    batch_norm_momentum: float = _field(
+    batch_norm_momentum: float = setting(
         0.99, NETWORKS, "share of the old running statistics kept at an update (Keras: 0.99)", least=0, most=1
     )
-    normalize_observations: bool = _field(
+    normalize_observations: bool = setting(
         False, NETWORKS, "scale observations by their running mean and standard deviation, inside the model"
     )
-    final_init: float = _field(
+    final_init: float = setting(
         3e-3, NETWORKS, "last layers start uniform in +-final_init (paper: 3e-3; from pixels 3e-4)", above=0
     )
-    encoder: str = _field(
+    encoder: str = setting(
         "shared",
         NETWORKS,
         "convolutions for images: shared by all networks and trained by the "
         "critic's loss only (DrQ-v2), or separate, each network its own (paper)",
         choices=("shared", "separate"),
     )
-    conv_filters: tuple[int, ...] = _field(
+    conv_filters: tuple[int, ...] = setting(
         (32, 32, 32), NETWORKS, "filters of each convolution (paper: 32,32,32)", least=1
     )
-    conv_kernels: tuple[int, ...] = _field((8, 4, 3), NETWORKS, "kernel size of each convolution", least=1)
-    conv_strides: tuple[int, ...] = _field((4, 2, 1), NETWORKS, "stride of each convolution", least=1)
-    bottleneck: int = _field(
+    conv_kernels: tuple[int, ...] = setting((8, 4, 3), NETWORKS, "kernel size of each convolution", least=1)
+    conv_strides: tuple[int, ...] = setting((4, 2, 1), NETWORKS, "stride of each convolution", least=1)
+    bottleneck: int = setting(
         50,
         NETWORKS,
         "units between convolutions and hidden layers, with layer norm and tanh (DrQ-v2: 50); 0: none (paper)",
         least=0,
     )
 
-    gamma: float = _field(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
-    tau: float = _field(
+    gamma: float = setting(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
+    tau: float = setting(
         0.005,
         LEARNING,
         "share of the online weights mixed into the targets at each update (paper: 0.001; TD3: 0.005)",
         above=0,
         most=1,
     )
-    batch_size: int = _field(256, LEARNING, "transitions per update (paper: 64)", least=1)
-    replay_capacity: int = _field(
+    batch_size: int = setting(256, LEARNING, "transitions per update (paper: 64)", least=1)
+    replay_capacity: int = setting(
         1_000_000, LEARNING, "newest transitions that updates draw from (paper: 1000000)", least=1
     )
-    n_step: int = _field(
+    n_step: int = setting(
         1, LEARNING, "rewards summed before bootstrapping, fewer at an episode's end (paper: 1)", least=1
     )
-    actor_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
-    critic_learning_rate: float = _field(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
-    actor_every: int = _field(
+    actor_learning_rate: float = setting(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
+    critic_learning_rate: float = setting(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
+    actor_every: int = setting(
         1, LEARNING, "critic updates for each update of the actor and the targets (TD3: 2; paper: 1)", least=1
     )
-    target_noise_sigma: float = _field(
+    target_noise_sigma: float = setting(
         0.0,
         LEARNING,
         "standard deviation of the noise on the target's action, in "
         "units of the action's half-range (TD3: 0.2; paper: 0)",
         least=0,
     )
-    target_noise_clip: float = _field(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
-    saturation_penalty: float = _field(
+    target_noise_clip: float = setting(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
+    saturation_penalty: float = setting(
         0.0,
         LEARNING,
         "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x what its tanh gets (paper: 0)",
         least=0,
     )
-    random_shift: int = _field(
+    random_shift: int = setting(
         4, LEARNING, "pixels by which minibatches' images are shifted at random, at most (DrQ-v2: 4; paper: 0)", least=0
     )
-    critic_l2: float = _field(
+    critic_l2: float = setting(
         0.0, LEARNING, "c: adds c x W to the gradient of each critic kernel W, never to biases (paper: 0.01)", least=0
     )
 
-    noise: str = _field(
+    noise: str = setting(
         "gaussian",
         EXPLORATION,
         "process added to the action, in units of the action's half-range (paper: ou)",
         choices=("ou", "gaussian", "none"),
     )
-    noise_sigma: float = _field(
+    noise_sigma: float = setting(
         0.1, EXPLORATION, "standard deviation of the noise per step (TD3: gaussian 0.1; paper: ou 0.2)", least=0
     )
-    noise_decay_steps: int = _field(
+    noise_decay_steps: int = setting(
         0,
         EXPLORATION,
         "steps, counted from the first, over which noise_sigma goes "
         "linearly to noise_final_sigma (DrQ-v2); 0: it stays",
         least=0,
     )
-    noise_final_sigma: float = _field(
+    noise_final_sigma: float = setting(
         0.1, EXPLORATION, "standard deviation after noise_decay_steps (DrQ-v2: 0.1)", least=0
     )
-    noise_theta: float = _field(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
-    noise_dt: float = _field(
+    noise_theta: float = setting(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
+    noise_dt: float = setting(
         1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse tasks", above=0
     )
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = _canonical(field.name, _coerce(field, getattr(self, field.name)), self.num_envs)
+            value = _canonical(
+                field.name, coerce(field.name, FIELD_TYPES[field.name], getattr(self, field.name)), self.num_envs
+            )
             object.__setattr__(self, field.name, value)
-            _check(field, value)
+            check(field, value)
         self._check_combinations()
 
     def _check_combinations(self):
@@ -292,7 +283,17 @@ class Config:
         except json.JSONDecodeError as error:
             raise UsageError(f"env_kwargs is not JSON: {error}") from None
         require(isinstance(kwargs, dict), f"env_kwargs must be a JSON object, not {self.env_kwargs}")
+        require(
+            self.eval_envs > 0 or (self.num_envs == 1 and self.vectorization == "sync"),
+            "eval_envs 0, evaluations on the training environment, needs num_envs 1 and vectorization sync",
+        )
         require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
+
+    @property
+    def env_arguments(self) -> dict[str, Any]:
+        """Keyword arguments for gymnasium.make."""
+        limit = {"max_episode_steps": self.max_episode_steps} if self.max_episode_steps else {}
+        return json.loads(self.env_kwargs) | limit
 
     @property
     def updates_per_block(self) -> int:
@@ -316,33 +317,9 @@ FIELDS = {field.name: field for field in dataclasses.fields(Config)}
 FIELD_TYPES = typing.get_type_hints(Config)
 
 
-def as_flag(value: Any) -> str:
-    if isinstance(value, tuple):
-        return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _coerce(field: dataclasses.Field, value: Any) -> Any:
-    """Accepts what Python callers and absl give (lists of strings, ints for floats, dicts for JSON)."""
-    kind = FIELD_TYPES[field.name]
-    try:
-        if kind is float:
-            return float(value)
-        if kind is int:
-            return _whole(value)
-        if kind == tuple[int, ...] and not isinstance(value, str):
-            return tuple(_whole(unit) for unit in ([value] if isinstance(value, int) else value))
-        if kind is str and isinstance(value, dict | os.PathLike):
-            return json.dumps(value) if isinstance(value, dict) else os.fspath(value)
-        if kind in (bool, str) and isinstance(value, kind):
-            return value
-    except (TypeError, ValueError, OverflowError):
-        pass
-    raise UsageError(f"{field.name} must be {'integers' if kind == tuple[int, ...] else kind.__name__}, not {value!r}")
-
-
 def _canonical(name: str, value: Any, num_envs: int) -> Any:
     """One spelling of each setting, fit for a flagfile: the default of update_every, JSON on one line."""
+    value = coerce(name, FIELD_TYPES[name], value)
     if name == "update_every":
         return value or num_envs
     if name in ("run_dir", "export_dir"):
@@ -353,29 +330,6 @@ def _canonical(name: str, value: Any, num_envs: int) -> Any:
     return value
 
 
-def _whole(value: Any) -> int:
-    if isinstance(value, bool | str) or int(value) != value:
-        raise ValueError
-    return int(value)
-
-
-def _check(field: dataclasses.Field, value: Any):
-    limits, name = field.metadata, field.name
-    if limits["choices"] and value not in limits["choices"]:
-        raise UsageError(f"{name} must be one of {', '.join(limits['choices'])}, not {value!r}")
-    if isinstance(value, tuple) and not value:
-        raise UsageError(f"{name} needs at least one value")
-    for number in value if isinstance(value, tuple) else (value,):
-        if isinstance(number, float) and not math.isfinite(number):
-            raise UsageError(f"{name} must be finite, not {number}")
-        if limits["least"] is not None and number < limits["least"]:
-            raise UsageError(f"{name} must be at least {limits['least']}, not {number}")
-        if limits["most"] is not None and number > limits["most"]:
-            raise UsageError(f"{name} must be at most {limits['most']}, not {number}")
-        if limits["above"] is not None and number <= limits["above"]:
-            raise UsageError(f"{name} must be above {limits['above']}, not {number}")
-
-
 def require_resumable(saved: Config, given: Mapping[str, Any]):
     """Checks that the fields `given` differ from those of the run `saved` only where a resumed run may.
 
@@ -383,6 +337,9 @@ def require_resumable(saved: Config, given: Mapping[str, Any]):
       UsageError: a field that may not change does.
     """
     for name, field in FIELDS.items():
-        value, own = _canonical(name, _coerce(field, given[name]), given["num_envs"]), getattr(saved, name)
+        value, own = (
+            _canonical(name, coerce(name, FIELD_TYPES[name], given[name]), given["num_envs"]),
+            getattr(saved, name),
+        )
         if value != own and not field.metadata["resumable"]:
             raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")

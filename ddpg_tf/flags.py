@@ -13,8 +13,9 @@ from typing import Any
 from absl import flags
 
 from ddpg_tf import cli
-from ddpg_tf.config import FIELD_TYPES, FIELDS, RUN, Config, as_flag, require_resumable
+from ddpg_tf.config import FIELD_TYPES, FIELDS, RUN, Config, require_resumable
 from ddpg_tf.errors import UsageError
+from ddpg_tf.settings import as_flag
 
 PRESETS = Path(__file__).parent / "presets"
 

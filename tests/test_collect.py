@@ -1,6 +1,7 @@
 """Environments + policy -> transitions: what is stored is what happened."""
 
 import copy
+import re
 import warnings
 
 import gymnasium as gym
@@ -103,8 +104,6 @@ def test_an_episode_too_long_to_be_re_entered_starts_anew_and_its_checkpoint_sta
 ODD = [
     ("column", r"observation of shape \(2, 1\), and its space says \(2,\)"),
     ("longer", r"of shape \(3,\)"),
-    ("nan", r"an observation with nan at \[1\], at step 3 of an episode"),
-    ("nan reward", "a reward of nan at step 3"),
     ("two rewards", r"a reward of shape \(2,\), not one value"),
     ("old step", "step .*old API"),
     ("old reset", "reset returns ndarray.*old API"),
@@ -118,8 +117,53 @@ def test_an_environment_that_breaks_its_promise_is_told_with_the_step(kind, says
 
 
 def test_in_a_process_of_its_own_it_is_told_alike():
-    with pytest.raises(UserError, match="a reward of nan at step 3"):
-        Run(config("Odd", env_kwargs={"kind": "nan reward"}, vectorization="async"), 4)
+    with pytest.raises(UserError, match="a reward of shape"):
+        Run(config("Odd", env_kwargs={"kind": "two rewards"}, vectorization="async"), 4)
+
+
+FAILURES = [
+    ("raises", r"ToyOdd-v0 raised ArithmeticError: unstable \(toy_envs\.py, line \d+\) at step 3 of an episode"),
+    ("nan", r"ToyOdd-v0 gave an observation with nan at \[1\] at step 3"),
+    ("nan reward", "ToyOdd-v0 gave a reward of nan at step 3"),
+    ("huge reward", r"ToyOdd-v0 gave a reward of 1e\+25 at step 3"),
+]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+@pytest.mark.parametrize("kind, says", FAILURES, ids=[kind for kind, _ in FAILURES])
+def test_a_failing_environment_loses_its_episode_and_goes_on_with_the_next_seed(kind, says, vectorization):
+    with pytest.warns(UserWarning, match=f"{says}.*: the episode ends there, 1 in a row"):
+        run = Run(config("Odd", env_kwargs={"kind": kind}, vectorization=vectorization), 4).close()
+    assert run.truncated.ravel().tolist() == [False, False, True, False] and not run.terminated.any()
+    # The last good observation follows upon itself, and pays nothing.
+    np.testing.assert_array_equal(run.next_observation[2], run.next_observation[1])
+    assert run.reward.ravel().tolist() == [1, 1, 0, 1] and run.finished[2] == [(2.0, 3)]
+    env = factory.make_flat_env(config("Odd", env_kwargs={"kind": ""}))
+    np.testing.assert_array_equal(run.observation[3, 0], env.reset(seed=episode_seed(0, 0, 1))[0])
+
+
+@pytest.mark.filterwarnings("ignore:ToyOdd")
+def test_after_ten_failures_in_a_row_the_collector_says_that_it_is_no_use():
+    run = Run(config("Odd", env_kwargs={"kind": "raises"}), 29)
+    assert not run.collector.problem
+    run.more(29, 1).close()
+    assert re.search("ToyOdd-v0 raised .* and so ended 10 episodes in a row", run.collector.problem)
+
+
+def test_an_environment_whose_reset_fails_is_one_line():
+    with pytest.raises(UserError, match=r"ToyOdd-v0\.reset raised OSError: no simulator \(toy_envs\.py, line \d+\)$"):
+        Run(config("Odd", env_kwargs={"kind": "no simulator"}), 1)
+
+
+def test_episodes_are_cut_at_max_episode_steps_in_training_and_evaluation():
+    settings = config("Echo", max_episode_steps=5)
+    assert Run(settings, 11).close().truncated.ravel().nonzero()[0].tolist() == [4, 9]
+    assert [episode.length for episode in evaluate(settings, 2)[0]] == [5, 5]
+
+
+def test_an_environment_without_time_limit_is_named_before_anything_runs():
+    with pytest.warns(UserWarning, match="ToyCounter-v0 has no time limit: .*--max_episode_steps"):
+        Evaluator(config("Counter"), 1).close()
 
 
 def test_an_environment_that_takes_no_seed():

@@ -103,7 +103,7 @@ def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_pat
     logger.close()
     with open(tmp_path / "evaluations.csv", "a") as file:
         file.write("20,1")  # torn by a kill
-    Logger(tmp_path, 100, step=20).close()
+    Logger(tmp_path, 100, step=20, evaluated=20).close()
     assert rows(tmp_path / "evaluations.csv")[1:] == [["10", "0", "1.5", "3"], ["20", "0", "1.5", "3"]]
     assert [row[0] for row in rows(tmp_path / "metrics.csv")[1:]] == ["10", "20"]
     board = event_accumulator.EventAccumulator(str(tmp_path)).Reload()  # all event files of the directory

@@ -301,7 +301,7 @@ class TestLivePublishing:
             return subprocess.CompletedProcess(argv, 0, "", "")
 
         monkeypatch.setattr(publish.child, "run", slow)
-        publisher = publish.Publisher(tmp_path, run_dir.read_config(trained))
+        publisher = publish.Publisher(tmp_path, run_dir.read_config(trained), load_policy(trained).spaces)
         publisher.submit({}, 1, 0.0)
         started.wait(10)
         publisher.submit({}, 2, 0.0)
@@ -317,7 +317,7 @@ def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
     monkeypatch.setattr(
         publish.child, "run", lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room")
     )
-    publisher = publish.Publisher(tmp_path, run_dir.read_config(trained))
+    publisher = publish.Publisher(tmp_path, run_dir.read_config(trained), load_policy(trained).spaces)
     with pytest.warns(UserWarning, match="no room"):
         publisher.submit({}, 1, 0.0)
         publisher.finish()

@@ -6,6 +6,7 @@ Imports no TensorFlow, so that vector workers can load it.
 import itertools
 import os
 import signal
+import threading
 import time
 
 import gymnasium as gym
@@ -331,10 +332,14 @@ class Odd(Toy):
             self.action_space = Box(LOW.astype(np.float64), HIGH.astype(np.float64), dtype=np.float64)
 
     def reset(self, *, seed=None, options=None):
+        if self.kind == "no simulator":
+            raise OSError("no simulator")
         found = super().reset(seed=seed)
         return found[0] if self.kind == "old reset" else found
 
     def step(self, action):
+        if self.kind == "raises" and self.t == 2:
+            raise ArithmeticError("unstable")
         if self.kind == "double actions":
             assert self.action_space.contains(action), action.dtype
         observation, reward, terminated, truncated, info = super().step(action)
@@ -346,10 +351,69 @@ class Odd(Toy):
                 "longer": np.append(observation, 0.0),
                 "nan": np.array([observation[0], np.nan]),
             }.get(self.kind, observation)
-            reward = {"nan reward": np.nan, "two rewards": np.ones(2)}.get(self.kind, reward)
+            reward = {"nan reward": np.nan, "huge reward": 1e25, "two rewards": np.ones(2)}.get(self.kind, reward)
         if self.kind == "arrays of one":
             return observation, np.array([reward]), np.array([terminated]), np.array([truncated]), info
         return observation, reward, terminated, truncated, info
+
+
+class Alone(Counter):
+    """Only one may exist at a time, as of a simulator that binds a port."""
+
+    taken = False
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        if Alone.taken:
+            raise OSError("Address already in use")
+        Alone.taken = True
+
+    def close(self):
+        Alone.taken = False
+
+
+class BoundToItsThread(Counter):
+    """Works only in the thread that made it."""
+
+    def __init__(self, render_mode=None):
+        super().__init__(render_mode)
+        self.thread = threading.get_ident()
+
+    def step(self, action):
+        if threading.get_ident() != self.thread:
+            raise RuntimeError("wrong thread")
+        return super().step(action)
+
+
+class Weary(Counter):
+    """Unstable from a step of its life on: every later episode fails at its second step."""
+
+    def __init__(self, after: int, render_mode=None):
+        super().__init__(render_mode)
+        self.left = after
+
+    def step(self, action):
+        self.left -= 1
+        if self.left < 0 and self.t == 1:
+            raise FloatingPointError("unstable")
+        return super().step(action)
+
+
+class Endless(Toy):
+    """Never ends an episode; sends a signal to its own process at step `at` of an evaluation."""
+
+    def __init__(self, at: int = 0, render_mode=None):
+        super().__init__(render_mode)
+        self.at = at
+
+    def reset(self, *, seed=None, options=None):
+        self.evaluated = seed == 10_000
+        return super().reset(seed=seed)
+
+    def step(self, action):
+        if self.evaluated and self.t == self.at:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return super().step(action)
 
 
 class OldReset(Toy):
@@ -400,6 +464,10 @@ for toy in (
     Unhurried,
     Odd,
     OldReset,
+    Alone,
+    BoundToItsThread,
+    Weary,
+    Endless,
 ):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"
     gym.register(name, entry_point=f"{toy.__module__}:{toy.__name__}")

@@ -4,15 +4,18 @@ import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
+import gymnasium as gym
 import numpy as np
 
 from ddpg_tf.collect.noise import ActionNoise, WarmupActions
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
+from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
 
 _RECORDED = 100_000  # actions of an unfinished episode: a longer one cannot be re-entered, and starts anew on resume
+_MOST_FAILURES = 10  # of episodes in a row
 Act = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
 
 
@@ -36,6 +39,9 @@ class Collector:
       config: names the environments, the noise and the seed.
       spaces: the environments' spaces.
       place: the numbers of these N among the run's environments; default all of them.
+
+    Attributes:
+      problem: why it is no use to go on, once ten episodes in a row of an environment were cut by its failures.
     """
 
     def __init__(self, config: Config, spaces: Spaces, place: range | None = None):
@@ -62,6 +68,8 @@ class Collector:
         self._episode = np.zeros(n, np.int64)
         self._return, self._length = np.zeros(n), np.zeros(n, np.int64)
         self._actions: list[list[np.ndarray]] = [[] for _ in range(n)]  # of the unfinished episodes
+        self._failures = np.zeros(n, np.int64)  # of episodes in a row
+        self.problem = ""
         self._observation = np.zeros([n, *spaces.observation_shape], spaces.observation_dtype)
         self._reset(np.ones(n, bool))
 
@@ -79,7 +87,7 @@ class Collector:
           UserError: the policy's action is not finite.
         """
         observation, action = self._observation, self._choose(t, policy)
-        successor, reward, terminated, truncated, _ = self._envs.step(action.copy())  # they may write into it
+        successor, reward, terminated, truncated, info = self._envs.step(action.copy())  # they may write into it
         successor = successor.astype(observation.dtype)
         self._observation = successor
         self._return += reward
@@ -91,8 +99,18 @@ class Collector:
         ended, finished = np.logical_or(terminated, truncated), []
         if ended.any():
             finished = [(float(self._return[i]), int(self._length[i])) for i in np.flatnonzero(ended)]
+            self._note_failures(ended, info)
             self._next_episode(ended)
         return transitions, finished
+
+    def _note_failures(self, ended: np.ndarray, info: dict):
+        failed = info.get(f"_{FAILED}", np.zeros(self._n, bool))
+        self._failures = np.where(ended, np.where(failed, self._failures + 1, 0), self._failures)
+        for i in np.flatnonzero(failed):
+            told, count = info[FAILED][i], self._failures[i]
+            warnings.warn(f"{told}: the episode ends there, {count} in a row", stacklevel=2)
+            if count >= _MOST_FAILURES and not self.problem:
+                self.problem = f"{told}, and so ended {count} episodes in a row"
 
     def _choose(self, t: int, policy: Act) -> np.ndarray:
         if t * self._n_run < self._warmup_steps:
@@ -160,6 +178,16 @@ class Collector:
         if anew.any():
             self._next_episode(anew)
         return anew
+
+    def lend(self) -> gym.Env:
+        """The only environment, for something else to step; `take_back` afterwards."""
+        (env,) = self._envs.envs
+        return env
+
+    def take_back(self) -> np.ndarray:
+        """Begins a new episode after `lend`. Returns bool [1], where one was cut: everywhere."""
+        self._next_episode(np.ones(1, bool))
+        return np.ones(1, bool)
 
     def close(self):
         self._envs.close()

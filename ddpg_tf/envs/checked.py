@@ -1,6 +1,11 @@
-"""What an environment gives, held against what it promised: mistakes are told where they arise, in one line."""
+"""What an environment gives, held against what it promised: mistakes are told where they arise, in one line.
 
-import math
+An environment that fails in the middle of an episode, by an error or by numbers that are none, loses that episode only.
+"""
+
+import threading
+import traceback
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -11,39 +16,77 @@ from ddpg_tf.errors import UserError
 
 _FIVE = "observation, reward, terminated, truncated, info"
 _OLD = ": it speaks Gym's old API"
+_USABLE = 1e18  # its square is still a float32
+FAILED = "ddpg_tf.failed"  # the key in `info` of what an episode was cut for
+
+
+class _Failure(Exception):
+    """An environment cannot go on with this episode."""
 
 
 class Checked(gym.Wrapper):
     """Observations of the space's shape and finite, numbers as numbers, Gymnasium's API; actions of the space's dtype.
 
-    What is unambiguous is accepted: arrays of one element for a reward or a flag.
+    What is unambiguous is accepted: arrays of one element for a reward or a flag. Where `step` raises, or gives numbers
+    that float32 cannot work with, the episode is truncated at its last good observation, with reward 0, and
+    `info[FAILED]` says why.
 
     Args:
       name: of the environment, for messages.
+    Raises:
+      UserError: `reset` fails, or something has another shape or number of parts than promised.
     """
 
     def __init__(self, env: gym.Env, name: str):
         super().__init__(env)
-        self._name, self._t = name, 0
+        self._name, self._t, self._last = name, 0, None
+        self._thread, self._bound = threading.get_ident(), True  # to the thread that made it, for all we know
 
     def reset(self, *, seed=None, options=None):
         self._t = 0
         try:
             found = self.env.reset(seed=seed, options=options)
-        except TypeError as error:
-            if "unexpected keyword argument" in str(error):
+            if not (isinstance(found, tuple) and len(found) == 2):
+                raise UserError(f"{self._name}.reset returns {type(found).__name__}, not (observation, info){_OLD}")
+            self._check(found[0], self.observation_space, "")
+        except UserError:
+            raise
+        except _Failure as failure:
+            raise UserError(f"{self._name}.reset {failure}") from None
+        except Exception as error:
+            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                 raise UserError(
                     f"{self._name}.reset does not take seed and options, as Gymnasium's must: {error}"
                 ) from None
-            raise
-        if not (isinstance(found, tuple) and len(found) == 2):
-            raise UserError(f"{self._name}.reset returns {type(found).__name__}, not (observation, info){_OLD}")
-        return self._observation(found[0]), found[1]
+            raise UserError(f"{self._name}.reset raised {_told(error)}") from None
+        self._last = _copy(found[0])
+        return found
 
     def step(self, action):
         self._t += 1
         try:
-            found = self.env.step(np.asarray(action, self.action_space.dtype))
+            found = self._step(np.asarray(action, self.action_space.dtype))
+        except UserError:
+            raise
+        except _Failure as failure:
+            return self._cut(str(failure))
+        except Exception as error:
+            if self._bound and threading.get_ident() != self._thread:
+                raise UserError(
+                    f"{self._name}.step raised {_told(error)}, in another thread than the one that made it: if it is "
+                    "bound to its thread, --vectorization=async gives it a process of its own"
+                ) from None
+            return self._cut(f"raised {_told(error)}")
+        self._bound &= threading.get_ident() == self._thread
+        self._last = _copy(found[0])
+        return found
+
+    def _cut(self, why: str):
+        return self._last, 0.0, False, True, {FAILED: f"{self._name} {why} at step {self._t} of an episode"}
+
+    def _step(self, action):
+        try:
+            found = self.env.step(action)
         except ValueError as error:
             if "values to unpack" in str(error):  # a wrapper of Gymnasium's wanted five
                 raise UserError(f"{self._name}.step does not return {_FIVE}{_OLD}") from None
@@ -52,10 +95,11 @@ class Checked(gym.Wrapper):
             raise UserError(f"{self._name}.step returns {len(found)} values, not {_FIVE}{_OLD}")
         observation, reward, terminated, truncated, info = found
         reward = float(self._one(reward, "reward"))
-        if not math.isfinite(reward):
-            raise UserError(f"{self._name} gave a reward of {reward} at step {self._t} of an episode")
+        self._check(observation, self.observation_space, "")
+        if not abs(reward) < _USABLE:
+            raise _Failure(f"gave a reward of {reward}")
         return (
-            self._observation(observation),
+            observation,
             reward,
             bool(self._one(terminated, "terminated")),
             bool(self._one(truncated, "truncated")),
@@ -69,10 +113,6 @@ class Checked(gym.Wrapper):
             raise UserError(f"{self._name} gave a {what} of shape {np.shape(value)}, not one value")
         return value.item() if isinstance(value, np.ndarray) else value
 
-    def _observation(self, observation: Any) -> Any:
-        self._check(observation, self.observation_space, "")
-        return observation
-
     def _check(self, observation: Any, space: gym.Space, key: str):
         if isinstance(space, Dict | Tuple):
             parts = space.items() if isinstance(space, Dict) else enumerate(space)
@@ -84,10 +124,22 @@ class Checked(gym.Wrapper):
                     f"{self._name} gave an observation{key} of shape {np.shape(observation)}, and its "
                     f"space says {space.shape}"
                 )
-            if space.dtype != np.uint8 and not np.isfinite(observation).all():
+            if space.dtype != np.uint8 and not (np.abs(observation) < _USABLE).all():
                 array = np.asarray(observation)
-                where = tuple(np.argwhere(~np.isfinite(array))[0].tolist())
-                raise UserError(
-                    f"{self._name} gave an observation{key} with {array[where]} at {list(where)}, at step "
-                    f"{self._t} of an episode"
-                )
+                where = tuple(np.argwhere(~(np.abs(array) < _USABLE))[0].tolist())
+                raise _Failure(f"gave an observation{key} with {array[where]} at {list(where)}")
+
+
+def _copy(observation: Any) -> Any:
+    """A copy of what an environment observes: it may draw over its own."""
+    if isinstance(observation, dict):
+        return {key: _copy(part) for key, part in observation.items()}
+    if isinstance(observation, tuple):
+        return tuple(_copy(part) for part in observation)
+    return np.array(observation)
+
+
+def _told(error: Exception) -> str:
+    """The error, and the line it was raised in."""
+    at = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"

@@ -4,7 +4,7 @@ Does not import TensorFlow: vector workers and the video process start from here
 """
 
 import functools
-import json
+import warnings
 
 import gymnasium as gym
 import numpy as np
@@ -36,6 +36,16 @@ def sees_images(config: Config, env: gym.Env) -> bool:
     return config.pixels or is_image(env.observation_space)
 
 
+def warn_of_no_limit(env: gym.Env, env_id: str):
+    """Warns unless episodes of `env` are known to end: its id gives a limit, or its suite does."""
+    if not (env.spec and env.spec.max_episode_steps) and not env_id.startswith("dm_control/"):
+        warnings.warn(
+            f"{env_id} has no time limit: an episode that it does not end goes on for ever, and so would an "
+            "evaluation; see --max_episode_steps",
+            stacklevel=2,
+        )
+
+
 def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """The environment as a policy sees it: image observations as stacked frames, others as they are.
 
@@ -45,7 +55,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     Raises:
       UserError: as `make_env` does, or it cannot render.
     """
-    kwargs = json.loads(config.env_kwargs)
+    kwargs = config.env_arguments
     env = make_env(config.env, kwargs)
     if not sees_images(config, env):
         return env
@@ -54,7 +64,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     if isolate and rendering.needs_own_process(env):
         env.close()
         make = functools.partial(make_policy_env, config, isolate=False)
-        return workers.InOwnProcess(make, config.env, rendering.NO_GL.format("perhaps"))
+        return workers.InOwnProcess(make, env.spec, rendering.NO_GL.format("perhaps"))
     if config.pixels:
         kwargs = rendering.arguments(env, config.frame_size) | kwargs
         env.close()

@@ -29,8 +29,9 @@ def resolve_id(env_id: str) -> str:
     current = _current_version(name)
     if current is None:
         near = difflib.get_close_matches(name, gym.registry.keys(), n=3, cutoff=0.5)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; gymnasium.pprint_registry() lists what there is"
-        raise UserError(f"no environment {env_id!r}{hint}")
+        hint = f"did you mean {' or '.join(near)}?" if near else "gymnasium.pprint_registry() lists what there is."
+        elsewhere = "" if module else f" One of another package is named with it: --env=PACKAGE:{name}"
+        raise UserError(f"no environment {env_id!r}; {hint}{elsewhere}")
     if current != name and re.search(r"-v\d+$", name):
         warnings.warn(f"{name} is retired: running {current}", stacklevel=2)
     return f"{module}:{current}" if module else current

@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -44,6 +45,16 @@ class Spaces:
     @property
     def action_size(self) -> int:
         return len(self.low)
+
+    def to_json(self) -> dict[str, Any]:
+        """What `from_json` takes."""
+        return dataclasses.asdict(self) | {"low": self.low.tolist(), "high": self.high.tolist()}
+
+    @classmethod
+    def from_json(cls, saved: dict[str, Any]) -> "Spaces":
+        leaves = {name: tuple(shape) for name, shape in saved["leaves"].items()}
+        low, high = np.array(saved["low"], np.float32), np.array(saved["high"], np.float32)
+        return cls(**saved | {"leaves": leaves, "low": low, "high": high})
 
 
 def checked_spaces(env: gym.Env, env_id: str) -> Spaces:

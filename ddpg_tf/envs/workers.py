@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import gymnasium as gym
 import numpy as np
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
 from gymnasium.vector.async_vector_env import AsyncState
 
@@ -107,8 +108,9 @@ class _Making:
 class InOwnProcess(gym.Env):
     """The environment that `make` makes, in a process of its own without TensorFlow."""
 
-    def __init__(self, make: Make, name: str, hint: str):
-        self._env = Workers([make], name, hint=hint, hide_main=True)
+    def __init__(self, make: Make, spec: EnvSpec, hint: str):
+        self.spec = spec
+        self._env = Workers([make], spec.id, hint=hint, hide_main=True)
         self.observation_space, self.action_space = self._env.single_observation_space, self._env.single_action_space
         self.metadata = self._env.metadata
 

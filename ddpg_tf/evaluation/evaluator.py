@@ -1,17 +1,20 @@
 """Deterministic episodes on environments of their own, reset with seeds 10000, 10001, ..."""
 
+import warnings
 from collections.abc import Callable
 from typing import NamedTuple
 
+import gymnasium as gym
 import numpy as np
 
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
+from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.errors import UserError
 
+Act = Callable[[np.ndarray], np.ndarray]
 FIRST_SEED = 10_000
-_TOGETHER = 10  # episodes stepped side by side, for one call of the policy
-_TOGETHER_PIXELS = 2  # each may be a process that renders
+_MOST_PIXELS = 2  # environments: each may be a process that renders
 
 
 class Episode(NamedTuple):
@@ -33,22 +36,44 @@ class Evaluator:
     Args:
       config: names the environment.
       episodes: how many `run` makes; episode i is reset with seed `first_seed` + i.
+      lent: an environment to use, instead of any of its own.
+    Raises:
+      UserError: an environment cannot be made.
     """
 
-    def __init__(self, config: Config, episodes: int, first_seed: int = FIRST_SEED):
+    def __init__(self, config: Config, episodes: int, first_seed: int = FIRST_SEED, lent: gym.Env | None = None):
         self._episodes, self._first_seed = episodes, first_seed
-        together = _TOGETHER_PIXELS if config.pixels else _TOGETHER
-        self._envs = [factory.make_flat_env(config) for _ in range(min(episodes, together))]
+        together = min(episodes, config.eval_envs or 1, _MOST_PIXELS if config.pixels else episodes)
+        self._own: list[gym.Env] = []
+        try:
+            while lent is None and len(self._own) < together:
+                self._own.append(factory.make_flat_env(config))
+        except UserError as error:
+            self.close()
+            raise UserError(
+                f"{error}. It is number {len(self._own) + 1} that an evaluation needs of its own: --eval_envs=1 makes "
+                "only one, --eval_envs=0 uses the training's"
+            ) from None
+        self._envs = self._own if lent is None else [lent]
+        factory.warn_of_no_limit(self._envs[0], config.env)
 
-    def run(self, policy: Callable[[np.ndarray], np.ndarray]) -> list[Episode]:
-        """`policy` maps observations [N, ...] to actions float32 [N, A]; N is the same at every call."""
+    def run(self, policy: Act, stopped: Callable[[], bool] = lambda: False) -> list[Episode] | None:
+        """The episodes, or None if it was stopped.
+
+        Args:
+          policy: maps observations [N, ...] to actions float32 [N, A]; N is the same at every call.
+          stopped: asked before each step.
+        """
         episodes: list[Episode] = []
         while len(episodes) < self._episodes:
             count = min(len(self._envs), self._episodes - len(episodes))
-            episodes += self._run_together(policy, self._first_seed + len(episodes), count)
+            together = self._run_together(policy, stopped, self._first_seed + len(episodes), count)
+            if together is None:
+                return None
+            episodes += together
         return episodes
 
-    def _run_together(self, policy, first_seed: int, count: int) -> list[Episode]:
+    def _run_together(self, policy: Act, stopped, first_seed: int, count: int) -> list[Episode] | None:
         observations = np.stack([env.reset(seed=first_seed + i)[0] for i, env in enumerate(self._envs)])
         if observations.dtype != np.uint8:
             observations = observations.astype(np.float32)
@@ -56,11 +81,15 @@ class Evaluator:
         actions, rewards = [[] for _ in range(count)], [[] for _ in range(count)]
         ended_itself, running = [False] * count, list(range(count))
         while running:
+            if stopped():
+                return None
             chosen = policy(observations)
             if not np.isfinite(chosen).all():
                 raise UserError("the policy's action is not finite: training diverged")
             for i in list(running):
-                observation, reward, terminated, truncated, _ = self._envs[i].step(chosen[i].copy())
+                observation, reward, terminated, truncated, info = self._envs[i].step(chosen[i].copy())
+                if FAILED in info:
+                    warnings.warn(f"{info[FAILED]} of an evaluation: its return ends there", stacklevel=3)
                 observations[i] = observation
                 returns[i] += reward
                 rewards[i].append(reward)
@@ -81,5 +110,5 @@ class Evaluator:
         ]
 
     def close(self):
-        for env in self._envs:
+        for env in self._own:
             env.close()

@@ -56,7 +56,7 @@ def _main(settings: str, seed: str, actions: str, out: str):
 
     rendering.use_display_or_egl()
     config = Config(**json.loads(settings))
-    env = registry.make_env(config.env, json.loads(config.env_kwargs), render_mode="rgb_array")
+    env = registry.make_env(config.env, config.env_arguments, render_mode="rgb_array")
     repeat = config.action_repeat if factory.sees_images(config, env) else 1
     env.reset(seed=int(seed))
     rendering.follow(env)

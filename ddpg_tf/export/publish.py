@@ -1,6 +1,7 @@
 """Live publishing: each better policy becomes a SavedModel version in a process of its own, while training goes on."""
 
 import fcntl
+import json
 import os
 import threading
 import warnings
@@ -10,6 +11,7 @@ import numpy as np
 
 from ddpg_tf import child, cli, files
 from ddpg_tf.config import Config
+from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import restore_policy
 
@@ -21,8 +23,8 @@ class Publisher:
       run: the run's directory; snapshots pass through it.
     """
 
-    def __init__(self, run: Path, config: Config):
-        self._run, self._config = run, config
+    def __init__(self, run: Path, config: Config, spaces: Spaces):
+        self._run, self._config, self._spaces = run, config, spaces
         self._pending: Path | None = None
         self._turn = threading.Condition()
         self._thread: threading.Thread | None = None
@@ -32,7 +34,8 @@ class Publisher:
     def submit(self, state: dict[str, np.ndarray], step: int, score: float):
         """Has `state` (DDPG.policy_state) published; returns at once."""
         snapshot = self._run / f"snapshot-{step}.npz"
-        meta = {"step": np.asarray(step), "score": np.asarray(score)}
+        spaces = json.dumps(self._spaces.to_json())  # there may be no room for another environment, or no way to one
+        meta = {"step": np.asarray(step), "score": np.asarray(score), "spaces": np.asarray(spaces)}
         files.write_atomically(snapshot, lambda file: np.savez(file, **meta, **state))
         with self._turn:
             if self._pending:
@@ -75,6 +78,7 @@ def _main(argv):
     with np.load(snapshot) as file:
         state = dict(file)
     step, score = int(state.pop("step")), float(state.pop("score"))
+    spaces = Spaces.from_json(json.loads(str(state.pop("spaces"))))
     name = run_dir.identity(run)
     export_dir.mkdir(parents=True, exist_ok=True)
     turn = os.open(export_dir, os.O_RDONLY)
@@ -82,7 +86,7 @@ def _main(argv):
         fcntl.flock(turn, fcntl.LOCK_EX)  # a killed training's last publication may still be under way
         if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better
-        policy = restore_policy(run_dir.read_config(run), state, step, score, name)
+        policy = restore_policy(run_dir.read_config(run), spaces, state, step, score, name)
         saved_model.write_version(policy, export_dir, live=True)
         versions.prune(export_dir, name, keep)
     finally:

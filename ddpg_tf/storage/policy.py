@@ -48,19 +48,19 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     arrays, meta = found
     if "scores" not in meta and which == "best":
         raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
+    # An earlier version did not save the spaces.
+    spaces = Spaces.from_json(meta["spaces"]) if "spaces" in meta else spaces_of(run_config)
     if which == "best" and (step := meta["scores"]["best_step"]) is not None:
-        return restore_policy(
-            run_config, checkpoint.select(arrays, "best"), step, meta["scores"]["best"], identity(path)
-        )
+        best = checkpoint.select(arrays, "best")
+        return restore_policy(run_config, spaces, best, step, meta["scores"]["best"], identity(path))
     latest = DDPG.policy_part(checkpoint.select(arrays, "agent"))
-    return restore_policy(run_config, latest, meta["step"], None, identity(path))
+    return restore_policy(run_config, spaces, latest, meta["step"], None, identity(path))
 
 
 def restore_policy(
-    run_config: Config, state: dict[str, np.ndarray], step: int, score: float | None, run: str
+    run_config: Config, spaces: Spaces, state: dict[str, np.ndarray], step: int, score: float | None, run: str
 ) -> Policy:
-    """A Policy from DDPG.policy_state."""
-    spaces = spaces_of(run_config)
+    """A Policy from DDPG.policy_state. Needs no environment."""
     agent = DDPG(run_config, spaces.observation_shape, spaces.low, spaces.high)
     try:
         agent.load_policy_state(state)

@@ -29,18 +29,16 @@ class Logger:
       run_dir: where the files go; what they hold beyond `step` is cut off.
       total_steps: for the progress bar, which shows on a terminal only.
       step: environment step to continue from.
+      evaluated: step of the last evaluation; -1: none.
       seconds: wall time the run has taken before.
     """
 
-    def __init__(self, run_dir: Path, total_steps: int, step: int = 0, seconds: float = 0.0):
+    def __init__(self, run_dir: Path, total_steps: int, step: int = 0, evaluated: int = -1, seconds: float = 0.0):
         self._run_dir, self._began = run_dir, time.monotonic() - seconds
         self._window: dict[str, Any] = _empty_window(step, seconds)
-        for name, columns in (
-            ("metrics.csv", COLUMNS),
-            ("evaluations.csv", EVALUATION_COLUMNS),
-            ("values.csv", VALUE_COLUMNS),
-        ):
-            _cut(run_dir / name, columns, step)
+        _cut(run_dir / "metrics.csv", COLUMNS, step)
+        _cut(run_dir / "evaluations.csv", EVALUATION_COLUMNS, evaluated)
+        _cut(run_dir / "values.csv", VALUE_COLUMNS, evaluated)
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
             events.unlink()
         self._board = tf.summary.create_file_writer(str(run_dir))

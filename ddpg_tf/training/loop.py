@@ -5,6 +5,7 @@ import dataclasses
 import math
 import os
 import signal
+import time
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ from ddpg_tf.training.logger import Logger
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
+_LONG_EVALUATION = 60.0  # seconds, after which what was learnt is saved before it ends
 
 
 class Interrupted(Exception):
@@ -120,8 +122,13 @@ def _warn_of_no_effect(config: Config, spaces: Spaces):
 
 @dataclasses.dataclass
 class _Scores:
-    """Means of evaluations, and the steps they were made at."""
+    """Means of evaluations, and the steps they were made at.
 
+    Attributes:
+      due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
+    """
+
+    due: bool = False
     last: float | None = None
     last_step: int | None = None
     best: float | None = None
@@ -132,7 +139,7 @@ class _Run:
     """The parts of a run, and what is due when. A step is one action in one environment."""
 
     def __init__(self, config: Config, path: Path, spaces: Spaces, found):
-        self._config, self._path = config, path
+        self._config, self._path, self._spaces = config, path, spaces
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
         if "scores" not in meta:
             raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
@@ -151,7 +158,8 @@ class _Run:
             rows=meta["step"] // config.num_envs,
         )
         with contextlib.ExitStack() as closing:
-            self._logger = Logger(path, config.total_steps, meta["step"], meta["seconds"])
+            evaluated = -1 if self._scores.last_step is None else self._scores.last_step
+            self._logger = Logger(path, config.total_steps, meta["step"], evaluated, meta["seconds"])
             closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
             closing.callback(self._logger.close)
             collector = Collector(config, spaces)
@@ -160,9 +168,10 @@ class _Run:
                 replay.end_episodes(collector.load_state(checkpoint.select(arrays, "collector")))
                 self._logger.load_state(meta["logger"])
             self._core = Core(config, agent, replay, collector, step=meta["step"], on_step=self._stepped)
-            self._evaluator = Evaluator(config, config.eval_episodes)
+            lent = None if config.eval_envs else collector.lend()
+            self._evaluator = Evaluator(config, config.eval_episodes, lent=lent)
             closing.callback(self._evaluator.close)
-            self._publisher = Publisher(path, config) if config.export_dir else None
+            self._publisher = Publisher(path, config, spaces) if config.export_dir else None
             if self._publisher:
                 closing.callback(self._publisher.finish)
                 if self._scores.best_step is not None:  # in case it was killed before this was out
@@ -178,21 +187,22 @@ class _Run:
     def until_done(self, interrupted: list[int]) -> Result:
         config, core, scores = self._config, self._core, self._scores
         first = core.step
-        while core.step < config.total_steps:
+        while core.step < config.total_steps or scores.last_step != core.step:
             before = core.step
-            self._log_updates(core.run(self._next_pause(), lambda: interrupted), before)
+            if not scores.due:
+                self._log_updates(core.run(self._next_pause(), lambda: interrupted), before)
+                if _due(before, core.step, config.log_every):
+                    self._logger.write_row(core.step)
             last = core.step == config.total_steps
-            if _due(before, core.step, config.log_every):
-                self._logger.write_row(core.step)
-            if last or _due(before, core.step, config.eval_every):
-                self._evaluate()
-            if last or interrupted or _due(before, core.step, config.checkpoint_every):
+            scores.due |= last or _due(before, core.step, config.eval_every)
+            if scores.due and not core.collector.problem:
+                self._evaluate(interrupted)
+            if last or interrupted or core.collector.problem or _due(before, core.step, config.checkpoint_every):
                 self._checkpoint()
-            if interrupted and not last:
+            if core.collector.problem:
+                raise UserError(f"{core.collector.problem}. What was learnt is in {self._path}, step {core.step}")
+            if interrupted and (scores.due or not last):
                 raise Interrupted(interrupted[0], self._path)
-        if scores.last_step != core.step:  # resumed where it had been interrupted, with total_steps to match
-            self._evaluate()
-            self._checkpoint()
         return Result(self._path, core.step, core.step - first, scores.last, scores.best, scores.best_step)
 
     def _next_pause(self) -> int:
@@ -221,9 +231,24 @@ class _Run:
                     )
             self._logger.update(metrics, self._config.updates_per_block)
 
-    def _evaluate(self):
+    def _evaluate(self, interrupted: list[int]):
+        """Unless a signal ends it: then it is still due."""
         config, agent, step, scores = self._config, self._core.agent, self._core.step, self._scores
-        episodes = self._evaluator.run(agent.act)
+        began, saved = time.monotonic(), False
+
+        def stopped() -> bool:
+            nonlocal saved
+            if not saved and time.monotonic() - began > _LONG_EVALUATION:
+                self._checkpoint()
+                saved = True
+            return bool(interrupted)
+
+        episodes = self._evaluator.run(agent.act, stopped)
+        if episodes is None:
+            return
+        scores.due = False
+        if not config.eval_envs:
+            self._core.replay.end_episodes(self._core.collector.take_back())
         scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
         self._logger.evaluation(
             step,
@@ -248,6 +273,7 @@ class _Run:
             core.step,
             arrays,
             {
+                "spaces": self._spaces.to_json(),
                 "scores": dataclasses.asdict(self._scores),
                 "seconds": self._logger.seconds,
                 "logger": self._logger.state(),
