@@ -3,9 +3,11 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -193,6 +195,31 @@ def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     assert list((tmp_path / "model").iterdir()) == []
 
 
+@pytest.fixture
+def largest_file():
+    """`largest_file(size)`: no file may grow beyond that; TensorFlow and Python then fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 5_000])  # the variables fail, or what comes after them
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(exported, tmp_path, largest_file, size):
+    policy, _ = exported
+    largest_file(size)
+    with pytest.raises(UserError) as error:
+        saved_model.write_version(policy, tmp_path / "model")
+    assert str(error.value) == f"cannot export to {tmp_path / 'model'}: File too large"
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_directory_that_forbids_writing_is_one_line(exported):
+    """/proc does, even to root."""
+    policy, _ = exported
+    with pytest.raises(UserError, match=r"^cannot export to /proc/self/fdinfo: [A-Z][a-z ]+$"):
+        saved_model.write_version(policy, Path("/proc/self/fdinfo"))
+
+
 def test_export_command_prints_signature_and_request(trained, tmp_path):
     done = command("export.py", f"--run_dir={trained}", f"--export_dir={tmp_path / 'pendulum'}")
     assert done.returncode == 0, done.stderr
@@ -311,16 +338,17 @@ class TestLivePublishing:
         assert published == ["1.npz", "3.npz"] and not list(tmp_path.iterdir())
 
 
-def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
-    from ddpg_tf.export import publish
-
-    monkeypatch.setattr(
-        publish.child, "run", lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room")
-    )
-    publisher = publish.Publisher(tmp_path, run_dir.read_config(trained))
-    with pytest.warns(UserWarning, match="no room"):
+def test_a_publication_that_fails_is_a_warning_of_one_line(tmp_path, trained):
+    """As on a disk that is full, or not ours."""
+    (tmp_path / "file").touch()
+    config = dataclasses.replace(run_dir.read_config(trained), export_dir=str(tmp_path / "file" / "model"))
+    publisher = loop.Publisher(tmp_path, config)
+    with pytest.warns(UserWarning) as warned:
         publisher.submit({}, 1, 0.0)
         publisher.finish()
+    (said,) = [str(warning.message) for warning in warned]
+    assert said == f"policy not published: cannot export to {config.export_dir}: Not a directory"
+    assert sorted(os.listdir(tmp_path)) == ["file"]
 
 
 def test_export_from_another_directory(trained, tmp_path):

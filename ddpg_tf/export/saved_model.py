@@ -27,16 +27,13 @@ def write_version(policy: Policy, export_dir: Path, version: int | None = None, 
       UserError: the version is not above the existing ones, the directory cannot be written, or the artefact does
         not answer as the live policy does.
     """
-    try:
-        export_dir.mkdir(parents=True, exist_ok=True)
+    with versions.exporting_to(export_dir):
         versions.require_above(export_dir, version)
         probes = _probes(policy)
         with versions.in_the_making(export_dir) as partial:
             _write(policy, partial / "model", probes, live)
             _verify(partial / "model", probes)
             return versions.rename_to_version(partial / "model", export_dir, version)
-    except OSError as error:
-        raise UserError(f"cannot export to {export_dir}: {error}") from None
 
 
 def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool):

@@ -14,9 +14,27 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddpg_tf import files
+from ddpg_tf._tf import tf
 from ddpg_tf.errors import UserError
 
 _PARTIAL = "partial-"
+
+
+@contextlib.contextmanager
+def exporting_to(export_dir: Path) -> Iterator[None]:
+    """Makes `export_dir`, for the block to write below.
+
+    Raises:
+      UserError: in one line, what the system denies the block: the disk is full, the directory is read-only, ...
+    """
+    try:
+        export_dir.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot export to {export_dir}: {error.strerror or error}") from None
+    except tf.errors.OpError as error:  # "[{{node}}] FILE; REASON [Op:NAME]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise UserError(f"cannot export to {export_dir}: {reason}") from None
 
 
 def versions(export_dir: Path) -> list[int]:
