@@ -5,6 +5,8 @@ python export.py --run_dir=DIR --export_dir=MODEL_DIR [--version=N] [--checkpoin
 
 import json
 import os
+import shlex
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
@@ -57,14 +59,15 @@ def _explain(path: Path, policy):
             f"observation_bytes: observation_bytes string {[None, policy.config.frame_stack]}, PNG files, the oldest "
             f"frame first -> {action}"
         )
-    print(f"serve it: python -m serve.local --model_name={name} --model_base_path={path.parent}")
-    url = f"http://localhost:8501/v1/models/{name}"
+    named = f"--model_name={name}"
+    print("serve it:", shlex.join(["python", "-m", "serve.local", named, f"--model_base_path={path.parent}"]))
     if spaces.image:  # too long for a shell
-        print(f"ask it:   python -m serve.query --model_name={name} --sample")
+        print("ask it:  ", shlex.join(["python", "-m", "serve.query", named, "--sample"]))
         return
     zeros = {leaf: np.zeros(shape).tolist() for leaf, shape in spaces.leaves.items()}
     row = zeros["observation"] if list(zeros) == ["observation"] else zeros
-    print(f"ask it:   curl -d '{json.dumps({'instances': [row]})}' {url}:predict")
+    url = f"http://localhost:8501/v1/models/{urllib.parse.quote(name)}:predict"
+    print("ask it:  ", shlex.join(["curl", "-d", json.dumps({"instances": [row]}), url]))
 
 
 if __name__ == "__main__":

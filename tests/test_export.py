@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 import resource
+import shlex
 import shutil
 import subprocess
 import sys
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT
 
 from ddpg_tf import train
 from ddpg_tf.envs.registry import make_env
@@ -221,11 +222,22 @@ def test_a_directory_that_forbids_writing_is_one_line(exported):
 
 
 def test_export_command_prints_signature_and_request(trained, tmp_path):
-    done = command("export.py", f"--run_dir={trained}", f"--export_dir={tmp_path / 'pendulum'}")
+    """From another directory, for the commands find the package wherever they are started; into one with a space."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=my models/my pendulum"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "my models" / "my pendulum")) == ["1"]
     assert "observation float32 [None, 3] -> action float32 [None, 1]" in done.stdout
-    assert """curl -d '{"instances": [[0.0, 0.0, 0.0]]}'""" in done.stdout and "models/pendulum:predict" in done.stdout
-    assert sorted(os.listdir(tmp_path / "pendulum")) == ["1"]
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    serve, ask = shlex.split(said["serve it"]), shlex.split(said["ask it"])
+    assert serve[:3] == ["python", "-m", "serve.local"]
+    assert serve[3:] == ["--model_name=my pendulum", "--model_base_path=my models/my pendulum"]
+    assert ask[:3] == ["curl", "-d", '{"instances": [[0.0, 0.0, 0.0]]}']
+    assert ask[3:] == ["http://localhost:8501/v1/models/my%20pendulum:predict"]
 
 
 def test_dict_observations_become_named_inputs(tmp_path, tiny):
@@ -349,15 +361,3 @@ def test_a_publication_that_fails_is_a_warning_of_one_line(tmp_path, trained):
     (said,) = [str(warning.message) for warning in warned]
     assert said == f"policy not published: cannot export to {config.export_dir}: Not a directory"
     assert sorted(os.listdir(tmp_path)) == ["file"]
-
-
-def test_export_from_another_directory(trained, tmp_path):
-    """The commands find the package wherever they are started."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=model"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "model" / "1" / "saved_model.pb").exists()
