@@ -18,7 +18,7 @@ from ddpg_tf import train
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Episode
-from ddpg_tf.export import saved_model, verify, versions
+from ddpg_tf.export import making, saved_model, verify, versions
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
@@ -102,7 +102,7 @@ def test_warmup_records_are_requests_of_both_signatures(exported):
 
 
 def probes_of(policy):
-    return saved_model._probes(policy)
+    return making.probes(policy)
 
 
 def test_verification_refuses_a_model_that_answers_differently(exported):
@@ -166,7 +166,7 @@ def test_verification_replays_the_warm_up_requests(tmp_path, exported):
 
 def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
     policy, _ = exported
-    monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
+    monkeypatch.setattr(making, "_verify", lambda *_: None)
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
     assert saved_model.write_version(policy, tmp_path, live=True).name == "8"
@@ -184,11 +184,11 @@ def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
 def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     policy, _ = exported
 
-    def wrong(path, probes):
+    def wrong(verifier, path, probes):
         assert (path / "saved_model.pb").exists() and not path.name.isdecimal()
         raise UserError("wrong")
 
-    monkeypatch.setattr(saved_model, "_verify", wrong)
+    monkeypatch.setattr(making, "_verify", wrong)
     stale = tmp_path / "model" / "partial-999999999"  # of a process that is gone
     stale.mkdir(parents=True)
     with pytest.raises(UserError):
@@ -280,7 +280,7 @@ class TestLivePublishing:
             return subprocess.CompletedProcess(argv, 0, "", "")
 
         monkeypatch.setattr(publish.child, "run", run)
-        monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
+        monkeypatch.setattr(making, "_verify", lambda *_: None)
 
     def scores(self, monkeypatch, returns):
         """Makes the evaluations of a run come out as `returns`."""

@@ -18,6 +18,7 @@ from ddpg_tf._tf import tf
 from ddpg_tf.errors import UserError
 
 _PARTIAL = "partial-"
+_FORMATS = ("saved_model.pb", "model.tflite", "model.onnx")
 
 
 @contextlib.contextmanager
@@ -69,6 +70,14 @@ def require_above(export_dir: Path, version: int | None):
         raise UserError(
             f"version {version} is not above the newest in {export_dir}, {newest}: servers would not take it up"
         )
+
+
+def require_format(export_dir: Path, file: str):
+    """Raises UserError when there is a version of another format than `file` is of: a server follows the newest."""
+    for version in versions(export_dir):
+        found = [name for name in _FORMATS if (export_dir / str(version) / name).exists()]
+        if found and file not in found:
+            raise UserError(f"version {version} in {export_dir} is {found[0]}: choose another directory for {file}")
 
 
 @contextlib.contextmanager
