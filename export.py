@@ -1,16 +1,20 @@
-"""Exports a trained policy as a SavedModel version for TensorFlow Serving.
+"""Exports a trained policy as a SavedModel version for TensorFlow Serving, or its actor alone for a small device.
 
 python export.py --run_dir=DIR --export_dir=MODEL_DIR [--version=N] [--checkpoint=best|latest]
+python export.py --run_dir=DIR --export_dir=MODEL_DIR --format=litert|onnx
 """
 
 import json
 import os
+import shlex
+import urllib.parse
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from ddpg_tf import cli
+from ddpg_tf.export import runtimes
 
 
 def main(argv):
@@ -33,38 +37,56 @@ def main(argv):
         "best: weights of the best evaluation; latest: the newest",
         flag_values=values,
     )
+    flags.DEFINE_enum(
+        "format",
+        "savedmodel",
+        ["savedmodel", "litert", "onnx"],
+        "savedmodel: the version is a SavedModel; litert, onnx: it holds the actor as model.tflite or model.onnx, and "
+        "policy.json. All versions in export_dir are of one format",
+        flag_values=values,
+    )
     cli.parse(argv, values, __doc__)
+    if values.format != "savedmodel":
+        runtimes.require_installed(values.format)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # an accelerator rounds differently from the verifying process
-    from ddpg_tf.export import saved_model
+    from ddpg_tf.export import actor_file, saved_model
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(Path(values.run_dir), values.checkpoint)
-    path = saved_model.write_version(policy, Path(values.export_dir), values.version)
+    export_dir = Path(values.export_dir)
+    if values.format == "savedmodel":
+        path = saved_model.write_version(policy, export_dir, values.version)
+    else:
+        path = actor_file.write_version(policy, export_dir, values.format, values.version)
     weights = "latest weights" if policy.score is None else f"best weights, evaluation {policy.score:.1f}"
     print(f"{path}: {policy.config.env}, step {policy.step}, {weights}")
-    _explain(path, policy)
-
-
-def _explain(path: Path, policy):
-    """The signatures and the request to try."""
-    spaces, name = policy.spaces, path.absolute().parent.name
-    kind = "uint8" if spaces.image else "float32"
-    action = f"action float32 {[None, spaces.action_size]}"
-    inputs = ", ".join(f"{leaf} {kind} {[None, *shape]}" for leaf, shape in spaces.leaves.items())
+    kind = "uint8" if policy.spaces.image else "float32"
+    inputs = ", ".join(f"{leaf} {kind} {[None, *shape]}" for leaf, shape in policy.spaces.leaves.items())
+    action = f"action float32 {[None, policy.spaces.action_size]}"
+    if values.format != "savedmodel":
+        print(f"{inputs} -> {action}")
+        return
     print(f"serving_default: {inputs} -> {action}\naction_value:    {inputs}, {action} -> q float32 [None]")
+    _explain(path, policy, action)
+
+
+def _explain(path: Path, policy, action: str):
+    """How to serve it, and a request to try."""
+    spaces, name = policy.spaces, path.absolute().parent.name
     if spaces.image:
         print(
             f"observation_bytes: observation_bytes string {[None, policy.config.frame_stack]}, PNG files, the oldest "
             f"frame first -> {action}"
         )
-    print(f"serve it: python -m serve.local --model_name={name} --model_base_path={path.parent}")
-    url = f"http://localhost:8501/v1/models/{name}"
+    named = f"--model_name={name}"
+    print("serve it:", shlex.join(["python", "-m", "serve.local", named, f"--model_base_path={path.parent}"]))
     if spaces.image:  # too long for a shell
-        print(f"ask it:   python -m serve.query --model_name={name} --sample")
+        print("ask it:  ", shlex.join(["python", "-m", "serve.query", named, "--sample"]))
         return
     zeros = {leaf: np.zeros(shape).tolist() for leaf, shape in spaces.leaves.items()}
     row = zeros["observation"] if list(zeros) == ["observation"] else zeros
-    print(f"ask it:   curl -d '{json.dumps({'instances': [row]})}' {url}:predict")
+    url = f"http://localhost:8501/v1/models/{urllib.parse.quote(name)}:predict"
+    print("ask it:  ", shlex.join(["curl", "-d", json.dumps({"instances": [row]}), url]))
 
 
 if __name__ == "__main__":

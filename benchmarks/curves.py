@@ -9,6 +9,7 @@ have that of earlier results beside it.
 """
 
 import json
+import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -53,7 +54,8 @@ def main(argv):
     draw(results, other)
     options = [f"--out={out}"] + [f"--episodes={values.episodes}"] * (values.episodes != 100)
     options += [f"--beside={values.beside}"] * bool(values.beside)
-    text = report(results, [*trainings(results), f"python -m benchmarks.curves runs/{out.name}-* {' '.join(options)}"])
+    command = f"python -m benchmarks.curves runs/{out.name}-* {shlex.join(options)}"
+    text = report(results, [*trainings(results), command])
     write_text(out / "README.md", text)
     print(text)
 

@@ -6,6 +6,7 @@ HalfCheetah-v5 in blocks of 50 updates, 256-256, batch 256; the cores are shared
 """
 
 import contextlib
+import shlex
 import statistics
 import subprocess
 import tempfile
@@ -45,7 +46,7 @@ def main(argv):
         Path(values.out),
         "Runs at once",
         "Whole training loops side by side, HalfCheetah-v5 in blocks of 50 updates",
-        " ".join(["python -m benchmarks.jobs", *argv[1:]]),
+        shlex.join(["python", "-m", "benchmarks.jobs", *argv[1:]]),
         {"jobs": Part(about, rows)},
         installed("tensorflow", "keras", "numpy"),
     )

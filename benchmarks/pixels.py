@@ -16,6 +16,7 @@ Pieces alternate; medians of rounds.
 import json
 import os
 import re
+import shlex
 import statistics
 import tempfile
 import time
@@ -61,7 +62,7 @@ def main(argv):
         Path(values.out),
         "From pixels",
         about,
-        " ".join(["python -m benchmarks.pixels", *argv[1:]]),
+        shlex.join(["python", "-m", "benchmarks.pixels", *argv[1:]]),
         found,
         report.installed("tensorflow", "keras", "gymnasium", "mujoco", "pillow"),
     )

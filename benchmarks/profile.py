@@ -6,6 +6,7 @@ Every piece is called alone, again and again, in rounds that take turns; figures
 """
 
 import itertools
+import shlex
 import statistics
 import time
 from collections.abc import Callable
@@ -45,7 +46,7 @@ def main(argv) -> int:
         Path(values.out),
         "Profile",
         "Pieces of one training step, each alone",
-        " ".join(["python -m benchmarks.profile", *argv[1:]]),
+        shlex.join(["python", "-m", "benchmarks.profile", *argv[1:]]),
         {"pieces": part},
         installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"),
     )

@@ -12,6 +12,7 @@ import dataclasses
 import itertools
 import multiprocessing
 import re
+import shlex
 import statistics
 import time
 from pathlib import Path
@@ -91,7 +92,7 @@ def main(argv) -> int:
             out,
             "Scale",
             "The inner loop of training",
-            " ".join(["python -m benchmarks.scale", *argv[1:]]),
+            shlex.join(["python", "-m", "benchmarks.scale", *argv[1:]]),
             done,
             installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"),
         )

@@ -12,6 +12,7 @@ import json
 import os
 import random
 import re
+import shlex
 import shutil
 import statistics
 import sys
@@ -77,7 +78,7 @@ def main(argv) -> int:
                 out,
                 "Serving",
                 "`python -m serve.local` on cores that it shares with its clients",
-                " ".join(["python -m benchmarks.serving", *argv[1:]]),
+                shlex.join(["python", "-m", "benchmarks.serving", *argv[1:]]),
                 parts,
                 installed(*_PACKAGES),
             )

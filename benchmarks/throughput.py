@@ -14,6 +14,7 @@ import csv
 import dataclasses
 import io
 import json
+import shlex
 import statistics
 import subprocess
 import sys
@@ -103,7 +104,7 @@ def main(argv) -> int:
             out,
             "Throughput",
             "Whole training loops beside other libraries, the same work in turn",
-            " ".join(["python -m benchmarks.throughput", *argv[1:]]),
+            shlex.join(["python", "-m", "benchmarks.throughput", *argv[1:]]),
             done,
             versions,
         )

@@ -28,8 +28,13 @@ def parse(
     Returns:
       The positional arguments, where the command takes any.
     Raises:
-      UsageError: unknown flag, value that does not parse, or a stray positional argument.
+      UsageError: unknown flag, value that does not parse, stray positional argument, or one that is not UTF-8.
     """
+    for argument in map(os.fsencode, argv[1:]):  # paths may be any bytes, but not TensorFlow's
+        try:
+            argument.decode()
+        except UnicodeDecodeError:
+            raise UsageError(f"the argument {str(argument)[2:-1]} is not UTF-8: give the file another name") from None
     if any(arg in ("-h", "-help", "--help", "--helpfull", "--helpshort") for arg in argv[1:]):
         print(help_text(values, doc, groups or {}))
         sys.exit(0)

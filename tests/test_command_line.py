@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -183,6 +184,8 @@ def test_arguments_that_the_environment_rejects(refused, env_id, kwargs):
         (["--resume"], "--run_dir"),
         (["--resume", "--run_dir=missing"], "missing"),
         (["--resume", "--run_dir="], "--run_dir"),
+        (["--run_dir=caf\udce9"], "--run_dir=caf\\xe9 is not UTF-8"),
+        (["--flagfile=caf\udce9"], "--flagfile=caf\\xe9 is not UTF-8"),
     ],
 )
 def test_a_command_line_that_is_wrong(refused, arguments, says):
@@ -403,11 +406,13 @@ def test_a_run_that_another_process_trains(refused, finished):
 
 
 def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run):
-    path = tmp_path / "run"
+    path = tmp_path / "a run"
     flags = ["--env=tests.toy_envs:ToyInterrupted-v0", '--env_kwargs={"at": 25}', f"--run_dir={path}", *QUICK]
     status, out, err = command(train.main, *flags)
     assert (status, out) == (130, "")
-    assert err.splitlines()[-1] == f"interrupted; continue with: python train.py --resume --run_dir={path}"
+    said, _, to_copy = err.splitlines()[-1].partition(": ")
+    assert said == "interrupted; continue with"
+    assert shlex.split(to_copy) == ["python", "train.py", "--resume", f"--run_dir={path}"]
     assert [file.stem for file in (path / "checkpoints").iterdir()] == ["000000000025"]
     status, out, _ = command(train.main, "--resume", f"--run_dir={path}")
     assert status == 0 and "40 steps" in out
@@ -448,6 +453,9 @@ class TestOfARun:
 
     def test_a_stray_argument(self, refused, main, others, finished):
         assert "'stray'" in refused(2, main, f"--run_dir={finished}", *others, "stray")
+
+    def test_a_path_that_is_not_utf_8(self, refused, main, others):
+        assert "--run_dir=caf\\xe9 is not UTF-8" in refused(2, main, "--run_dir=caf\udce9", *others)
 
     def test_an_unknown_flag(self, refused, main, others, finished):
         assert "episode" in refused(2, main, f"--run_dir={finished}", *others, "--episode=3")

@@ -57,13 +57,13 @@ def test_a_command_and_its_flags_exist(program, words):
         assert f"--{flag}:" in explained, flag
 
 
+def python_blocks(page) -> list[str]:
+    return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
+
+
 @pytest.mark.parametrize("page, says", [("README.md", "runs/Pendulum-v1-0-"), ("docs/develop.md", "critic_loss")])
 def test_the_python_examples_run(tmp_path, page, says):
-    code = next(
-        block
-        for block in re.findall(r"```python\n(.*?)```", (ROOT / page).read_text(), re.S)
-        if "import" in block and "serve.client" not in block
-    )
+    code = next(block for block in python_blocks(ROOT / page) if "import" in block and "serve.client" not in block)
     done = subprocess.run(
         [sys.executable, "-c", code.replace("2_000", "700")],
         cwd=tmp_path,

@@ -3,19 +3,22 @@
 import dataclasses
 import json
 import os
+import resource
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT, command
+from conftest import ROOT
 
 from ddpg_tf import train
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Episode
-from ddpg_tf.export import saved_model, verify, versions
+from ddpg_tf.export import making, saved_model, verify, versions
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
@@ -99,7 +102,7 @@ def test_warmup_records_are_requests_of_both_signatures(exported):
 
 
 def probes_of(policy):
-    return saved_model._probes(policy)
+    return making.probes(policy)
 
 
 def test_verification_refuses_a_model_that_answers_differently(exported):
@@ -163,7 +166,7 @@ def test_verification_replays_the_warm_up_requests(tmp_path, exported):
 
 def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
     policy, _ = exported
-    monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
+    monkeypatch.setattr(making, "_verify", lambda *_: None)
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
     assert saved_model.write_version(policy, tmp_path, live=True).name == "8"
@@ -181,11 +184,11 @@ def test_versions_rise_and_are_never_reused(exported, monkeypatch, tmp_path):
 def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     policy, _ = exported
 
-    def wrong(path, probes):
+    def wrong(verifier, path, probes):
         assert (path / "saved_model.pb").exists() and not path.name.isdecimal()
         raise UserError("wrong")
 
-    monkeypatch.setattr(saved_model, "_verify", wrong)
+    monkeypatch.setattr(making, "_verify", wrong)
     stale = tmp_path / "model" / "partial-999999999"  # of a process that is gone
     stale.mkdir(parents=True)
     with pytest.raises(UserError):
@@ -193,12 +196,48 @@ def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     assert list((tmp_path / "model").iterdir()) == []
 
 
+@pytest.fixture
+def largest_file():
+    """`largest_file(size)`: no file may grow beyond that; TensorFlow and Python then fail as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda size: resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("size", [0, 5_000])  # the variables fail, or what comes after them
+def test_a_disk_that_takes_no_more_is_one_line_and_leaves_nothing(exported, tmp_path, largest_file, size):
+    policy, _ = exported
+    largest_file(size)
+    with pytest.raises(UserError) as error:
+        saved_model.write_version(policy, tmp_path / "model")
+    assert str(error.value) == f"cannot export to {tmp_path / 'model'}: File too large"
+    assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_directory_that_forbids_writing_is_one_line(exported):
+    """/proc does, even to root."""
+    policy, _ = exported
+    with pytest.raises(UserError, match=r"^cannot export to /proc/self/fdinfo: [A-Z][a-z ]+$"):
+        saved_model.write_version(policy, Path("/proc/self/fdinfo"))
+
+
 def test_export_command_prints_signature_and_request(trained, tmp_path):
-    done = command("export.py", f"--run_dir={trained}", f"--export_dir={tmp_path / 'pendulum'}")
+    """From another directory, for the commands find the package wherever they are started; into one with a space."""
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=my models/my pendulum"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
+    assert sorted(os.listdir(tmp_path / "my models" / "my pendulum")) == ["1"]
     assert "observation float32 [None, 3] -> action float32 [None, 1]" in done.stdout
-    assert """curl -d '{"instances": [[0.0, 0.0, 0.0]]}'""" in done.stdout and "models/pendulum:predict" in done.stdout
-    assert sorted(os.listdir(tmp_path / "pendulum")) == ["1"]
+    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    serve, ask = shlex.split(said["serve it"]), shlex.split(said["ask it"])
+    assert serve[:3] == ["python", "-m", "serve.local"]
+    assert serve[3:] == ["--model_name=my pendulum", "--model_base_path=my models/my pendulum"]
+    assert ask[:3] == ["curl", "-d", '{"instances": [[0.0, 0.0, 0.0]]}']
+    assert ask[3:] == ["http://localhost:8501/v1/models/my%20pendulum:predict"]
 
 
 def test_dict_observations_become_named_inputs(tmp_path, tiny):
@@ -241,7 +280,7 @@ class TestLivePublishing:
             return subprocess.CompletedProcess(argv, 0, "", "")
 
         monkeypatch.setattr(publish.child, "run", run)
-        monkeypatch.setattr(saved_model, "_verify", lambda *_: None)
+        monkeypatch.setattr(making, "_verify", lambda *_: None)
 
     def scores(self, monkeypatch, returns):
         """Makes the evaluations of a run come out as `returns`."""
@@ -311,25 +350,14 @@ class TestLivePublishing:
         assert published == ["1.npz", "3.npz"] and not list(tmp_path.iterdir())
 
 
-def test_a_publication_that_fails_is_a_warning(tmp_path, trained, monkeypatch):
-    from ddpg_tf.export import publish
-
-    monkeypatch.setattr(
-        publish.child, "run", lambda *argv, **_: subprocess.CompletedProcess(argv, 1, "", "error: no room")
-    )
-    publisher = publish.Publisher(tmp_path, run_dir.read_config(trained), load_policy(trained).spaces)
-    with pytest.warns(UserWarning, match="no room"):
+def test_a_publication_that_fails_is_a_warning_of_one_line(tmp_path, trained):
+    """As on a disk that is full, or not ours."""
+    (tmp_path / "file").touch()
+    config = dataclasses.replace(run_dir.read_config(trained), export_dir=str(tmp_path / "file" / "model"))
+    publisher = loop.Publisher(tmp_path, config, load_policy(trained).spaces)
+    with pytest.warns(UserWarning) as warned:
         publisher.submit({}, 1, 0.0)
         publisher.finish()
-
-
-def test_export_from_another_directory(trained, tmp_path):
-    """The commands find the package wherever they are started."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=model"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
-    assert (tmp_path / "model" / "1" / "saved_model.pb").exists()
+    (said,) = [str(warning.message) for warning in warned]
+    assert said == f"policy not published: cannot export to {config.export_dir}: Not a directory"
+    assert sorted(os.listdir(tmp_path)) == ["file"]

@@ -90,7 +90,15 @@ def test_the_client_needs_nothing_of_the_project():
 
 
 @pytest.mark.parametrize(
-    "module", ["serve.client", "benchmarks.suite", "ddpg_tf.envs.factory", "ddpg_tf.evaluation.video", "ddpg_tf.flags"]
+    "module",
+    [
+        "serve.client",
+        "benchmarks.suite",
+        "ddpg_tf.envs.factory",
+        "ddpg_tf.evaluation.video",
+        "ddpg_tf.export.runtimes",
+        "ddpg_tf.flags",
+    ],
 )
 def test_clients_workers_films_and_help_do_without_tensorflow(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"

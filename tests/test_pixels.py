@@ -260,6 +260,8 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
     So has its main module, which a spawned process would import.
     """
     monkeypatch.setattr(sys.modules["__main__"], "__spec__", importlib.util.find_spec("ddpg_tf._tf"))
+    monkeypatch.setenv("DISPLAY", ":987")  # as tmux keeps one, when nothing answers there any more
+    monkeypatch.delenv("MUJOCO_GL", raising=False)
     env = factory.make_flat_env(Config(env=env_id, pixels=True))
     try:
         assert isinstance(env.unwrapped, workers.InOwnProcess)

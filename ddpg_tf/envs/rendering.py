@@ -6,6 +6,7 @@ Does not import TensorFlow: what renders MuJoCo runs without it.
 import os
 import re
 import sys
+import warnings
 from types import ModuleType
 from typing import Any
 
@@ -16,7 +17,7 @@ from ddpg_tf.errors import UserError
 
 NO_GL = (
     "cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
-    "environment variable MUJOCO_GL=egl (set by itself where there is no DISPLAY)"
+    "environment variable MUJOCO_GL=egl (set by itself where no DISPLAY answers)"
 )
 _GL = {"mujoco", "dm_control", "OpenGL"}
 
@@ -100,5 +101,16 @@ def is_about_gl(error: Exception) -> bool:
 
 def use_display_or_egl():
     """Chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
-    if "DISPLAY" not in os.environ:
+    if "DISPLAY" not in os.environ or not _display_answers():
         os.environ.setdefault("MUJOCO_GL", "egl")
+
+
+def _display_answers() -> bool:
+    """Whether MuJoCo's windows could open; a DISPLAY outlives its screen in tmux, and when an SSH connection ends."""
+    import glfw
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", glfw.GLFWError)
+        answers = glfw.init()
+    glfw.terminate()
+    return bool(answers)

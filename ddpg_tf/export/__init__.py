@@ -1,1 +1,1 @@
-"""Policy -> verified, numbered SavedModel, as TensorFlow Serving loads it; published while training goes on."""
+"""Policy -> verified, numbered SavedModel, as TensorFlow Serving loads it, live too; or its actor as LiteRT or ONNX."""

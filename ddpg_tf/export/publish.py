@@ -1,5 +1,6 @@
 """Live publishing: each better policy becomes a SavedModel version in a process of its own, while training goes on."""
 
+import contextlib
 import fcntl
 import json
 import os
@@ -67,7 +68,8 @@ class Publisher:
                 CUDA_VISIBLE_DEVICES="-1",
             )
             if done.returncode:
-                warnings.warn(f"policy not published: {done.stderr.strip()}", stacklevel=2)
+                said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+                warnings.warn(f"policy not published: {said.removeprefix('error: ')}", stacklevel=2)
             snapshot.unlink(missing_ok=True)
 
 
@@ -79,18 +81,17 @@ def _main(argv):
         state = dict(file)
     step, score = int(state.pop("step")), float(state.pop("score"))
     spaces = Spaces.from_json(json.loads(str(state.pop("spaces"))))
-    name = run_dir.identity(run)
-    export_dir.mkdir(parents=True, exist_ok=True)
-    turn = os.open(export_dir, os.O_RDONLY)
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(versions.exporting_to(export_dir))
+        turn = os.open(export_dir, os.O_RDONLY)
+        stack.callback(os.close, turn)
         fcntl.flock(turn, fcntl.LOCK_EX)  # a killed training's last publication may still be under way
+        name = run_dir.identity(run)
         if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better
         policy = restore_policy(run_dir.read_config(run), spaces, state, step, score, name)
         saved_model.write_version(policy, export_dir, live=True)
         versions.prune(export_dir, name, keep)
-    finally:
-        os.close(turn)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,29 @@
 """Policy -> verified, versioned, warm SavedModel in <export_dir>/<integer>/, as TensorFlow Serving loads it."""
 
-import dataclasses
 import json
 import struct
 from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import child
 from ddpg_tf._tf import keras, tf
-from ddpg_tf.errors import UserError
-from ddpg_tf.export import versions
-from ddpg_tf.storage import run_dir
+from ddpg_tf.export import making
 from ddpg_tf.storage.policy import Policy
 
 
 def write_version(policy: Policy, export_dir: Path, version: int | None = None, *, live: bool = False) -> Path:
-    """Writes `policy` beside the versions in `export_dir`, verifies it there, and renames it to its version.
+    """Writes `policy` as a SavedModel; arguments and errors as those of `making.write_version`.
 
     Args:
-      version: the directory's name; default one above every existing one.
       live: published by training, which may delete it again (`versions.prune`).
     Returns:
       The version's directory.
-    Raises:
-      UserError: the version is not above the existing ones, the directory cannot be written, or the artefact does
-        not answer as the live policy does.
     """
-    try:
-        export_dir.mkdir(parents=True, exist_ok=True)
-        versions.require_above(export_dir, version)
-        probes = _probes(policy)
-        with versions.in_the_making(export_dir) as partial:
-            _write(policy, partial / "model", probes, live)
-            _verify(partial / "model", probes)
-            return versions.rename_to_version(partial / "model", export_dir, version)
-    except OSError as error:
-        raise UserError(f"cannot export to {export_dir}: {error}") from None
+
+    def write(path: Path, probes: dict[str, np.ndarray]):
+        _write(policy, path, probes, live)
+
+    return making.write_version(policy, export_dir, version, "saved_model.pb", write, "ddpg_tf.export.verify")
 
 
 def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool):
@@ -78,7 +65,7 @@ def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool
     extra = path / "assets.extra"
     extra.mkdir()
     _write_warmup(policy, extra / "tf_serving_warmup_requests", probes)
-    (extra / "policy.json").write_text(json.dumps(_card(policy) | {"live": live}, indent=1))
+    (extra / "policy.json").write_text(json.dumps(making.card(policy) | {"live": live}, indent=1))
 
 
 def decode_pngs(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tensor:
@@ -106,27 +93,6 @@ def decode_pngs(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tenso
     return tf.reshape(tf.transpose(frames, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
 
-def _card(policy: Policy) -> dict:
-    """policy.json: what the model is."""
-    config, spaces = policy.config, policy.spaces
-    return {
-        "environment": config.env,
-        "env_kwargs": json.loads(config.env_kwargs),
-        "run": policy.run,
-        "step": policy.step,
-        "score": policy.score,
-        "observation": {
-            name: {"key": spaces.keys[name], "shape": list(shape)} for name, shape in spaces.leaves.items()
-        },
-        "frame_stack": config.frame_stack if spaces.image else None,
-        "action": {"low": spaces.low.tolist(), "high": spaces.high.tolist()},
-        "flags": {
-            name: value for name, value in dataclasses.asdict(config).items() if name not in ("run_dir", "export_dir")
-        },
-        "versions": run_dir.package_versions(),
-    }
-
-
 def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
     """A request of each signature, replayed by the server before the version goes live (SavedModel Warmup document)."""
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
@@ -143,53 +109,3 @@ def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
                 request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())
-
-
-def _probes(policy: Policy) -> dict[str, np.ndarray]:
-    """7 observations, as input/<name>, with the live networks' answers: what `verify` compares with.
-
-    Images also as PNG files, pngs [7, frame_stack].
-    """
-    spaces, agent, rng = policy.spaces, policy.agent, np.random.default_rng(0)
-    given = rng.uniform(spaces.low, spaces.high, size=(7, spaces.action_size)).astype(np.float32)
-    if spaces.image:
-        height, width, channels = spaces.observation_shape
-        # Patches: the mean of noise is the same for all, and so would be a young policy's answer.
-        patches = rng.integers(0, 256, size=(7, 4, 4, channels), dtype=np.uint8)
-        images = patches.repeat(-(-height // 4), 1)[:, :height].repeat(-(-width // 4), 2)[:, :, :width]
-        pngs = [
-            [tf.io.encode_png(frame).numpy() for frame in np.split(image, policy.config.frame_stack, axis=2)]
-            for image in images
-        ]
-        return {
-            "input/observation": images,
-            "pngs": np.array(pngs, np.object_),
-            "given_action": given,
-            "action": agent.act(images),
-            "q": agent.critic([images, given], training=False).numpy(),
-        }
-    flat = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
-    if agent.normalizer:
-        flat = flat * agent.normalizer.std.numpy() + agent.normalizer.mean.numpy()
-    ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
-    parts = np.split(flat, ends, axis=1)
-    leaves = {
-        f"input/{name}": part.reshape(7, *shape)
-        for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)
-    }
-    return {
-        **leaves,
-        "given_action": given,
-        "action": agent.act(flat),
-        "q": agent.critic([flat, given], training=False).numpy(),
-    }
-
-
-def _verify(path: Path, probes: dict[str, np.ndarray]):
-    """Runs `ddpg_tf.export.verify` in a fresh process that may use no accelerator."""
-    file = path / "probes.npz"
-    np.savez(file, **probes)
-    done = child.run("ddpg_tf.export.verify", path, file)
-    file.unlink()
-    if done.returncode:
-        raise UserError(f"the exported model does not answer as the policy does: {done.stderr.strip()[-2000:]}")

@@ -14,9 +14,28 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddpg_tf import files
+from ddpg_tf._tf import tf
 from ddpg_tf.errors import UserError
 
 _PARTIAL = "partial-"
+_FORMATS = ("saved_model.pb", "model.tflite", "model.onnx")
+
+
+@contextlib.contextmanager
+def exporting_to(export_dir: Path) -> Iterator[None]:
+    """Makes `export_dir`, for the block to write below.
+
+    Raises:
+      UserError: in one line, what the system denies the block: the disk is full, the directory is read-only, ...
+    """
+    try:
+        export_dir.mkdir(parents=True, exist_ok=True)
+        yield
+    except OSError as error:
+        raise UserError(f"cannot export to {export_dir}: {error.strerror or error}") from None
+    except tf.errors.OpError as error:  # "[{{node}}] FILE; REASON [Op:NAME]"
+        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        raise UserError(f"cannot export to {export_dir}: {reason}") from None
 
 
 def versions(export_dir: Path) -> list[int]:
@@ -51,6 +70,14 @@ def require_above(export_dir: Path, version: int | None):
         raise UserError(
             f"version {version} is not above the newest in {export_dir}, {newest}: servers would not take it up"
         )
+
+
+def require_format(export_dir: Path, file: str):
+    """Raises UserError when there is a version of another format than `file` is of: a server follows the newest."""
+    for version in versions(export_dir):
+        found = [name for name in _FORMATS if (export_dir / str(version) / name).exists()]
+        if found and file not in found:
+            raise UserError(f"version {version} in {export_dir} is {found[0]}: choose another directory for {file}")
 
 
 @contextlib.contextmanager

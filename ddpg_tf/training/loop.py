@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import math
 import os
+import shlex
 import signal
 import time
 import warnings
@@ -39,7 +40,8 @@ class Interrupted(Exception):
     """SIGINT, SIGTERM or SIGHUP came; a checkpoint has been written."""
 
     def __init__(self, signal_number: int, run: Path):
-        super().__init__(f"interrupted; continue with: python train.py --resume --run_dir={run}")
+        command = shlex.join(["python", "train.py", "--resume", f"--run_dir={run}"])
+        super().__init__(f"interrupted; continue with: {command}")
         self.status = 128 + signal_number
 
 
