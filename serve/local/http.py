@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from google.protobuf import text_format
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,7 +20,7 @@ from serve.local.decode import decode_request
 from serve.local.documents import metadata_document, status_document
 from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
-from serve.local.json_text import describe, parse, write
+from serve.local.json_text import parse, write
 from serve.local.metrics import Metrics
 from serve.local.models import Models
 from serve.local.protocol import html_page
@@ -138,7 +137,9 @@ class Api:
         document, signature_name = await aside(_document, body)
         if action == "predict":
             return await self._predict(which, document, signature_name, aside)
-        return self._refuse_examples(which, document, signature_name, action)
+        if document.get("examples"):  # these are checked before the model
+            self._models.find(*which)
+        raise invalid(f"{action} is for models that take tf.Examples: no policy does")
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The request's body, inflated if need be.
@@ -167,7 +168,8 @@ class Api:
             raise ServingError("REQUEST_TIMEOUT", f"the request took more than {_BODY_SECONDS} s to arrive") from None
         finally:
             self._arriving -= len(body)
-        return _inflated(body) if headers.get(b"content-encoding", b"").lower() == b"gzip" else bytes(body)
+        packed = headers.get(b"content-encoding", b"").lower() in (b"gzip", b"x-gzip")
+        return _inflated(body) if packed else bytes(body)
 
     def _status(self, which: _Which) -> Response:  # ignores labels
         return _json(write(status_document(self._models.history(which.name, which.number))))
@@ -183,17 +185,6 @@ class Api:
             row, tensors = await aside(decode_request, document, signature.inputs)
             outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
         return _json(await aside(encode_response, dict(zip(signature.outputs, outputs, strict=True)), row))
-
-    def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:
-        """classify and regress are for models that take `tf.Example`s; no policy does."""
-        if not document.get("examples"):
-            raise invalid(
-                f"JSON Value: {describe(document)} When method is classify, key 'examples' is expected and "
-                "was not found"
-            )
-        definition = self._models.find(*which).model.signature(signature_name).definition
-        kind = "classification" if action == "classify" else "regression"
-        raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(definition)}")
 
 
 def _target(scope: Scope) -> str:
@@ -249,12 +240,10 @@ def _document(body: bytes) -> tuple[dict[str, Any], str]:
     """The parsed body and the signature it names ("" if none)."""
     document = parse(body)
     if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {describe(document)} Is not object")
+        raise invalid("the request's body is not a JSON object")
     name = document.get("signature_name", "")
     if not isinstance(name, str):
-        raise invalid(
-            f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
+        raise invalid("signature_name is not a string")
     return document, name
 
 
