@@ -268,6 +268,24 @@ def test_client_that_leaves_half_way(url):
     assert requests_counted(url) == before + 1  # only what was answered
 
 
+@pytest.mark.parametrize("requests", [1, 3])
+def test_client_that_sends_no_more_gets_its_answers(url, requests):
+    """As `nc -N`, which shuts its sending side at once."""
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GOOD)}\r\n\r\n{GOOD}"
+    with connection(url) as sock:
+        sock.sendall(requests * request.encode())
+        sock.shutdown(socket.SHUT_WR)
+        text = b"".join(iter(lambda: sock.recv(65536), b""))  # until the server closes
+    assert text.count(b"HTTP/1.1 200") == text.count(b"3.80000019") == requests
+
+
+def test_client_that_stops_sending_half_way_is_not_waited_for(url):
+    with connection(url) as sock:
+        sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+        sock.shutdown(socket.SHUT_WR)
+        assert not sock.recv(1)
+
+
 def test_too_much_arriving_at_a_time(url, monkeypatch):
     monkeypatch.setattr(http_module, "_MAX_ARRIVING", 1000)
     with connection(url) as sock:
