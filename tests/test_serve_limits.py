@@ -19,7 +19,7 @@ from test_serve_tools import server
 from serve.local import http as http_module
 from serve.local import protocol
 from serve.local.batching import Coalescer
-from serve.local.config import Batching
+from serve.local.config import Batching, Loading
 from serve.local.errors import ServingError
 
 
@@ -332,7 +332,7 @@ def test_large_body_that_is_not_json_does_not_stop_the_others(url):
 
 def test_timeout_over_http(tmp_path):
     slow_model(tmp_path / "1")
-    url = start([model("slow", tmp_path)], timeout_ms=200)
+    url = start([model("slow", tmp_path)], loading=Loading(timeout_ms=200))
     answer = ask(url, "/v1/models/slow:predict", '{"instances": [1]}')
     assert answer.status == 504 and answer.error.startswith("Timed out")
 

@@ -19,7 +19,7 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ddpg_tf._tf import tf
 from serve.local.batching import Coalescer
-from serve.local.config import Batching, read_models
+from serve.local.config import Batching, Loading, read_models
 from serve.local.encode import as_written, encode_response
 from serve.local.errors import ServingError, invalid
 from serve.local.json_text import parse, write
@@ -275,8 +275,12 @@ class Fleet:
 
     def __init__(self, base, source):
         self.base, self._source, self.lines = base, source, []
-        self.models = Models(self.lines.append)
-        self.models.configure([model("actor", base)])
+        self.load()
+
+    def load(self, **options):
+        """Starts anew, with these options of `Loading`."""
+        self.models = Models(self.lines.append, loading=Loading(**options))
+        self.models.configure([model("actor", self.base)])
 
     def publish(self, number, gain=1):
         shutil.copytree(self._source / str(gain), self.base / str(number))
@@ -381,12 +385,12 @@ def test_broken_version_disturbs_nothing(fleet, how):
     asyncio.run(story())
 
 
-def test_version_that_never_loads_ends_with_its_error(fleet, monkeypatch):
-    monkeypatch.setattr("serve.local.models._RETRY_SECONDS", 0.0)
-
+@pytest.mark.parametrize("retries", [5, 0])
+def test_version_that_never_loads_ends_with_its_error(fleet, retries):
     async def story():
+        fleet.load(retries=retries, retry_seconds=0.0)
         (fleet.base / "2").mkdir()
-        for _ in range(5):
+        for _ in range(retries):
             assert await fleet.poll() == {2: LOADING}
         assert await fleet.poll() == {2: END}
         fleet.publish(1)  # repaired too late, and lower than the highest
@@ -398,13 +402,33 @@ def test_version_that_never_loads_ends_with_its_error(fleet, monkeypatch):
 
 
 def test_warm_up_runs_before_the_version_is_available(fleet):
+    """Or not: one that would fail, and with it the version, does not where warming up is off."""
+
     async def story():
         fleet.publish(1)
-        write_warm_up(fleet.base / "1", np.ones((1, 3), np.float32))
+        write_warm_up(fleet.base / "1", np.ones((1, 7), np.float32))
+        assert await fleet.poll() == {1: LOADING}
+        fleet.load(warm_up=False)
         assert await fleet.poll() == {1: AVAILABLE}
-        return fleet.models.find("actor", None, None).model.signature("")._callable
+        assert await fleet.act() == pytest.approx(1.1)
 
-    assert asyncio.run(story()) is not None  # made by the first call
+    asyncio.run(story())
+
+
+def test_tags_choose_the_graph(fleet):
+    async def story():
+        fleet.publish(1)
+        fleet.load(tags=("serve", "gpu"))
+        assert await fleet.poll() == {1: LOADING}
+        assert "gpu" in fleet.lines[0]
+
+    asyncio.run(story())
+
+
+def test_what_only_xla_may_run_is_run_where_that_is_allowed(url, directory):
+    allowed = start([model("xla", directory / "xla")], loading=Loading(xla=True))
+    answers = [ask(at, "/v1/models/xla:predict", GOOD) for at in (url, allowed)]
+    assert [answer.status for answer in answers] == [500, 200]
 
 
 def test_version_change_under_requests(fleet):
@@ -467,7 +491,7 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
 
 def test_run_that_takes_too_long_is_cut(tmp_path):
     slow_model(tmp_path / "1")
-    loaded = SavedModel(str(tmp_path / "1"), timeout_ms=100)
+    loaded = SavedModel(str(tmp_path / "1"), Loading(timeout_ms=100))
     with pytest.raises(ServingError) as caught:
         loaded.signature("").run([np.ones(1, np.float32)])
     assert caught.value.http_status == 504 and caught.value.message.startswith("Timed out")

@@ -81,7 +81,7 @@ def url(model, tmp_path_factory):
     """A server whose model came after its start; at the end it must stop as asked."""
     base = tmp_path_factory.mktemp("serve") / "policy"
     with server("--model_name=policy", f"--model_base_path={base}", "--port=8500") as process:
-        assert "--port is ignored" in process.stdout.readline()
+        assert process.stdout.readline() == "note: without effect here: --port\n"
         assert process.stdout.readline() == f"waiting for a version of policy in {base}\n"
         base.mkdir()
         model.rename(base / "1")
@@ -521,6 +521,32 @@ def test_local_model_that_does_not_load(tmp_path):
         assert process.wait(20) == 1
     assert lines[-1].startswith("error: cannot load version 3 of policy: Could not find SavedModel")
     assert len(lines) <= 2
+
+
+def test_local_base_path_that_is_a_version_itself(tmp_path):
+    """It is waited for, as TF Serving does; and told what is wrong."""
+    (tmp_path / "saved_model.pb").touch()
+    with server("--model_name=policy", f"--model_base_path={tmp_path}") as process:
+        line = process.stdout.readline()
+        assert process.poll() is None
+    assert line.startswith(f"waiting for a version of policy in {tmp_path} (this is a version itself: give the direct")
+
+
+def test_local_takes_all_flags_of_tensorflow_model_server(monkeypatch, capsys):
+    """Those without effect are named; a mistake in another one ends the command all the same."""
+    flags = ["--rest_api_num_threads=8", "--flush_filesystem_caches=false", "--enable_profiler", "--port=8500"]
+    acting = ["--saved_model_tags=serve", "--tensorflow_session_parallelism=2", "--noenable_model_warmup"]
+    given = ["--model_base_path=x", *flags, *acting, "--host=256.256.256.256"]
+    status, out, err = run(monkeypatch, capsys, local_main, *given)
+    note, error = err.splitlines()
+    assert (status, out) == (1, "") and error.startswith("error: cannot listen on")
+    named = note.removeprefix("note: without effect here: ").split(", ")
+    assert sorted(named) == sorted(flag.partition("=")[0] for flag in flags)
+
+
+def test_local_version(monkeypatch, capsys):
+    status, out, _ = run(monkeypatch, capsys, local_main, "--version")
+    assert status == 0 and f"TensorFlow {tf.__version__}" in out
 
 
 @pytest.mark.parametrize("main", [query.main, rollout.main, local_main])

@@ -150,6 +150,31 @@ class Batching:
     strict: bool = False
 
 
+@dataclass(frozen=True)
+class Loading:
+    """How versions are loaded and run; the defaults are tensorflow_model_server's.
+
+    Attributes:
+      tags: of the graph in a SavedModel that is served.
+      warm_up: whether a version answers its recorded requests before it is available.
+      retries: how often a version that cannot be loaded is tried again.
+      retry_seconds: until then.
+      timeout_ms: of one TensorFlow call.
+      xla: whether functions that only XLA may run are run.
+      intra_op_threads: that share one operation; 0: one a core.
+      inter_op_threads: that do operations side by side; 0: one a core.
+    """
+
+    tags: tuple[str, ...] = ("serve",)
+    warm_up: bool = True
+    retries: int = 5
+    retry_seconds: float = 60.0
+    timeout_ms: int = 30_000
+    xla: bool = False
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
+
+
 def read_batching(path: str | None) -> Batching:
     """What --enable_batching means with that file of `BatchingParameters`, or without one.
 

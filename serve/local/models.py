@@ -2,7 +2,7 @@
 
 A model's base path holds one directory per version, named by an integer; by default the highest is served. A new
 version is loaded and warmed up before the one before it leaves; one that cannot be loaded never disturbs the others.
-Source: TF Serving's documentation of its file-system source; the figures are its flags' defaults.
+Source: TF Serving's documentation of its file-system source.
 """
 
 import asyncio
@@ -18,16 +18,14 @@ from tensorflow_serving.apis.get_model_status_pb2 import ModelVersionStatus
 
 from ddpg_tf.errors import UserError
 from serve.local.batching import Arrays, Coalescer
-from serve.local.config import Batching, ModelConfig
+from serve.local.config import Batching, Loading, ModelConfig
 from serve.local.errors import ServingError, invalid, not_found
-from serve.local.session import RUN_TIMEOUT_MS, SavedModel, Signature
+from serve.local.session import SavedModel, Signature
 
 State = ModelVersionStatus.State
 _VERSION_NAME = re.compile(r"\s*\+?[0-9]+\s*")
 _MAX_VERSION = 2**63 - 1
-_LOAD_ATTEMPTS = 6  # --max_num_load_retries=5
 _RETIRE_SECONDS = 1.0
-_RETRY_SECONDS = 60.0  # --load_retry_interval_micros
 
 
 class Version:
@@ -81,11 +79,11 @@ class Model:
       config: None once the configuration no longer has the model; its versions then leave.
     """
 
-    def __init__(self, config: ModelConfig, load: Callable[[str], SavedModel], log: Callable[[str], None]):
+    def __init__(self, config: ModelConfig, loading: Loading, log: Callable[[str], None]):
         self.name = config.name
         self.config: ModelConfig | None = config
         self.versions: dict[int, Version] = {}
-        self._load_from = load
+        self._loading = loading
         self._log = log
         self._complaint: str | None = None
         self._retiring: set[asyncio.Task] = set()
@@ -146,12 +144,12 @@ class Model:
         version.attempts += 1
         try:
             loop = asyncio.get_running_loop()
-            version.model = await loop.run_in_executor(executor, self._load_from, directory)
+            version.model = await loop.run_in_executor(executor, SavedModel, directory, self._loading)
         except ServingError as error:
             self._log(f"cannot load version {version.number} of {self.name}: {error.message}")
             version.error = error
-            version.retry_at = time.monotonic() + _RETRY_SECONDS
-            if version.attempts == _LOAD_ATTEMPTS:
+            version.retry_at = time.monotonic() + self._loading.retry_seconds
+            if version.attempts > self._loading.retries:
                 version.state = State.END
         else:
             version.error = None
@@ -165,7 +163,7 @@ class Models:
     Args:
       log: takes a line about a version that was loaded or could not be.
       batching: how requests are put together.
-      timeout_ms: of one TensorFlow call.
+      loading: how versions are loaded and run.
       free_labels: whether a new label may name a version that is not available
         (--allow_version_labels_for_unavailable_models).
     """
@@ -174,14 +172,14 @@ class Models:
         self,
         log: Callable[[str], None],
         batching: Batching | None = None,
-        timeout_ms: int = RUN_TIMEOUT_MS,
+        loading: Loading | None = None,
         free_labels: bool = False,
     ):
         self._models: dict[str, Model] = {}
         self._labels: dict[tuple[str, str], int] = {}
         self._log = log
         self._batching = batching or Batching()
-        self._timeout_ms = timeout_ms
+        self._loading = loading or Loading()
         self._free_labels = free_labels
         # Loading has a thread of its own, so that a slow disk does not take one from the requests.
         self._loader = ThreadPoolExecutor(1, "load")
@@ -207,8 +205,7 @@ class Models:
         for model in self._models.values():
             model.config = None
         for config in configs:
-            new = Model(config, lambda directory: SavedModel(directory, self._timeout_ms), self._log)
-            self._models.setdefault(config.name, new).config = config
+            self._models.setdefault(config.name, Model(config, self._loading, self._log)).config = config
         self._labels = labels
 
     @property
@@ -231,7 +228,8 @@ class Models:
     @property
     def missing(self) -> str:
         """Which models have no version that answers requests, and where one is looked for."""
-        return ", ".join(f"{m.name} in {m.config.base_path}" for m in self._configured if not m.latest)
+        paths = {model.name: model.config.base_path for model in self._configured if not model.latest}
+        return ", ".join(f"{name} in {path}{_mistaken(path)}" for name, path in paths.items())
 
     @property
     def failure(self) -> str | None:
@@ -286,6 +284,12 @@ class Models:
 
     async def run(self, version: Version, signature: Signature, feeds: Arrays) -> Arrays:
         return await version.run(signature, feeds, self._runner, self._batching)
+
+
+def _mistaken(base_path: str) -> str:
+    if not os.path.isfile(os.path.join(base_path, "saved_model.pb")):
+        return ""
+    return " (this is a version itself: give the directory above it, and let its own name be a number, such as 1)"
 
 
 def _version_directories(base_path: str) -> dict[int, str]:
