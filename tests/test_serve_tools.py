@@ -21,7 +21,7 @@ from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.export import saved_model
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
-from serve import query, rollout
+from serve import episodes, query, rollout
 from serve.client import PolicyClient
 from serve.local.__main__ import main as local_main
 
@@ -326,7 +326,7 @@ def test_rollout_seed_and_env_kwargs(url):
         returns = {}
         for seed, g in ((0, 10.0), (0, 10.0), (1, 10.0), (0, 5.0)):
             env = gymnasium.make("Pendulum-v1", g=g, max_episode_steps=20)
-            returns.setdefault((seed, g), []).append(rollout.play(client.act, env, seed).total_reward)
+            returns.setdefault((seed, g), []).append(episodes.play(client.act, env, seed).total_reward)
     assert returns[0, 10.0][0] == returns[0, 10.0][1]
     assert len({total for totals in returns.values() for total in totals}) == 3
 
@@ -357,7 +357,7 @@ def test_action_that_does_not_fit_the_environment(env):
     with pytest.raises(
         errors.UserError, match=re.escape(f"has shape (2,), the environment's {env.action_space.shape}")
     ):
-        rollout.play(lambda observation: np.zeros(2, np.float32), env, 0)
+        episodes.play(lambda observation: np.zeros(2, np.float32), env, 0)
 
 
 def test_rollout_tells_versions_that_changed_meanwhile(capsys):
@@ -376,7 +376,7 @@ def test_rollout_tells_versions_that_changed_meanwhile(capsys):
             return {"model_spec": {"version": str(next(self.versions))}}
 
     env = registry.make_env("tests.toy_envs:ToyCounter-v0")
-    rollout.summarise(rollout.drive(Client(), env, 4, 0))
+    episodes.summarise(episodes.drive(Client(), env, 4, 0))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(", ")[-1] for line in lines[:4]] == ["version 3", "versions 3-4", "version 4", "versions 4-6"]
     assert lines[-1] == "answered by versions 3, 4, 6"
@@ -388,9 +388,9 @@ def test_rollout_takes_the_environment_from_a_runs_flags(nested, monkeypatch, ca
     flags = [f"--url={url}", "--model_name=policy", "--episodes=1", f"--flagfile={path / 'flags.txt'}"]
     seeds = []
     monkeypatch.setattr(
-        rollout,
+        episodes,
         "play",
-        lambda act, env, seed, play=rollout.play, **keep: (seeds.append(seed), play(act, env, seed, **keep))[1],
+        lambda act, env, seed, play=episodes.play, **keep: (seeds.append(seed), play(act, env, seed, **keep))[1],
     )
     for typed, seed, length in (
         (["--episodes=1"], 10000, 9),
