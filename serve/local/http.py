@@ -22,7 +22,7 @@ from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
 from serve.local.json_text import parse, write
 from serve.local.metrics import Metrics
-from serve.local.models import Models
+from serve.local.models import MAX_VERSION, Models
 from serve.local.protocol import html_page
 
 _WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
@@ -31,7 +31,6 @@ _ROUTES = {
     "GET": re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE | re.ASCII),
 }
 _BAD_TARGET = re.compile(r"%(?![0-9a-fA-F]{2})|[^!-~]|[|\"<>\\^`{}]")
-_MAX_VERSION = 2**63 - 1
 _MAX_BODY = 32 * 2**20  # bytes, inflated or not; TF Serving has no limit
 _BODY_SECONDS = 30  # for a body to arrive
 _MAX_ACTIVE = 1000  # requests read or answered at a time
@@ -101,9 +100,7 @@ class Api:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         method, target, headers = scope["method"], _target(scope), dict(scope["headers"])
-        if self._metrics_path and target.split("?")[0] == self._metrics_path:
-            if target != self._metrics_path:
-                raise invalid(f"Unexpected path: {target}. Should be {self._metrics_path}")
+        if target == self._metrics_path:
             return Response(self._metrics.text(), media_type="text/plain")
         if method == "OPTIONS":
             return Response(status_code=200 if headers.get(b"origin", b"").startswith(b"http") else 400)
@@ -114,8 +111,6 @@ class Api:
         if not target.lower().startswith("/v1/"):
             return _html(404, "Not Found")
         which, action = _route(method, target)
-        if which is None:
-            return _json(b"", 400)
         body = await self._body(headers, receive) if method == "POST" else b""
         started, status = time.perf_counter(), "UNKNOWN"
         try:
@@ -134,9 +129,13 @@ class Api:
         if method == "GET":
             return self._metadata(which) if action == "metadata" else self._status(which)
         aside = asyncio.to_thread if len(body) > _LARGE else _at_once
-        document, signature_name = await aside(_document, body)
+        document = await aside(parse, body)
+        if not isinstance(document, dict):
+            raise invalid("the request's body is not a JSON object")
+        if not isinstance(document.get("signature_name", ""), str):
+            raise invalid("signature_name is not a string")
         if action == "predict":
-            return await self._predict(which, document, signature_name, aside)
+            return await self._predict(which, document, aside)
         if document.get("examples"):  # these are checked before the model
             self._models.find(*which)
         raise invalid(f"{action} is for models that take tf.Examples: no policy does")
@@ -178,10 +177,10 @@ class Api:
         version = self._models.find(*which)
         return _json(write(metadata_document(which.name, version.number, version.model.signatures)))
 
-    async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str, aside: _Aside) -> Response:
+    async def _predict(self, which: _Which, document: dict[str, Any], aside: _Aside) -> Response:
         version = self._models.find(*which)
         with version.in_use():
-            signature = version.model.signature(signature_name)
+            signature = version.model.signature(document.get("signature_name", ""))
             row, tensors = await aside(decode_request, document, signature.inputs)
             outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
         return _json(await aside(encode_response, dict(zip(signature.outputs, outputs, strict=True)), row))
@@ -198,8 +197,8 @@ def _decoded(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
-def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
-    """What a URL asks for, and of which model; None in place of a version number beyond any.
+def _route(method: str, target: str) -> tuple[_Which, str | None]:
+    """What a URL asks for, and of which model.
 
     Raises:
       ServingError: INVALID_ARGUMENT.
@@ -211,10 +210,10 @@ def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
         raise invalid(f"Malformed request: {method} {target}")
     if name is None:
         raise invalid("Missing model name in request.")
-    digits = number and (number.lstrip("0") or "0")
-    if digits and (len(digits) > len(str(_MAX_VERSION)) or int(digits) > _MAX_VERSION):
-        return None, action
-    return _Which(_decoded(name), digits and int(digits), label and _decoded(label)), action
+    digits = number and number.lstrip("0")[:20]  # more are too many, and Python limits how many it reads
+    if digits and int(digits) > MAX_VERSION:
+        raise invalid(f"no version can have the number {digits}")
+    return _Which(_decoded(name), number and int(digits or "0"), label and _decoded(label)), action
 
 
 async def _at_once(function: Callable[..., Any], *args: Any) -> Any:
@@ -234,17 +233,6 @@ def _inflated(body: bytes) -> bytes:
 
 def _too_large() -> ServingError:
     return ServingError("CONTENT_TOO_LARGE", f"the request's body exceeds {_MAX_BODY // 2**20} MB")
-
-
-def _document(body: bytes) -> tuple[dict[str, Any], str]:
-    """The parsed body and the signature it names ("" if none)."""
-    document = parse(body)
-    if not isinstance(document, dict):
-        raise invalid("the request's body is not a JSON object")
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid("signature_name is not a string")
-    return document, name
 
 
 def _error(error: ServingError) -> Response:

@@ -24,7 +24,7 @@ from serve.local.session import SavedModel, Signature
 
 State = ModelVersionStatus.State
 _VERSION_NAME = re.compile(r"\s*\+?[0-9]+\s*")
-_MAX_VERSION = 2**63 - 1
+MAX_VERSION = 2**63 - 1
 _RETIRE_SECONDS = 1.0
 
 
@@ -301,5 +301,5 @@ def _version_directories(base_path: str) -> dict[int, str]:
     return {
         int(name): os.path.join(base_path, name)
         for name in sorted(os.listdir(base_path))
-        if _VERSION_NAME.fullmatch(name) and int(name) <= _MAX_VERSION
+        if _VERSION_NAME.fullmatch(name) and int(name) <= MAX_VERSION
     }
