@@ -23,8 +23,9 @@ from serve.local.config import Batching, Loading, read_models
 from serve.local.encode import as_written, encode_response
 from serve.local.errors import ServingError, invalid
 from serve.local.json_text import parse, write
-from serve.local.models import Models, Version
+from serve.local.models import Models
 from serve.local.session import SavedModel
+from serve.local.versions import Version
 
 RECORDINGS = {r["name"]: r for r in map(json.loads, (DATA / "recordings.jsonl").read_text("utf-8").splitlines())}
 TYPES = "/v1/models/types:predict"

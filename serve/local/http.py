@@ -22,8 +22,9 @@ from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
 from serve.local.json_text import parse, write
 from serve.local.metrics import Metrics
-from serve.local.models import MAX_VERSION, Models
+from serve.local.models import Models
 from serve.local.protocol import html_page
+from serve.local.versions import MAX_VERSION
 
 _WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ROUTES = {
