@@ -51,38 +51,20 @@ def define() -> flags.FlagValues:
     text(
         "model_config_file",
         None,
-        "several models, version policies and labels: a ModelServerConfig in text form, in place of --model_name and "
-        "--model_base_path",
+        "in place of these two: models, version policies, labels; a ModelServerConfig in text",
     )
-    natural(
-        "model_config_file_poll_wait_seconds",
-        0,
-        "seconds between looks whether that file has changed; 0 reads it only once",
-    )
+    natural("model_config_file_poll_wait_seconds", 0, "seconds between looks whether it has changed; 0 reads it once")
     switch(
-        "allow_version_labels_for_unavailable_models",
-        False,
-        "accept a new label of a version that is not loaded; without it, as in TF Serving, there can be no label at "
-        "the start",
+        "allow_version_labels_for_unavailable_models", False, "take new labels of versions that are not loaded (yet)"
     )
     natural("file_system_poll_wait_seconds", 1, "seconds between looks for new versions; 0 looks only once")
     text("host", "127.0.0.1", "address to listen on; 0.0.0.0 for all")
-    natural(
-        "rest_api_port",
-        8501,
-        "port to listen on; 0 takes a free one (in tensorflow_model_server 0, the default, turns REST off)",
-        upper_bound=65535,
-    )
+    natural("rest_api_port", 8501, "port to listen on; 0 takes a free one (there it turns REST off)", upper_bound=65535)
     whole("rest_api_timeout_in_ms", 30_000, "of one TensorFlow call; then the answer is 504", lower_bound=1)
     switch("rest_api_enable_cors_support", False, "let other origins' scripts read the answers")
-    switch(
-        "enable_batching",
-        False,
-        "apply TF Serving's limits to how requests are put together (requests that wait are answered together in any "
-        "case)",
-    )
-    text("batching_parameters_file", None, "these limits: BatchingParameters in text form")
-    text("monitoring_config_file", None, "a MonitoringConfig in text form: at which path Prometheus finds metrics")
+    switch("enable_batching", False, "refuse what TF Serving's batching refuses (requests that wait are merged anyway)")
+    text("batching_parameters_file", None, "its limits: BatchingParameters in text")
+    text("monitoring_config_file", None, "at which path Prometheus finds metrics; a MonitoringConfig in text")
     text("saved_model_tags", "serve", "of the graph in a SavedModel that is served; with commas between them")
     switch("enable_model_warmup", True, "answer a version's recorded requests before it is available")
     natural("max_num_load_retries", 5, "how often a version that cannot be loaded is tried again")
