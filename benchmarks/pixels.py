@@ -17,24 +17,20 @@ import json
 import os
 import re
 import shlex
-import statistics
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from absl import flags
 
 from benchmarks import report
+from benchmarks.pixels_pieces import SIDE, agent_of, alternate, convolutions, filled_replay, minibatch, settings
 from ddpg_tf import cli
-from ddpg_tf.config import Config
 from ddpg_tf.envs import factory, frames, registry
-from ddpg_tf.flags import PRESETS, define_flags, settings_of
 from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.training import schedule
 
-BATCH, SIDE = 128, 64
 CURVES = ("InvertedPendulum-v5-pixels", "Pendulum-v1-pixels", "paper-Pendulum-v1-pixels", "CarRacing-v3")
 ENVIRONMENTS = ("InvertedPendulum-v5", "Pendulum-v1", "CarRacing-v3")
 
@@ -69,33 +65,25 @@ def main(argv):
     print(Path(values.out).read_text())
 
 
-def settings(**changes) -> Config:
-    """Preset pixels'."""
-    values = flags.FlagValues()
-    define_flags(values)
-    values(["", f"--flagfile={PRESETS / 'pixels.flags'}"])
-    return Config(**{**settings_of(values), **changes})
-
-
 def update(rounds: int) -> report.Part:
     """Milliseconds of one update, and of the convolutions."""
     pieces = {}
     for name, channels in (("grey", 3), ("RGB", 9)):
-        batch = _minibatch(channels)
+        batch = minibatch(channels)
         for jit in (False, True):
-            agent = _agent(channels, jit)
+            agent = agent_of(channels, jit)
             pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = lambda agent=agent, batch=batch: (
                 agent.learn(batch).numpy()
             )
     pieces |= {
-        f"convolutions, grey, {name}": _convolutions(first, jit)
+        f"convolutions, grey, {name}": convolutions(first, jit)
         for name, first, jit in (
             ("channels last, without XLA", False, False),
             ("channels last, with XLA", False, True),
             ("channels first, with XLA", True, True),
         )
     }
-    found = _alternate(pieces, rounds)
+    found = alternate(pieces, rounds)
     rows = [report.Row(f"{name}, ms", value) for name, value in found.items()]
     for name in ("grey", "RGB"):
         without, with_xla = (found[f"update, {name}, {how} XLA"] for how in ("without", "with"))
@@ -117,7 +105,7 @@ def replay_cost(rounds: int) -> report.Part:
         rows.append(report.Row(f"1e6 slots and the slack, {name}, GB", size / 1e9, "<=", 12.8))
         rows.append(report.Row(f"bytes of a slot / the new pixels of a step, {name}", size / slots / new, "<=", 1.05))
         with tempfile.TemporaryDirectory() as directory:
-            buffer, agent = _filled(channels, 20_000, Path(directory)), _agent(channels, False)
+            buffer, agent = filled_replay(channels, 20_000, Path(directory)), agent_of(channels, False)
             rows += _drawing(buffer, agent, name, rounds)
     return report.Part(
         "Minibatches through tf.data, one after the other with no update between; 20,000 slots on disk, "
@@ -130,7 +118,7 @@ def _drawing(buffer: ReplayBuffer, agent, name: str, rounds: int) -> list[report
     """A minibatch of all that is in `buffer` against an update."""
     blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9), image=True)
     batch = next(blocks)
-    found = _alternate(
+    found = alternate(
         {"ten draws": lambda: [next(blocks) for _ in range(10)], "update": lambda: agent.learn(batch).numpy()}, rounds
     )
     drawing, updating = found["ten draws"] / 10, found["update"]
@@ -146,10 +134,10 @@ def memory(rounds: int) -> report.Part:
     slots = 1_000_000
     with tempfile.TemporaryDirectory(dir=".") as directory:
         began = time.perf_counter()
-        buffer = _filled(9, slots, Path(directory))
+        buffer = filled_replay(9, slots, Path(directory))
         filling = (time.perf_counter() - began) / slots * 1000
         size = sum(file.stat().st_size for file in Path(directory).rglob("*"))
-        rows = _drawing(buffer, _agent(9, False), "RGB", rounds)
+        rows = _drawing(buffer, agent_of(9, False), "RGB", rounds)
     own = int(re.search(r"RssAnon:\s+(\d+) kB", Path("/proc/self/status").read_text())[1]) * 1024
     return report.Part(
         "Drawn with no update between. The memory is the machine's or the control group's, with the system's cache of "
@@ -185,7 +173,7 @@ def step(rounds: int) -> report.Part:
     spaces, pieces, closing = factory.spaces_of(settings_), {}, []
     with tempfile.TemporaryDirectory() as directory:
         for name, overlap in (("update during the step", True), ("update after the step", False)):
-            buffer, agent = _filled(3, 3_000, Path(directory) / name, actions=3), _agent(3, False, actions=3)
+            buffer, agent = filled_replay(3, 3_000, Path(directory) / name, actions=3), agent_of(3, False, actions=3)
             core = Core(settings_, agent, buffer, Collector(settings_, spaces), step=buffer.rows, overlap=overlap)
             closing.append(core.collector)
             pieces[name] = lambda core=core: core.run(core.step + 10)
@@ -199,7 +187,7 @@ def step(rounds: int) -> report.Part:
             closing.append(env)
             env.reset(seed=0)
             pieces[name] = lambda env=env: [env.step(np.float32([0, 0.1, 0])) for _ in range(10)]
-        found = _alternate(pieces, rounds)
+        found = alternate(pieces, rounds)
         for used in closing:
             used.close()
     rows = [report.Row(f"{name}, ms", value / 10) for name, value in found.items()]
@@ -263,72 +251,6 @@ def random_returns(_: int) -> report.Part:
         env.close()
         rows.append(report.Row(f"{env_id}, mean return of a random policy", float(np.mean(returns))))
     return report.Part("Ten episodes from seeds 10000 to 10009, actions held as in the learning curves.", rows)
-
-
-def _agent(channels: int, jit: bool, actions: int = 1):
-    from ddpg_tf import DDPG
-
-    return DDPG(settings(), (SIDE, SIDE, channels), -np.ones(actions), np.ones(actions), jit_compile=jit)
-
-
-def _minibatch(channels: int):
-    from ddpg_tf._tf import tf
-    from ddpg_tf.replay.buffer import Batch
-
-    rng = np.random.default_rng(0)
-    image, other = (
-        tf.constant(rng.integers(0, 256, (1, BATCH, SIDE, SIDE, channels), dtype=np.uint8)) for _ in range(2)
-    )
-    numbers = tf.constant(rng.random((1, BATCH), np.float32))
-    return Batch(image, numbers[..., None], numbers, numbers, other)
-
-
-def _filled(channels: int, slots: int, directory: Path, actions: int = 1):
-    """A replay with `slots` rows of noise, in episodes of 250."""
-    rng = np.random.default_rng(0)
-    buffer = ReplayBuffer(
-        slots, (SIDE, SIDE, channels), actions, n_step=3, frame_stack=3, slack=1000, directory=directory
-    )
-    image = rng.integers(0, 256, (1, SIDE, SIDE, channels), dtype=np.uint8)
-    for t in range(slots):
-        image = np.roll(image, 1, axis=1)
-        buffer.add(image, np.zeros((1, actions)), np.zeros(1), image, np.array([t % 250 == 249]), np.array([False]))
-    return buffer
-
-
-def _convolutions(channels_first: bool, jit: bool) -> Callable[[], object]:
-    from ddpg_tf._tf import keras, tf
-
-    layers = [
-        keras.layers.Conv2D(
-            32, kernel, stride, activation="relu", data_format="channels_first" if channels_first else "channels_last"
-        )
-        for kernel, stride in ((8, 4), (4, 2), (3, 1))
-    ]
-    shape = (3, SIDE, SIDE) if channels_first else (SIDE, SIDE, 3)
-    model = keras.Sequential([keras.Input(shape), *layers])
-    x = tf.random.stateless_uniform([BATCH, *shape], [0, 0])
-
-    @tf.function(jit_compile=jit)
-    def run():
-        with tf.GradientTape() as tape:
-            loss = tf.reduce_sum(model(x))
-        return [tf.reduce_sum(g) for g in tape.gradient(loss, model.trainable_variables)], tf.reduce_sum(model(x + 1))
-
-    return lambda: run()[1].numpy()
-
-
-def _alternate(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each piece."""
-    times: dict[str, list[float]] = {name: [] for name in pieces}
-    for call in pieces.values():
-        call(), call()  # traces and compiles
-    for _ in range(rounds):
-        for name, call in pieces.items():
-            began = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(found) for name, found in times.items()}
 
 
 if __name__ == "__main__":

@@ -6,20 +6,18 @@ Without a name all are measured. The load generator runs on the same machine as 
 the suffix .csv; exit status 1 if something is not as wanted.
 """
 
-import contextlib
 import functools
 import json
 import os
 import random
 import re
 import shlex
-import shutil
 import statistics
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,13 +25,13 @@ from absl import flags
 
 from benchmarks import fuzz
 from benchmarks.kills import Watch, is_complete, kill_after
-from benchmarks.load import WARM_UP_SECONDS, Load, Question, measure
-from benchmarks.processes import ROOT, Server, run
+from benchmarks.load import WARM_UP_SECONDS, Load, measure
+from benchmarks.processes import ROOT, run
 from benchmarks.report import Part, Row, chosen, installed, write
+from benchmarks.serving_bench import Bench, answers_well, publish, wait_for
 from ddpg_tf import cli
-from serve.client import PolicyClient, PolicyError
+from serve.client import PolicyClient
 
-ENV = "HalfCheetah-v5"
 CHANGES = 10
 MAX_BATCH_ROWS = 8
 _BATCHING = f"""max_batch_size {{ value: {MAX_BATCH_ROWS} }}
@@ -54,8 +52,6 @@ _TINY_RUN = [
 ]
 _PACKAGES = ("tensorflow", "tensorflow-serving-api", "numpy", "starlette", "uvicorn", "httptools", "uvloop", "orjson")
 _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(.*)", re.MULTILINE)  # its last line
-_CHANGE_SECONDS = 30
-_POLL_SECONDS = 0.02
 
 
 def main(argv) -> int:
@@ -86,10 +82,7 @@ def main(argv) -> int:
     return int(not all(part.passed for part in parts.values()))
 
 
-# --- The parts ----------------------------------------------------------------------------------------------------
-
-
-def load(bench: "Bench") -> Part:
+def load(bench: Bench) -> Part:
     """A 256-256 policy for HalfCheetah, one observation a request, each client keeping its connection and asking again
     as soon as it is answered."""
     rows = []
@@ -107,17 +100,17 @@ def load(bench: "Bench") -> Part:
     return Part(load.__doc__, rows)
 
 
-def versions(bench: "Bench") -> Part:
+def versions(bench: Bench) -> Part:
     """New versions, two policies in turn, renamed into place while 32 clients ask; each is waited for."""
     base, times = bench.path("versions"), []
-    _publish(bench.policies[0], base, 1)
+    publish(bench.policies[0], base, 1)
     with bench.serve("cheetah", f"--model_base_path={base}") as server:
         asking = Load(server.url, "cheetah", bench.questions(rows=1), clients=32)
         time.sleep(WARM_UP_SECONDS + 1)
         with PolicyClient(server.url, "cheetah", retries=0) as client:
             for number in range(2, 2 + CHANGES):
-                renamed = _publish(bench.policies[(number - 1) % 2], base, number)
-                if _wait_for(client, number):
+                renamed = publish(bench.policies[(number - 1) % 2], base, number)
+                if wait_for(client, number):
                     times.append(time.monotonic() - renamed)
                 time.sleep(0.5)
         found = asking.finish()
@@ -136,7 +129,7 @@ def versions(bench: "Bench") -> Part:
     )
 
 
-def fuzz_server(bench: "Bench") -> Part:
+def fuzz_server(bench: Bench) -> Part:
     """Random requests to the models of tests/data/make_models.py: tests/data/recordings.jsonl as it is and mutated,
     random tensors, broken HTTP, bytes. Resident memory after 10, 50 and 100 % of them."""
     total, seed = bench.flags.fuzz_requests, bench.flags.seed
@@ -153,7 +146,7 @@ def fuzz_server(bench: "Bench") -> Part:
             outcomes.update(report.outcomes)
             faults += report.faults
             memory.append(server.resident_megabytes)
-        alive = server.alive and _answers(server.url)
+        alive = server.alive and answers_well(server.url)
         tracebacks = _TRACEBACK.findall(server.output)
     rows = [
         Row(f"answered {outcome}" if outcome.isdecimal() else outcome, count)
@@ -171,7 +164,7 @@ def fuzz_server(bench: "Bench") -> Part:
     return Part(fuzz_server.__doc__, rows, faults)
 
 
-def publisher_kill(bench: "Bench") -> Part:
+def publisher_kill(bench: Bench) -> Part:
     """export.py killed with SIGKILL at random moments, while the server that watches the directory is asked for its
     status and an action every 20 ms."""
     from ddpg_tf.export.versions import versions as versions_in
@@ -188,7 +181,7 @@ def publisher_kill(bench: "Bench") -> Part:
         published = len(versions_in(export_dir)) - 1
         run(command)
         with PolicyClient(server.url, "tiny", retries=0) as client:
-            served = _wait_for(client, max(versions_in(export_dir)))
+            served = wait_for(client, max(versions_in(export_dir)))
     incomplete = [version for version in watch.states if not is_complete(export_dir / version)]
     problems = watch.problems + [f"version {version} was listed and is not complete" for version in incomplete]
     return Part(
@@ -207,7 +200,7 @@ def publisher_kill(bench: "Bench") -> Part:
     )
 
 
-def overload(bench: "Bench") -> Part:
+def overload(bench: Bench) -> Part:
     """64 clients with batches of 8 rows against a queue of one batch (max_batch_size 8, max_enqueued_batches 1,
     num_batch_threads 1); one client with one row before and after."""
     parameters = bench.path("batching.txt")
@@ -245,93 +238,13 @@ def overload(bench: "Bench") -> Part:
     )
 
 
-_PARTS: dict[str, Callable[["Bench"], Part]] = {
+_PARTS: dict[str, Callable[[Bench], Part]] = {
     "load": load,
     "versions": versions,
     "fuzz": fuzz_server,
     "publisher_kill": publisher_kill,
     "overload": overload,
 }
-
-
-# --- Models and servers ---------------------------------------------------------------------------------------------
-
-
-class Bench:
-    """What the parts share: a directory for their files, the flags, two policies."""
-
-    def __init__(self, directory: Path, values: flags.FlagValues):
-        self.flags = values
-        self._directory = directory
-
-    def path(self, name: str) -> Path:
-        return self._directory / name
-
-    @contextlib.contextmanager
-    def serve(self, name: str, *options: str) -> Iterator[Server]:
-        server = Server(self.path("server.log"), f"--model_name={name}", *options)
-        try:
-            yield server
-        finally:
-            server.stop()
-
-    @property
-    def policies(self) -> list[Path]:
-        """Version directories of two untrained policies with different weights."""
-        return [path for path, _ in self._exported]
-
-    def questions(self, rows: int) -> list[Question]:
-        """32 different questions; right is what either policy answers."""
-        rng = np.random.default_rng(self.flags.seed)
-        found = []
-        for _ in range(32):
-            observations = rng.normal(size=(rows, 17)).astype(np.float32)
-            answers = [act(observations).tolist() for _, act in self._exported]
-            found.append(Question(observations.tolist(), answers))
-        return found
-
-    @functools.cached_property
-    def _exported(self) -> list[tuple[Path, Callable]]:
-        return [_export_policy(self.path(f"cheetah-{seed}"), seed) for seed in (0, 1)]
-
-
-def _export_policy(base: Path, seed: int) -> tuple[Path, Callable]:
-    """(version directory, the function it answers) of an untrained policy with HalfCheetah's sizes."""
-    from ddpg_tf import DDPG, Config
-    from ddpg_tf.envs import factory
-    from ddpg_tf.export import saved_model
-    from ddpg_tf.storage.policy import Policy
-
-    config = Config(env=ENV, seed=seed, final_init=0.3)  # actions all over their range
-    spaces = factory.spaces_of(config)
-    agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
-    policy = Policy(config, spaces, agent, step=0, score=None, run="benchmark")
-    return saved_model.write_version(policy, base), agent.act
-
-
-def _publish(source: Path, base: Path, number: int) -> float:
-    """Copies a version's directory aside and renames it into place, as export.py does; returns when."""
-    shutil.copytree(source, base / f"partial-{number}")
-    (base / f"partial-{number}").rename(base / str(number))
-    return time.monotonic()
-
-
-def _answers(url: str) -> bool:
-    """Whether the newest version of the recordings' actor answers as it should."""
-    with PolicyClient(url, "actor", retries=0) as client, contextlib.suppress(PolicyError):
-        return np.allclose(client.act([1.0, 2.0, 3.0]), 3.8)
-    return False
-
-
-def _wait_for(client: PolicyClient, number: int) -> bool:
-    """Whether the server answers with that version before long."""
-    deadline = time.monotonic() + _CHANGE_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(PolicyError):
-            if client.metadata()["model_spec"]["version"] == str(number):
-                return True
-        time.sleep(_POLL_SECONDS)
-    return False
 
 
 if __name__ == "__main__":

@@ -24,7 +24,7 @@ make_models = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(make_models)
 
 
-def start(configs, *, batching=None, timeout_ms=30_000, free_labels=False, **api):
+def start(configs, *, batching=None, loading=None, free_labels=False, **api):
     """The URL of a server of these models, in a thread that ends with the process."""
     sock = bind("127.0.0.1", 0)
     up = threading.Event()
@@ -34,7 +34,7 @@ def start(configs, *, batching=None, timeout_ms=30_000, free_labels=False, **api
             up.set()
 
     async def run():
-        models = Models(log, batching, timeout_ms, free_labels)
+        models = Models(log, batching, loading, free_labels)
         models.configure(configs)
         await serve(Api(models, **api), models, sock, log)
 

@@ -286,10 +286,8 @@ def url(tmp_path_factory):
     text = (config / "models.config").read_text()
     (config / "models.config").write_text(text.replace('"/models/policy"', f'"{models}"'))
     flags = [
-        flag.replace("/config/", f"{config}/")
-        for flag in POLICY["command"]
-        if not flag.startswith(("--rest_api_port", "--rest_api_num_threads"))
-    ]  # it has no threads to number
+        flag.replace("/config/", f"{config}/") for flag in POLICY["command"] if not flag.startswith("--rest_api_port")
+    ]
     process = subprocess.Popen(
         [sys.executable, "-m", "serve.local", "--rest_api_port=0", *flags],
         cwd=ROOT,

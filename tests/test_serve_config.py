@@ -169,7 +169,7 @@ def test_labels(base):
 
 
 def test_model_with_a_long_request_holds_up_no_other(base, monkeypatch):
-    monkeypatch.setattr("serve.local.models._RETIRE_SECONDS", 0.05)
+    monkeypatch.setattr("serve.local.versions._RETIRE_SECONDS", 0.05)
 
     async def story():
         lines = []

@@ -19,12 +19,13 @@ from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ddpg_tf._tf import tf
 from serve.local.batching import Coalescer
-from serve.local.config import Batching, read_models
+from serve.local.config import Batching, Loading, read_models
 from serve.local.encode import as_written, encode_response
 from serve.local.errors import ServingError, invalid
-from serve.local.json_text import describe, parse, write
-from serve.local.models import Models, Version
+from serve.local.json_text import parse, write
+from serve.local.models import Models
 from serve.local.session import SavedModel
+from serve.local.versions import Version
 
 RECORDINGS = {r["name"]: r for r in map(json.loads, (DATA / "recordings.jsonl").read_text("utf-8").splitlines())}
 TYPES = "/v1/models/types:predict"
@@ -44,19 +45,11 @@ def url(urls):
 
 
 def contract(text):
-    """What of an answer is the contract: its JSON, without kernels' messages, a JSON library's, and tensors' names."""
+    """What of an answer is the contract: its JSON, without tensors' names; of an error only that it is one."""
     answer = json.loads(text)
     if "error" in answer:
-        answer["error"] = error_contract(answer["error"])
+        answer = {"error": isinstance(answer["error"], str)}
     return re.sub(r'"name": "[A-Za-z_0-9/]+:\d+"', '"name": "a tensor"', json.dumps(answer, sort_keys=True))
-
-
-def error_contract(text):
-    """TF Serving's own words; values in them without white space, and long ones, which are cut, not at all."""
-    for words, instead in (("\n\t [[", "a kernel's message"), ("JSON Parse error: ", "the JSON library's message")):
-        if words in text:
-            return instead
-    return re.sub(r"\s", "", re.sub(r"(JSON Value: ).{200,}(?= Expecting)", r"\1...", text, flags=re.DOTALL))
 
 
 def expect(value):
@@ -71,10 +64,7 @@ def test_recording(name, urls):
     answer = ask(url, recording["path"], recording["body"], recording["method"], recording["headers"])
     assert answer.status == recording["status"], answer.text
     assert answer.content_type == recording["content_type"]
-    if name == "multi_row_b64first":  # there an arbitrary one of two inputs is tried first
-        assert "multiple input tensors required" in answer.error
-    else:
-        assert contract(answer.text) == contract(recording["response"])
+    assert contract(answer.text) == contract(recording["response"])
 
 
 @pytest.mark.parametrize(
@@ -92,8 +82,10 @@ def test_recording(name, urls):
         ("POST", "/v1/models/actor:PREDICT", GOOD, 400, "Malformed request: POST /v1/models/actor:PREDICT"),
         ("POST", PREDICT + "?x=1", GOOD, 400, "Malformed request: POST /v1/models/actor:predict?x=1"),
         ("GET", "/v1/models/actor/METADATA", None, 200, "model_version_status"),
-        ("POST", "/v1/models/actor/versions/9223372036854775808:predict", GOOD, 400, ""),
-        ("POST", f"/v1/models/actor/versions/{'9' * 5000}:predict", GOOD, 400, ""),
+        ("POST", "/v1/models/actor/versions/9223372036854775808:predict", GOOD, 400, "no version can have the number"),
+        ("POST", f"/v1/models/actor/versions/{'9' * 5000}:predict", GOOD, 400, "no version can have the number"),
+        ("POST", f"/v1/models/actor/versions/{'0' * 5000}2:predict", GOOD, 200, "3.80000019"),
+        ("POST", "/v1/models/actor/versions/00:predict", GOOD, 404, "Specific(actor, 0)"),
         ("POST", "/v1/models/actor/labels/stable:predict", GOOD, 400, "Unrecognized servable version label: stable"),
         ("POST", "/v1/models/xla_inner:predict", GOOD, 500, "XLA compilation disabled"),
         ("POST", PREDICT, "[" * 100_000, 400, "JSON Parse error"),
@@ -102,19 +94,41 @@ def test_recording(name, urls):
         ("POST", PREDICT, f'{{"instances": [[1, 2, {"9" * 400}]]}}', 400, "a number is too big for a double"),
         ("POST", PREDICT, f'{{"instances": [[1, 2, -{"9" * 5000}]]}}', 400, "a number is too big for a double"),
         ("POST", PREDICT, '{"x": ' * 5000 + "1" + "}" * 5000, 400, "JSON Parse error"),
-        ("POST", PREDICT, '{"instances": ' + '{"x": [' * 200 + "1" + "]}" * 200 + "}", 400, "to be an list/array"),
+        ("POST", PREDICT, '{"instances": ' + '{"x": [' * 200 + "1" + "]}" * 200 + "}", 400, "must be a list"),
         ("POST", PREDICT, b'{"instances": [["\xff"]]}', 400, "JSON Parse error: 'utf-8' codec can't decode"),
         ("POST", PREDICT, r'{"signature_name": "\ud800", "instances": [1]}', 400, 'name: "\ud800" not found'),
         ("POST", TYPES, r'{"signature_name": "s", "instances": ["\ud800"]}', 400, "has half a surrogate pair"),
-        ("POST", TYPES, '{"signature_name": "i64", "instances": [18446744073709551616]}', 400, "expected type: int64"),
-        ("POST", TYPES, '{"signature_name": "u16", "inputs": [1]}', 501, "to type: uint16"),
-        ("POST", PREDICT, '{"instances": [[1, 2, true]]}', 400, "JSON Value: true Type: True is not of expected"),
-        ("POST", PREDICT, '{"instances": [[1, 2, null]]}', 400, "JSON Value: null Type: Null is not of expected"),
-        ("POST", PREDICT, '{"instances": [[1, 2, 3], [1]]}', 400, "Expecting tensor size: 3 but got: 1"),
-        ("POST", PREDICT, '{"instances": [[[1, 2]], [[1], [2]]]}', 400, "Expecting shape [1,2] but got: [2,1]"),
-        ("POST", PREDICT, '{"inputs": [[1, 2, 3]], "instances": [[1]]}', 400, "expecting only one of 'inputs' or"),
-        ("POST", PREDICT, '{"signature_name": 1}', 400, "'signature_name' key must be a string value."),
-        ("POST", "/v1/models/multi:predict", '{"inputs": {"a": [[1, 2]]}}', 400, "Missing named input: b in 'inputs'"),
+        (
+            "POST",
+            TYPES,
+            '{"signature_name": "i64", "instances": [18446744073709551616]}',
+            400,
+            "1.8446744073709552e+19 is not of type int64",
+        ),
+        ("POST", TYPES, '{"signature_name": "u16", "inputs": [1]}', 501, "no values of type uint16"),
+        ("POST", PREDICT, '{"instances": [[1, 2, true]]}', 400, "state: true is not of type float"),
+        ("POST", PREDICT, '{"instances": [[1, 2, null]]}', 400, "state: null is not of type float"),
+        ("POST", PREDICT, '{"instances": [[1, 2, 3], [1]]}', 400, "lists at level 1 have different sizes: 1 and 3"),
+        (
+            "POST",
+            PREDICT,
+            '{"instances": [[[1, 2]], [[1], [2]]]}',
+            400,
+            "lists at level 1 have different sizes: 1 and 2",
+        ),
+        (
+            "POST",
+            PREDICT,
+            '{"inputs": [[1, 2, 3]], "instances": [[1]]}',
+            400,
+            "must have either 'instances' or 'inputs'",
+        ),
+        ("POST", PREDICT, '{"signature_name": 1}', 400, "signature_name is not a string"),
+        ("POST", PREDICT, '{"instances": [[1, 2, {"a": 1}]]}', 400, "state: an object is not of type float"),
+        ("POST", PREDICT, '{"instances": [[1, 2, [3]]]}', 400, "state: a list is not of type float"),
+        ("POST", PREDICT, '{"instances": [[1, 2, 3], 4]}', 400, "state: lists and other values are mixed at level 1"),
+        ("POST", PREDICT, '{"instances": [{"state": [1, 2, 3]}, [1, 2, 3]]}', 400, "instances[1] must be an object"),
+        ("POST", "/v1/models/multi:predict", '{"inputs": {"a": [[1, 2]]}}', 400, "'inputs' has no b"),
     ],
 )
 def test_answers_that_were_not_recorded(url, method, path, body, status, answer):
@@ -131,8 +145,9 @@ def test_answers_are_compact_json(url):
     assert ask(url, PREDICT, '{"instances": [[Inf, 1, -Inf]]}').text == '{"predictions": [[NaN]]}'
 
 
-def test_gzip_request(url):
-    answer = ask(url, PREDICT, gzip.compress(GOOD.encode()), headers={"Content-Encoding": "gzip"})
+@pytest.mark.parametrize("encoding", ["gzip", "x-gzip"])
+def test_gzip_request(url, encoding):
+    answer = ask(url, PREDICT, gzip.compress(GOOD.encode()), headers={"Content-Encoding": encoding})
     assert answer.status == 200 and json.loads(answer.text) == {"predictions": [[3.80000019]]}
 
 
@@ -160,12 +175,37 @@ def test_values_pass_through(url, signature, instances, predictions):
 # --- JSON -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("text", ["YQ", "YQ==", "YWI", "YWI=", "YWJj", ""])
+def test_base64_may_be_without_padding_but_not_with_wrong_one(url, text):
+    def status(digits):
+        return ask(url, TYPES, json.dumps({"signature_name": "s", "instances": [{"b64": digits}]})).status
+
+    assert status(text) == 200
+    assert text == "YWI" or status(text + "=") == 400
+
+
 @given(st.lists(st.floats(width=32), min_size=1))
 def test_as_written_are_the_same_float32_numbers_in_nine_digits(numbers):
     values = np.array(numbers, np.float32)
     written = as_written(values)
     np.testing.assert_array_equal(written.astype(np.float32), values)
     assert all(number != number or number == float(f"{number:.9g}") for number in written.tolist())
+
+
+@pytest.mark.parametrize("kind", ["any bits", "actions", "few decimals", "edges"])
+def test_many_numbers_are_written_as_a_few_are(kind):
+    rng = np.random.default_rng(0)
+    edges = [10.0**e * f for e in range(-12, 12) for f in (1, 5, 0.9999995, 0.9999994, 1.0000005, 1.23456789)]
+    values = {
+        "any bits": rng.integers(0, 2**32, 20_000, np.uint32).view(np.float32),
+        "actions": rng.uniform(-1, 1, 20_000).astype(np.float32),
+        "few decimals": rng.normal(size=20_000).round(3).astype(np.float32),
+        "edges": np.array([*edges, 0.0, -0.0, np.nan, np.inf, -np.inf, 1e-45], np.float32),
+    }[kind]
+    few = np.concatenate([as_written(part) for part in np.array_split(values, len(values) // 50 + 1)])
+    many = as_written(values)
+    np.testing.assert_array_equal(many, few)
+    np.testing.assert_array_equal(np.signbit(many), np.signbit(few))
 
 
 @given(st.lists(st.floats(), min_size=1))
@@ -221,16 +261,6 @@ def test_numbers_at_the_edges_of_their_types():
                 parse(b"[" + number + b"]" + end)
 
 
-def test_description_is_short_whatever_it_describes():
-    deep = []
-    for _ in range(100_000):
-        deep = [deep]
-    for value in (deep, ["x" * 10**6], [[1.5] * 10**6], {"x": float("nan")}, "\ud800"):
-        assert len(describe(value)) <= 256
-    while deep:  # Python would free it recursively
-        deep = deep.pop()
-
-
 @settings(max_examples=300)
 @given(st.binary() | st.text(alphabet='{}[],:"\\0123456789.eE+-nullNaInfity \t').map(str.encode))
 def test_any_bytes_parse_or_are_refused(body):
@@ -248,8 +278,12 @@ class Fleet:
 
     def __init__(self, base, source):
         self.base, self._source, self.lines = base, source, []
-        self.models = Models(self.lines.append)
-        self.models.configure([model("actor", base)])
+        self.load()
+
+    def load(self, **options):
+        """Starts anew, with these options of `Loading`."""
+        self.models = Models(self.lines.append, loading=Loading(**options))
+        self.models.configure([model("actor", self.base)])
 
     def publish(self, number, gain=1):
         shutil.copytree(self._source / str(gain), self.base / str(number))
@@ -354,12 +388,12 @@ def test_broken_version_disturbs_nothing(fleet, how):
     asyncio.run(story())
 
 
-def test_version_that_never_loads_ends_with_its_error(fleet, monkeypatch):
-    monkeypatch.setattr("serve.local.models._RETRY_SECONDS", 0.0)
-
+@pytest.mark.parametrize("retries", [5, 0])
+def test_version_that_never_loads_ends_with_its_error(fleet, retries):
     async def story():
+        fleet.load(retries=retries, retry_seconds=0.0)
         (fleet.base / "2").mkdir()
-        for _ in range(5):
+        for _ in range(retries):
             assert await fleet.poll() == {2: LOADING}
         assert await fleet.poll() == {2: END}
         fleet.publish(1)  # repaired too late, and lower than the highest
@@ -371,13 +405,33 @@ def test_version_that_never_loads_ends_with_its_error(fleet, monkeypatch):
 
 
 def test_warm_up_runs_before_the_version_is_available(fleet):
+    """Or not: one that would fail, and with it the version, does not where warming up is off."""
+
     async def story():
         fleet.publish(1)
-        write_warm_up(fleet.base / "1", np.ones((1, 3), np.float32))
+        write_warm_up(fleet.base / "1", np.ones((1, 7), np.float32))
+        assert await fleet.poll() == {1: LOADING}
+        fleet.load(warm_up=False)
         assert await fleet.poll() == {1: AVAILABLE}
-        return fleet.models.find("actor", None, None).model.signature("")._callable
+        assert await fleet.act() == pytest.approx(1.1)
 
-    assert asyncio.run(story()) is not None  # made by the first call
+    asyncio.run(story())
+
+
+def test_tags_choose_the_graph(fleet):
+    async def story():
+        fleet.publish(1)
+        fleet.load(tags=("serve", "gpu"))
+        assert await fleet.poll() == {1: LOADING}
+        assert "gpu" in fleet.lines[0]
+
+    asyncio.run(story())
+
+
+def test_what_only_xla_may_run_is_run_where_that_is_allowed(url, directory):
+    allowed = start([model("xla", directory / "xla")], loading=Loading(xla=True))
+    answers = [ask(at, "/v1/models/xla:predict", GOOD) for at in (url, allowed)]
+    assert [answer.status for answer in answers] == [500, 200]
 
 
 def test_version_change_under_requests(fleet):
@@ -440,7 +494,7 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
 
 def test_run_that_takes_too_long_is_cut(tmp_path):
     slow_model(tmp_path / "1")
-    loaded = SavedModel(str(tmp_path / "1"), timeout_ms=100)
+    loaded = SavedModel(str(tmp_path / "1"), Loading(timeout_ms=100))
     with pytest.raises(ServingError) as caught:
         loaded.signature("").run([np.ones(1, np.float32)])
     assert caught.value.http_status == 504 and caught.value.message.startswith("Timed out")

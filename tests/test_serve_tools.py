@@ -21,7 +21,7 @@ from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.export import saved_model
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
-from serve import query, rollout
+from serve import episodes, query, rollout
 from serve.client import PolicyClient
 from serve.local.__main__ import main as local_main
 
@@ -81,7 +81,7 @@ def url(model, tmp_path_factory):
     """A server whose model came after its start; at the end it must stop as asked."""
     base = tmp_path_factory.mktemp("serve") / "policy"
     with server("--model_name=policy", f"--model_base_path={base}", "--port=8500") as process:
-        assert "--port is ignored" in process.stdout.readline()
+        assert process.stdout.readline() == "note: without effect here: --port\n"
         assert process.stdout.readline() == f"waiting for a version of policy in {base}\n"
         base.mkdir()
         model.rename(base / "1")
@@ -326,7 +326,7 @@ def test_rollout_seed_and_env_kwargs(url):
         returns = {}
         for seed, g in ((0, 10.0), (0, 10.0), (1, 10.0), (0, 5.0)):
             env = gymnasium.make("Pendulum-v1", g=g, max_episode_steps=20)
-            returns.setdefault((seed, g), []).append(rollout.play(client.act, env, seed).total_reward)
+            returns.setdefault((seed, g), []).append(episodes.play(client.act, env, seed).total_reward)
     assert returns[0, 10.0][0] == returns[0, 10.0][1]
     assert len({total for totals in returns.values() for total in totals}) == 3
 
@@ -357,7 +357,7 @@ def test_action_that_does_not_fit_the_environment(env):
     with pytest.raises(
         errors.UserError, match=re.escape(f"has shape (2,), the environment's {env.action_space.shape}")
     ):
-        rollout.play(lambda observation: np.zeros(2, np.float32), env, 0)
+        episodes.play(lambda observation: np.zeros(2, np.float32), env, 0)
 
 
 def test_rollout_tells_versions_that_changed_meanwhile(capsys):
@@ -376,7 +376,7 @@ def test_rollout_tells_versions_that_changed_meanwhile(capsys):
             return {"model_spec": {"version": str(next(self.versions))}}
 
     env = registry.make_env("tests.toy_envs:ToyCounter-v0")
-    rollout.summarise(rollout.drive(Client(), env, 4, 0))
+    episodes.summarise(episodes.drive(Client(), env, 4, 0))
     lines = capsys.readouterr().out.splitlines()
     assert [line.split(", ")[-1] for line in lines[:4]] == ["version 3", "versions 3-4", "version 4", "versions 4-6"]
     assert lines[-1] == "answered by versions 3, 4, 6"
@@ -388,9 +388,9 @@ def test_rollout_takes_the_environment_from_a_runs_flags(nested, monkeypatch, ca
     flags = [f"--url={url}", "--model_name=policy", "--episodes=1", f"--flagfile={path / 'flags.txt'}"]
     seeds = []
     monkeypatch.setattr(
-        rollout,
+        episodes,
         "play",
-        lambda act, env, seed, play=rollout.play, **keep: (seeds.append(seed), play(act, env, seed, **keep))[1],
+        lambda act, env, seed, play=episodes.play, **keep: (seeds.append(seed), play(act, env, seed, **keep))[1],
     )
     for typed, seed, length in (
         (["--episodes=1"], 10000, 9),
@@ -521,6 +521,32 @@ def test_local_model_that_does_not_load(tmp_path):
         assert process.wait(20) == 1
     assert lines[-1].startswith("error: cannot load version 3 of policy: Could not find SavedModel")
     assert len(lines) <= 2
+
+
+def test_local_base_path_that_is_a_version_itself(tmp_path):
+    """It is waited for, as TF Serving does; and told what is wrong."""
+    (tmp_path / "saved_model.pb").touch()
+    with server("--model_name=policy", f"--model_base_path={tmp_path}") as process:
+        line = process.stdout.readline()
+        assert process.poll() is None
+    assert line.startswith(f"waiting for a version of policy in {tmp_path} (this is a version itself: give the direct")
+
+
+def test_local_takes_all_flags_of_tensorflow_model_server(monkeypatch, capsys):
+    """Those without effect are named; a mistake in another one ends the command all the same."""
+    flags = ["--rest_api_num_threads=8", "--flush_filesystem_caches=false", "--enable_profiler", "--port=8500"]
+    acting = ["--saved_model_tags=serve", "--tensorflow_session_parallelism=2", "--noenable_model_warmup"]
+    given = ["--model_base_path=x", *flags, *acting, "--host=256.256.256.256"]
+    status, out, err = run(monkeypatch, capsys, local_main, *given)
+    note, error = err.splitlines()
+    assert (status, out) == (1, "") and error.startswith("error: cannot listen on")
+    named = note.removeprefix("note: without effect here: ").split(", ")
+    assert sorted(named) == sorted(flag.partition("=")[0] for flag in flags)
+
+
+def test_local_version(monkeypatch, capsys):
+    status, out, _ = run(monkeypatch, capsys, local_main, "--version")
+    assert status == 0 and f"TensorFlow {tf.__version__}" in out
 
 
 @pytest.mark.parametrize("main", [query.main, rollout.main, local_main])

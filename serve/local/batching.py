@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,25 +22,18 @@ from serve.local.session import Signature
 Arrays = list[np.ndarray]
 
 
+@dataclass
 class _Batch:
-    """Requests that one call will answer."""
+    """Requests that one call will answer.
 
-    def __init__(self):
-        self.requests: list[tuple[Arrays, asyncio.Future]] = []
-        self.rows: int | None = 0  # None: one request that cannot be joined
-        self.since = time.monotonic()
+    Attributes:
+      shapes: of each input, without dim 0: of requests alike; None: of one request that cannot be joined.
+    """
 
-    def has_room(self, feeds: Arrays, rows: int | None, limit: int) -> bool:
-        return (
-            self.rows is not None
-            and rows is not None
-            and self.rows + rows <= limit
-            and _alike(self.requests[0][0], feeds)
-        )
-
-    def add(self, feeds: Arrays, rows: int | None, future: asyncio.Future) -> None:
-        self.requests.append((feeds, future))
-        self.rows = None if rows is None else self.rows + rows
+    shapes: list[tuple[int, ...]] | None
+    rows: int = 0
+    requests: list[tuple[Arrays, asyncio.Future]] = field(default_factory=list)
+    since: float = field(default_factory=time.monotonic)
 
 
 class Coalescer:
@@ -67,13 +61,16 @@ class Coalescer:
         rows = _rows(feeds)
         if self._limits.strict:
             self._check(feeds, rows)
-        rows = rows if self._signature.batched else None
+        shapes = [array.shape[1:] for array in feeds] if self._signature.batched and rows is not None else None
         future = asyncio.get_running_loop().create_future()
         with self._changed:
-            if not (self._queue and self._queue[-1].has_room(feeds, rows, self._limits.max_batch_size)):
+            last = self._queue[-1] if self._queue else None
+            if not (last and shapes and last.shapes == shapes and last.rows + rows <= self._limits.max_batch_size):
                 self._require_room()
-                self._queue.append(_Batch())
-            self._queue[-1].add(feeds, rows, future)
+                last = _Batch(shapes)
+                self._queue.append(last)
+            last.requests.append((feeds, future))
+            last.rows += rows or 0
             self._changed.notify()
             if self._workers < min(self._limits.threads, self._calls + len(self._queue)):
                 self._workers += 1
@@ -108,7 +105,7 @@ class Coalescer:
                 return
             batch = self._queue.popleft()
             self._calls += 1
-        results = _answer_all(self._signature, batch)
+        results = answer_together(self._signature, [feeds for feeds, _ in batch.requests])
         batch.requests[0][1].get_loop().call_soon_threadsafe(_deliver, batch, results)
         with self._changed:
             self._calls -= 1
@@ -119,15 +116,10 @@ class Coalescer:
 
     def _unripe(self, batch: _Batch) -> float:
         """Seconds that a batch still waits for company."""
-        full = batch.rows is None or batch.rows >= self._limits.max_batch_size
+        full = batch.shapes is None or batch.rows >= self._limits.max_batch_size
         if full or batch is not self._queue[-1]:  # only the last one takes more
             return 0
         return batch.since + self._limits.timeout - time.monotonic()
-
-
-def _answer_all(signature: Signature, batch: _Batch) -> list[Arrays | Exception]:
-    results = _attempt(lambda: answer_together(signature, [feeds for feeds, _ in batch.requests]))
-    return [results] * len(batch.requests) if isinstance(results, Exception) else results
 
 
 def _deliver(batch: _Batch, results: list[Arrays | Exception]) -> None:
@@ -143,16 +135,22 @@ def _deliver(batch: _Batch, results: list[Arrays | Exception]) -> None:
 def answer_together(signature: Signature, requests: Sequence[Arrays]) -> list[Arrays | Exception]:
     """One result or error per request, from one call where the model allows it."""
     if len(requests) > 1:
-        sizes = [len(feeds[0]) for feeds in requests]
-        merged = [np.concatenate(parts) for parts in zip(*requests, strict=True)]
-        results = _attempt(lambda: signature.run(merged))
+        results = _attempt(lambda: _run_merged(signature, requests))
         if isinstance(results, ServingError) and results.http_status != 400:
             return [results] * len(requests)
-        if not isinstance(results, Exception) and all(out.ndim and len(out) == sum(sizes) for out in results):
-            ends = np.cumsum(sizes)[:-1]
-            return [list(parts) for parts in zip(*(np.split(output, ends) for output in results), strict=True)]
+        if isinstance(results, list):
+            return results
         # One of them is at fault, or the outputs are not one row per input row: each for itself.
     return [_attempt(lambda feeds=feeds: signature.run(feeds)) for feeds in requests]
+
+
+def _run_merged(signature: Signature, requests: Sequence[Arrays]) -> list[Arrays] | None:
+    """One result per request; None if the outputs have not one row per input row."""
+    ends = np.cumsum([len(feeds[0]) for feeds in requests])
+    outputs = signature.run([np.concatenate(parts) for parts in zip(*requests, strict=True)])
+    if any(not output.ndim or len(output) != ends[-1] for output in outputs):
+        return None
+    return [list(parts) for parts in zip(*(np.split(output, ends[:-1]) for output in outputs), strict=True)]
 
 
 def _attempt(run: Callable[[], Any]) -> Any:
@@ -166,7 +164,3 @@ def _rows(feeds: Arrays) -> int | None:
     """The common size of dim 0; None if there is none."""
     sizes = {len(array) if array.ndim else None for array in feeds}
     return sizes.pop() if len(sizes) == 1 else None
-
-
-def _alike(feeds: Arrays, others: Arrays) -> bool:
-    return all(a.shape[1:] == b.shape[1:] for a, b in zip(feeds, others, strict=True))

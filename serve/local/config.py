@@ -18,46 +18,33 @@ from ddpg_tf.errors import UserError
 VersionPolicy = FileSystemStoragePathSourceConfig.ServableVersionPolicy
 _METRICS_PATH = "/monitoring/prometheus/metrics"
 _Kind = TypeVar("_Kind", bound=Message)
-_INT, _TEXT, _BOOL = (f".google.protobuf.{kind}Value" for kind in ("Int64", "String", "Bool"))
-_MESSAGES = {  # fields are numbered from 1
-    "BatchingParameters": {
-        "max_batch_size": _INT,
-        "batch_timeout_micros": _INT,
-        "max_enqueued_batches": _INT,
-        "num_batch_threads": _INT,
-        "thread_pool_name": _TEXT,
-        "allowed_batch_sizes": "repeated INT64",
-        "pad_variable_length_inputs": "BOOL",
-        "enable_large_batch_splitting": _BOOL,
-        "max_execution_batch_size": _INT,
-    },
-    "PrometheusConfig": {"enable": "BOOL", "path": "STRING"},
-    "MonitoringConfig": {"prometheus_config": ".serve.local.PrometheusConfig"},
+_MESSAGES = """
+name: "serve/local/config.proto"  package: "serve.local"  syntax: "proto3"
+message_type { name: "BatchingParameters"
+  field { name: "max_batch_size" number: 1 type_name: ".google.protobuf.Int64Value" }
+  field { name: "batch_timeout_micros" number: 2 type_name: ".google.protobuf.Int64Value" }
+  field { name: "max_enqueued_batches" number: 3 type_name: ".google.protobuf.Int64Value" }
+  field { name: "num_batch_threads" number: 4 type_name: ".google.protobuf.Int64Value" }
+  field { name: "thread_pool_name" number: 5 type_name: ".google.protobuf.StringValue" }
+  field { name: "allowed_batch_sizes" number: 6 type: TYPE_INT64 label: LABEL_REPEATED }
+  field { name: "pad_variable_length_inputs" number: 7 type: TYPE_BOOL }
+  field { name: "enable_large_batch_splitting" number: 8 type_name: ".google.protobuf.BoolValue" }
+  field { name: "max_execution_batch_size" number: 9 type_name: ".google.protobuf.Int64Value" }
 }
-
-
-def _declare(*names: str) -> list[type[Message]]:
-    """The messages that tensorflow-serving-api leaves out."""
-    file = descriptor_pb2.FileDescriptorProto(
-        name="serve/local/config.proto",
-        package="serve.local",
-        syntax="proto3",
-        dependency=[wrappers_pb2.DESCRIPTOR.name],
-    )
-    for message, fields in _MESSAGES.items():
-        declared = file.message_type.add(name=message)
-        for number, (name, kind) in enumerate(fields.items(), start=1):
-            added = declared.field.add(name=name, number=number, label=3 if kind.startswith("repeated") else 1)
-            if kind.startswith("."):
-                added.type, added.type_name = added.TYPE_MESSAGE, kind
-            else:
-                added.type = added.Type.Value(f"TYPE_{kind.removeprefix('repeated ')}")
-    pool = descriptor_pool.Default()
-    pool.Add(file)
-    return [message_factory.GetMessageClass(pool.FindMessageTypeByName(f"serve.local.{name}")) for name in names]
-
-
-BatchingParameters, MonitoringConfig = _declare("BatchingParameters", "MonitoringConfig")
+message_type { name: "PrometheusConfig"
+  field { name: "enable" number: 1 type: TYPE_BOOL }
+  field { name: "path" number: 2 type: TYPE_STRING }
+}
+message_type { name: "MonitoringConfig"
+  field { name: "prometheus_config" number: 1 type_name: ".serve.local.PrometheusConfig" }
+}
+"""  # what tensorflow-serving-api leaves out
+_POOL = descriptor_pool.Default()
+_POOL.Add(text_format.Parse(_MESSAGES, descriptor_pb2.FileDescriptorProto(dependency=[wrappers_pb2.DESCRIPTOR.name])))
+BatchingParameters, MonitoringConfig = (
+    message_factory.GetMessageClass(_POOL.FindMessageTypeByName(f"serve.local.{name}"))
+    for name in ("BatchingParameters", "MonitoringConfig")
+)
 
 
 def read_text(path: str, kind: type[_Kind]) -> _Kind:
@@ -148,6 +135,31 @@ class Batching:
     max_enqueued_batches: int = 1000
     threads: int = 1
     strict: bool = False
+
+
+@dataclass(frozen=True)
+class Loading:
+    """How versions are loaded and run; the defaults are tensorflow_model_server's.
+
+    Attributes:
+      tags: of the graph in a SavedModel that is served.
+      warm_up: whether a version answers its recorded requests before it is available.
+      retries: how often a version that cannot be loaded is tried again.
+      retry_seconds: until then.
+      timeout_ms: of one TensorFlow call.
+      xla: whether functions that only XLA may run are run.
+      intra_op_threads: that share one operation; 0: one a core.
+      inter_op_threads: that do operations side by side; 0: one a core.
+    """
+
+    tags: tuple[str, ...] = ("serve",)
+    warm_up: bool = True
+    retries: int = 5
+    retry_seconds: float = 60.0
+    timeout_ms: int = 30_000
+    xla: bool = False
+    intra_op_threads: int = 0
+    inter_op_threads: int = 0
 
 
 def read_batching(path: str | None) -> Batching:

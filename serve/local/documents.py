@@ -11,8 +11,8 @@ from google.protobuf.message import Message
 from tensorflow.core.protobuf import error_codes_pb2
 from tensorflow_serving.apis import get_model_metadata_pb2, get_model_status_pb2, model_pb2
 
-from serve.local.models import State, Version
 from serve.local.session import Signature
+from serve.local.versions import State, Version
 
 
 def status_document(versions: Iterable[Version]) -> dict[str, Any]:

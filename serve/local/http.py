@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from google.protobuf import text_format
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
@@ -21,10 +20,11 @@ from serve.local.decode import decode_request
 from serve.local.documents import metadata_document, status_document
 from serve.local.encode import encode_response
 from serve.local.errors import ServingError, invalid
-from serve.local.json_text import describe, parse, write
+from serve.local.json_text import parse, write
 from serve.local.metrics import Metrics
 from serve.local.models import Models
 from serve.local.protocol import html_page
+from serve.local.versions import MAX_VERSION
 
 _WHICH = r"(?:/versions/(\d+)|/labels/([^/:]+))?"
 _ROUTES = {
@@ -32,7 +32,6 @@ _ROUTES = {
     "GET": re.compile(rf"/v1/models(?:/([^/:]+))?{_WHICH}(?:/(metadata))?", re.IGNORECASE | re.ASCII),
 }
 _BAD_TARGET = re.compile(r"%(?![0-9a-fA-F]{2})|[^!-~]|[|\"<>\\^`{}]")
-_MAX_VERSION = 2**63 - 1
 _MAX_BODY = 32 * 2**20  # bytes, inflated or not; TF Serving has no limit
 _BODY_SECONDS = 30  # for a body to arrive
 _MAX_ACTIVE = 1000  # requests read or answered at a time
@@ -102,9 +101,7 @@ class Api:
 
     async def _answer(self, scope: Scope, receive: Receive) -> Response:
         method, target, headers = scope["method"], _target(scope), dict(scope["headers"])
-        if self._metrics_path and target.split("?")[0] == self._metrics_path:
-            if target != self._metrics_path:
-                raise invalid(f"Unexpected path: {target}. Should be {self._metrics_path}")
+        if target == self._metrics_path:
             return Response(self._metrics.text(), media_type="text/plain")
         if method == "OPTIONS":
             return Response(status_code=200 if headers.get(b"origin", b"").startswith(b"http") else 400)
@@ -115,8 +112,6 @@ class Api:
         if not target.lower().startswith("/v1/"):
             return _html(404, "Not Found")
         which, action = _route(method, target)
-        if which is None:
-            return _json(b"", 400)
         body = await self._body(headers, receive) if method == "POST" else b""
         started, status = time.perf_counter(), "UNKNOWN"
         try:
@@ -135,10 +130,16 @@ class Api:
         if method == "GET":
             return self._metadata(which) if action == "metadata" else self._status(which)
         aside = asyncio.to_thread if len(body) > _LARGE else _at_once
-        document, signature_name = await aside(_document, body)
+        document = await aside(parse, body)
+        if not isinstance(document, dict):
+            raise invalid("the request's body is not a JSON object")
+        if not isinstance(document.get("signature_name", ""), str):
+            raise invalid("signature_name is not a string")
         if action == "predict":
-            return await self._predict(which, document, signature_name, aside)
-        return self._refuse_examples(which, document, signature_name, action)
+            return await self._predict(which, document, aside)
+        if document.get("examples"):  # these are checked before the model
+            self._models.find(*which)
+        raise invalid(f"{action} is for models that take tf.Examples: no policy does")
 
     async def _body(self, headers: Mapping[bytes, bytes], receive: Receive) -> bytes:
         """The request's body, inflated if need be.
@@ -167,7 +168,8 @@ class Api:
             raise ServingError("REQUEST_TIMEOUT", f"the request took more than {_BODY_SECONDS} s to arrive") from None
         finally:
             self._arriving -= len(body)
-        return _inflated(body) if headers.get(b"content-encoding", b"").lower() == b"gzip" else bytes(body)
+        packed = headers.get(b"content-encoding", b"").lower() in (b"gzip", b"x-gzip")
+        return _inflated(body) if packed else bytes(body)
 
     def _status(self, which: _Which) -> Response:  # ignores labels
         return _json(write(status_document(self._models.history(which.name, which.number))))
@@ -176,24 +178,13 @@ class Api:
         version = self._models.find(*which)
         return _json(write(metadata_document(which.name, version.number, version.model.signatures)))
 
-    async def _predict(self, which: _Which, document: dict[str, Any], signature_name: str, aside: _Aside) -> Response:
+    async def _predict(self, which: _Which, document: dict[str, Any], aside: _Aside) -> Response:
         version = self._models.find(*which)
         with version.in_use():
-            signature = version.model.signature(signature_name)
+            signature = version.model.signature(document.get("signature_name", ""))
             row, tensors = await aside(decode_request, document, signature.inputs)
             outputs = await self._models.run(version, signature, [tensors[name] for name in signature.inputs])
         return _json(await aside(encode_response, dict(zip(signature.outputs, outputs, strict=True)), row))
-
-    def _refuse_examples(self, which: _Which, document: dict[str, Any], signature_name: str, action: str) -> Response:
-        """classify and regress are for models that take `tf.Example`s; no policy does."""
-        if not document.get("examples"):
-            raise invalid(
-                f"JSON Value: {describe(document)} When method is classify, key 'examples' is expected and "
-                "was not found"
-            )
-        definition = self._models.find(*which).model.signature(signature_name).definition
-        kind = "classification" if action == "classify" else "regression"
-        raise invalid(f"No {kind} inputs found in SignatureDef: {text_format.MessageToString(definition)}")
 
 
 def _target(scope: Scope) -> str:
@@ -207,8 +198,8 @@ def _decoded(text: str) -> str:
     return unquote_to_bytes(text).decode("utf-8", "surrogateescape")
 
 
-def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
-    """What a URL asks for, and of which model; None in place of a version number beyond any.
+def _route(method: str, target: str) -> tuple[_Which, str | None]:
+    """What a URL asks for, and of which model.
 
     Raises:
       ServingError: INVALID_ARGUMENT.
@@ -220,10 +211,10 @@ def _route(method: str, target: str) -> tuple[_Which | None, str | None]:
         raise invalid(f"Malformed request: {method} {target}")
     if name is None:
         raise invalid("Missing model name in request.")
-    digits = number and (number.lstrip("0") or "0")
-    if digits and (len(digits) > len(str(_MAX_VERSION)) or int(digits) > _MAX_VERSION):
-        return None, action
-    return _Which(_decoded(name), digits and int(digits), label and _decoded(label)), action
+    digits = number and number.lstrip("0")[:20]  # more are too many, and Python limits how many it reads
+    if digits and int(digits) > MAX_VERSION:
+        raise invalid(f"no version can have the number {digits}")
+    return _Which(_decoded(name), number and int(digits or "0"), label and _decoded(label)), action
 
 
 async def _at_once(function: Callable[..., Any], *args: Any) -> Any:
@@ -243,19 +234,6 @@ def _inflated(body: bytes) -> bytes:
 
 def _too_large() -> ServingError:
     return ServingError("CONTENT_TOO_LARGE", f"the request's body exceeds {_MAX_BODY // 2**20} MB")
-
-
-def _document(body: bytes) -> tuple[dict[str, Any], str]:
-    """The parsed body and the signature it names ("" if none)."""
-    document = parse(body)
-    if not isinstance(document, dict):
-        raise invalid(f"JSON Value: {describe(document)} Is not object")
-    name = document.get("signature_name", "")
-    if not isinstance(name, str):
-        raise invalid(
-            f"JSON Value: {describe(document)} not formatted correctly. 'signature_name' key must be a string value."
-        )
-    return document, name
 
 
 def _error(error: ServingError) -> Response:

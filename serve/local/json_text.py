@@ -8,7 +8,6 @@ import contextlib
 import json
 import math
 import re
-from itertools import islice
 from typing import Any
 
 import orjson
@@ -18,7 +17,6 @@ from serve.local.errors import invalid
 _SPACE = re.compile(r"[ \t\n\r]*")
 _STRINGS_OR_INF = re.compile(r'((?:"(?:[^"\\]++|\\.)*+"?[^"I]*+)++)|\bInf\b', re.DOTALL)
 _MAX_DIGITS = 20  # of a 64-bit integer, or 19 and a sign
-_MAX_DESCRIPTION = 256  # characters
 
 
 def parse(body: bytes) -> Any:
@@ -77,9 +75,3 @@ def write(value: Any) -> bytes:
         if b"null" not in text:  # orjson's word for NaN and infinity
             return text
     return json.dumps(value).encode()
-
-
-def describe(value: Any) -> str:
-    """The beginning of `value`, for an error's text; made lazily, because it may be large or nested deeply."""
-    pieces = json.JSONEncoder(ensure_ascii=False).iterencode(value)
-    return "".join(islice(pieces, _MAX_DESCRIPTION))[:_MAX_DESCRIPTION]

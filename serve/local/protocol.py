@@ -47,6 +47,14 @@ class Protocol(HttpToolsProtocol):
             if self._head_bytes > _MAX_HEAD:
                 self.send_400_response("")
 
+    def eof_received(self) -> bool:
+        """Whether the connection stays open: a client that sends no more (`nc -N`) still wants its answers."""
+        last = self.cycle  # the request that came last, answered after all others
+        if last is None or last.more_body or last.response_complete:
+            return False
+        last.keep_alive = False
+        return True
+
     def send_400_response(self, msg: str) -> None:
         """Answers what is not HTTP."""
         page = html_page(400, "Bad Request").encode()

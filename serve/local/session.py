@@ -12,11 +12,11 @@ from tensorflow.core.protobuf import config_pb2, error_codes_pb2, meta_graph_pb2
 from tensorflow_serving.apis import prediction_log_pb2
 
 from ddpg_tf._tf import tf
+from serve.local.config import Loading
 from serve.local.errors import ServingError, invalid, not_found
 
 _DEFAULT_SIGNATURE = "serving_default"
 _MAX_WARM_UP_RECORDS = 1000
-RUN_TIMEOUT_MS = 30_000  # tensorflow_model_server's default
 
 
 class Signature:
@@ -30,7 +30,7 @@ class Signature:
     """
 
     def __init__(
-        self, session: tf.compat.v1.Session, definition: meta_graph_pb2.SignatureDef, compiled: str | None, timeout: int
+        self, session: tf.compat.v1.Session, definition: meta_graph_pb2.SignatureDef, forbidden: bool, timeout_ms: int
     ):
         self.definition = definition
         self.inputs = {name: types_pb2.DataType.Name(info.dtype) for name, info in sorted(definition.inputs.items())}
@@ -38,11 +38,11 @@ class Signature:
         tensors = [*definition.inputs.values(), *definition.outputs.values()]
         self.batched = all(info.tensor_shape.dim and info.tensor_shape.dim[0].size == -1 for info in tensors)
         self._session = session
-        self._compiled_node = compiled
+        self._forbidden = forbidden
         self._options = config_pb2.CallableOptions(
             feed=[definition.inputs[name].name for name in self.inputs],
             fetch=[definition.outputs[name].name for name in self.outputs],
-            run_options=config_pb2.RunOptions(timeout_in_ms=timeout),
+            run_options=config_pb2.RunOptions(timeout_in_ms=timeout_ms),
         )
         self._callable = None
 
@@ -52,8 +52,8 @@ class Signature:
         Raises:
           ServingError: with TensorFlow's code and text.
         """
-        if self._compiled_node:  # TF Serving forbids what a session in Python allows
-            raise ServingError("INTERNAL", f"XLA compilation disabled\n\t [[{{{{node {self._compiled_node}}}}}]]")
+        if self._forbidden:  # by TF Serving; a session in Python allows it
+            raise ServingError("INTERNAL", "XLA compilation disabled")
         try:
             if self._callable is None:
                 # Session.run and make_callable first check feeds against the placeholders' static shapes, which
@@ -71,26 +71,37 @@ class SavedModel:
       ServingError: it cannot be loaded, or one of its warm-up requests fails.
     """
 
-    def __init__(self, directory: str, timeout_ms: int = RUN_TIMEOUT_MS):
-        config = tf.compat.v1.ConfigProto(allow_soft_placement=True, device_count={"GPU": 0})
+    def __init__(self, directory: str, loading: Loading):
+        config = tf.compat.v1.ConfigProto(
+            allow_soft_placement=True,
+            device_count={"GPU": 0},
+            intra_op_parallelism_threads=loading.intra_op_threads,
+            inter_op_parallelism_threads=loading.inter_op_threads,
+        )
         self._session = tf.compat.v1.Session(graph=tf.Graph(), config=config)
         try:
-            meta_graph = self._restore(directory)
+            meta_graph = self._restore(directory, loading.tags)
             self.signatures = {
-                name: Signature(self._session, definition, _compiled_node(meta_graph.graph_def, definition), timeout_ms)
+                name: Signature(
+                    self._session,
+                    definition,
+                    not loading.xla and _needs_xla(meta_graph.graph_def, definition),
+                    loading.timeout_ms,
+                )
                 for name, definition in meta_graph.signature_def.items()
             }
-            self._warm_up(os.path.join(directory, "assets.extra", "tf_serving_warmup_requests"))
+            if loading.warm_up:
+                self._warm_up(os.path.join(directory, "assets.extra", "tf_serving_warmup_requests"))
         except Exception as error:  # whatever a damaged file leads to, the server goes on
             self.close()
             raise _as_serving_error(error) from error
 
-    def _restore(self, directory: str) -> meta_graph_pb2.MetaGraphDef:
+    def _restore(self, directory: str, tags: Sequence[str]) -> meta_graph_pb2.MetaGraphDef:
         if not any(os.path.isfile(os.path.join(directory, f"saved_model.{kind}")) for kind in ("pb", "pbtxt")):
             raise not_found(f"Could not find SavedModel .pb or .pbtxt at supplied export directory path: {directory}")
         with self._session.graph.as_default():
             # Safer than TF Serving, this fails where the variables are not there (yet).
-            return tf.compat.v1.saved_model.load(self._session, ["serve"], directory)
+            return tf.compat.v1.saved_model.load(self._session, list(tags), directory)
 
     def signature(self, name: str) -> Signature:
         """The signature of that name, `serving_default` if it is empty; it has inputs."""
@@ -135,37 +146,18 @@ def _as_array(result) -> np.ndarray:
     return np.array(result, np.object_) if isinstance(result, bytes) else np.asarray(result)
 
 
-def _compiled_node(graph: graph_pb2.GraphDef, signature: meta_graph_pb2.SignatureDef) -> str | None:
-    """The node through which the signature's outputs reach a function that only XLA may run, if one does."""
+def _needs_xla(graph: graph_pb2.GraphDef, signature: meta_graph_pb2.SignatureDef) -> bool:
+    """Whether the signature's outputs come through a function that only XLA may run."""
     functions = {function.signature.name: function for function in graph.library.function}
-    forced = {name for name, f in functions.items() if "_XlaMustCompile" in f.attr and f.attr["_XlaMustCompile"].b}
-    if not forced:
-        return None
-
-    def reaches_forced(name: str, seen: set[str]) -> bool:
-        if name in seen or name not in functions:
-            return False
-        seen.add(name)
-        return name in forced or any(
-            reaches_forced(called, seen) for node in functions[name].node_def for called in _called(node)
-        )
-
-    for node in _ancestors(graph, [info.name for info in signature.outputs.values()]):
-        if any(reaches_forced(called, set()) for called in _called(node)):
-            return node.name
-    return None
-
-
-def _ancestors(graph: graph_pb2.GraphDef, tensors: Iterable[str]) -> Iterable[node_def_pb2.NodeDef]:
-    """The nodes that must run to compute `tensors`."""
-    nodes = {node.name: node for node in graph.node}
-    waiting, seen = list(tensors), set()
-    while waiting:
-        name = waiting.pop().removeprefix("^").split(":")[0]
-        if name in nodes and name not in seen:
-            seen.add(name)
-            waiting.extend(nodes[name].input)
-            yield nodes[name]
+    outputs = [info.name.split(":")[0] for info in signature.outputs.values()]
+    nodes, seen = list(tf.compat.v1.graph_util.extract_sub_graph(graph, outputs).node), set()
+    while nodes:
+        for name in _called(nodes.pop()):
+            if name in functions and name not in seen:
+                seen.add(name)
+                nodes.extend(functions[name].node_def)
+    attributes = [functions[name].attr for name in seen]
+    return any("_XlaMustCompile" in attr and attr["_XlaMustCompile"].b for attr in attributes)
 
 
 def _called(node: node_def_pb2.NodeDef) -> Iterable[str]:
