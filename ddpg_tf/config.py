@@ -12,6 +12,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any
 
+from ddpg_tf.consistency import require_consistent
 from ddpg_tf.errors import UsageError
 from ddpg_tf.settings import as_flag, check, coerce, setting
 
@@ -233,61 +234,7 @@ class Config:
             )
             object.__setattr__(self, field.name, value)
             check(field, value)
-        self._check_combinations()
-
-    def _check_combinations(self):
-        def require(holds: bool, message: str):
-            if not holds:
-                raise UsageError(message)
-
-        require(
-            self.replay_capacity >= self.batch_size,
-            f"replay_capacity ({self.replay_capacity}) must be at least batch_size ({self.batch_size})",
-        )
-        require(
-            self.total_steps % self.num_envs == 0,
-            f"total_steps ({self.total_steps}) must be a multiple of num_envs ({self.num_envs})",
-        )
-        require(
-            self.update_every % self.num_envs == 0,
-            f"update_every ({self.update_every}) must be a multiple of num_envs ({self.num_envs})",
-        )
-        updates = self.update_every * self.updates_per_step
-        require(
-            round(updates) >= 1 and math.isclose(updates, round(updates)),
-            f"update_every x updates_per_step must be a whole number of updates, at least 1, not {updates:g}",
-        )
-        require(
-            self.updates_per_block % self.actor_every == 0,
-            f"a block's updates ({self.updates_per_block}, update_every x updates_per_step) must be a multiple of "
-            f"actor_every ({self.actor_every})",
-        )
-        require(
-            self.action_layer < len(self.hidden_units),
-            f"action_layer {self.action_layer} needs at least {self.action_layer + 1} hidden_units, "
-            f"not {len(self.hidden_units)}",
-        )
-        lengths = {len(self.conv_filters), len(self.conv_kernels), len(self.conv_strides)}
-        require(len(lengths) == 1, "conv_filters, conv_kernels and conv_strides need one number for each convolution")
-        require(
-            self.frame_source == "steps" or self.frame_stack <= self.action_repeat,
-            f"frame_source substeps needs a frame_stack ({self.frame_stack}) of at most action_repeat "
-            f"({self.action_repeat})",
-        )
-        require(
-            self.noise != "ou" or self.noise_theta * self.noise_dt < 2,
-            "the ou process diverges: noise_theta x noise_dt must be below 2",
-        )
-        try:
-            kwargs = json.loads(self.env_kwargs)
-        except json.JSONDecodeError as error:
-            raise UsageError(f"env_kwargs is not JSON: {error}") from None
-        require(isinstance(kwargs, dict), f"env_kwargs must be a JSON object, not {self.env_kwargs}")
-        require(
-            self.eval_envs > 0 or (self.num_envs == 1 and self.vectorization == "sync"),
-            "eval_envs 0, evaluations on the training environment, needs num_envs 1 and vectorization sync",
-        )
-        require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
+        require_consistent(self)
 
     @property
     def env_arguments(self) -> dict[str, Any]:

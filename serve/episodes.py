@@ -28,7 +28,7 @@ class Drive:
     Attributes:
       total_reward: the sum of rewards.
       latencies: for each step the seconds until the action came.
-      actions: for each step what the environment was given.
+      actions: for each step the policy's, before it is rounded to the dtype of the environment's space.
       observations: float32 [O] for each step, flattened; empty unless `play` was to keep them.
       versions: the policy's version before and after the episode.
     """
@@ -64,9 +64,9 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
         episode.latencies.append(time.perf_counter() - start)
         if space.shape is None or action.size != math.prod(space.shape):
             raise UserError(f"the policy's action has shape {action.shape}, the environment's {space.shape}")
-        action = action.astype(space.dtype).reshape(space.shape)
+        action = action.reshape(space.shape)
         episode.actions.append(action.copy())  # some environments write into what they are given
-        observation, reward, terminated, truncated, _ = env.step(action)
+        observation, reward, terminated, truncated, _ = env.step(action.astype(space.dtype))
         episode.total_reward += float(reward)
         ended = terminated or truncated
     return episode

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 _ENVIRONMENT = (
     "env",
     "env_kwargs",
+    "max_episode_steps",
     "pixels",
     "frame_size",
     "frame_stack",
@@ -133,6 +134,7 @@ def main(argv: Sequence[str]) -> None:
         _require_same_environment(run_dir, driven)
     problems = []
     with client, contextlib.closing(factory.make_policy_env(driven)) as env:
+        factory.warn_of_no_limit(env, driven.env)
         asking = Asking(client, driven.frame_stack) if spaces.is_image(env.observation_space) else None
         try:
             if asking:

@@ -11,7 +11,7 @@ from conftest import ROOT
 # Each line may import from those above it, and from its own room; rooms of one line do not know each other.
 ORDER = [
     ["_tf", "child", "cli", "errors", "files"],
-    ["settings"],
+    ["settings", "consistency"],
     ["config"],
     ["flags"],
     ["envs", "replay"],

@@ -238,7 +238,7 @@ def test_resuming_with_total_steps_at_the_interruption_evaluates_there(tmp_path,
 
     collect = Core._collect
     with monkeypatch.context() as patch, pytest.raises(loop.Interrupted):
-        patch.setattr(loop, "_signals", lambda: contextlib.nullcontext(received))
+        patch.setattr(loop.signals, "collected", lambda: contextlib.nullcontext(received))
         patch.setattr(Core, "_collect", interrupted_at_300)
         train(tiny(tmp_path / "run", eval_every=0))
     result = train(tiny(tmp_path / "run", eval_every=0, total_steps=300), resume=True)

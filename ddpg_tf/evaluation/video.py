@@ -62,7 +62,7 @@ def _main(settings: str, seed: str, actions: str, out: str):
     rendering.follow(env)
     pictures = [env.render()]
     for action in np.load(actions).repeat(repeat, axis=0):
-        _, _, terminated, truncated, _ = env.step(action)
+        _, _, terminated, truncated, _ = env.step(np.asarray(action, env.action_space.dtype))
         pictures.append(env.render())
         if terminated or truncated:
             break

@@ -225,14 +225,8 @@ class DDPG:
     def variables(self) -> dict[str, keras.Variable]:
         """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers."""
         named = {}
-        for owner in (
-            self.actor,
-            self.critic,
-            self.target_actor,
-            self.target_critic,
-            self.actor_optimizer,
-            self.critic_optimizer,
-        ):
+        networks = (self.actor, self.critic, self.target_actor, self.target_critic)
+        for owner in (*networks, self.actor_optimizer, self.critic_optimizer):
             for variable in owner.variables:  # the shared normaliser counts once, as the actor's
                 named.setdefault(id(variable), (f"{owner.name}/{variable.path}", variable))
         return dict(named.values())

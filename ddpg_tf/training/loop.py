@@ -4,11 +4,8 @@ import contextlib
 import dataclasses
 import math
 import os
-import shlex
-import signal
 import time
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -27,22 +24,13 @@ from ddpg_tf.learner import networks
 from ddpg_tf.learner.agent import DDPG
 from ddpg_tf.replay import ring
 from ddpg_tf.storage import checkpoint, run_dir
-from ddpg_tf.training import schedule
+from ddpg_tf.training import schedule, signals
 from ddpg_tf.training.core import Core, Finished, make_replay
 from ddpg_tf.training.logger import Logger
+from ddpg_tf.training.signals import Interrupted
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
 _LONG_EVALUATION = 60.0  # seconds, after which what was learnt is saved before it ends
-
-
-class Interrupted(Exception):
-    """SIGINT, SIGTERM or SIGHUP came; a checkpoint has been written."""
-
-    def __init__(self, signal_number: int, run: Path):
-        command = shlex.join(["python", "train.py", "--resume", f"--run_dir={run}"])
-        super().__init__(f"interrupted; continue with: {command}")
-        self.status = 128 + signal_number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +85,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
         run_dir.write_versions(path, _tf.device())  # a run killed at once may not have any
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
-        with _signals() as interrupted, _Run(config, path, spaces, found) as run:
+        with signals.collected() as interrupted, _Run(config, path, spaces, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
             return run.until_done(interrupted)
     finally:
@@ -287,24 +275,3 @@ class _Run:
 def _due(before: int, now: int, every: int) -> bool:
     """Whether a multiple of `every` was passed; 0 is never."""
     return bool(every) and now // every > before // every
-
-
-@contextlib.contextmanager
-def _signals() -> Iterator[list[int]]:
-    """Collects _SIGNALS in the list it yields; a second one acts at once."""
-    received: list[int] = []
-
-    def note(number, _):
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in _SIGNALS}
-    except ValueError:  # not in the main thread: signals are the caller's business
-        before = {}
-    try:
-        yield received
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,0 +1,67 @@
+"""Which settings go together."""
+
+import json
+import math
+from typing import TYPE_CHECKING
+
+from ddpg_tf.errors import UsageError
+
+if TYPE_CHECKING:
+    from ddpg_tf.config import Config
+
+
+def require_consistent(config: "Config"):
+    """Raises UsageError where settings contradict each other."""
+
+    def require(holds: bool, message: str):
+        if not holds:
+            raise UsageError(message)
+
+    require(
+        config.replay_capacity >= config.batch_size,
+        f"replay_capacity ({config.replay_capacity}) must be at least batch_size ({config.batch_size})",
+    )
+    require(
+        config.total_steps % config.num_envs == 0,
+        f"total_steps ({config.total_steps}) must be a multiple of num_envs ({config.num_envs})",
+    )
+    require(
+        config.update_every % config.num_envs == 0,
+        f"update_every ({config.update_every}) must be a multiple of num_envs ({config.num_envs})",
+    )
+    updates = config.update_every * config.updates_per_step
+    require(
+        round(updates) >= 1 and math.isclose(updates, round(updates)),
+        f"update_every x updates_per_step must be a whole number of updates, at least 1, not {updates:g}",
+    )
+    require(
+        config.updates_per_block % config.actor_every == 0,
+        f"a block's updates ({config.updates_per_block}, update_every x updates_per_step) must be a multiple of "
+        f"actor_every ({config.actor_every})",
+    )
+    require(
+        config.action_layer < len(config.hidden_units),
+        f"action_layer {config.action_layer} needs at least {config.action_layer + 1} hidden_units, "
+        f"not {len(config.hidden_units)}",
+    )
+    lengths = {len(config.conv_filters), len(config.conv_kernels), len(config.conv_strides)}
+    require(len(lengths) == 1, "conv_filters, conv_kernels and conv_strides need one number for each convolution")
+    require(
+        config.frame_source == "steps" or config.frame_stack <= config.action_repeat,
+        f"frame_source substeps needs a frame_stack ({config.frame_stack}) of at most action_repeat "
+        f"({config.action_repeat})",
+    )
+    require(
+        config.noise != "ou" or config.noise_theta * config.noise_dt < 2,
+        "the ou process diverges: noise_theta x noise_dt must be below 2",
+    )
+    try:
+        kwargs = json.loads(config.env_kwargs)
+    except json.JSONDecodeError as error:
+        raise UsageError(f"env_kwargs is not JSON: {error}") from None
+    require(isinstance(kwargs, dict), f"env_kwargs must be a JSON object, not {config.env_kwargs}")
+    require(
+        config.eval_envs > 0 or (config.num_envs == 1 and config.vectorization == "sync"),
+        "eval_envs 0, evaluations on the training environment, needs num_envs 1 and vectorization sync",
+    )
+    require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
