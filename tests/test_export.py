@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+import resource
 import shutil
 import subprocess
 import sys
@@ -191,6 +192,18 @@ def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     with pytest.raises(UserError):
         saved_model.write_version(policy, tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_an_export_to_a_full_disk_is_a_user_error(exported, tmp_path):
+    """TensorFlow's error is none of the system's. A limit on the size of files stands for the disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(UserError, match="cannot export to .*File too large"):
+            saved_model.write_version(exported[0], tmp_path / "exports")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list((tmp_path / "exports").iterdir())
 
 
 def test_export_command_prints_signature_and_request(trained, tmp_path):

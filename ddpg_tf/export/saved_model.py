@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from ddpg_tf import child
-from ddpg_tf._tf import keras, tf
+from ddpg_tf._tf import keras, os_errors, tf
 from ddpg_tf.errors import UserError
 from ddpg_tf.export import versions
 from ddpg_tf.storage import run_dir
@@ -32,7 +32,8 @@ def write_version(policy: Policy, export_dir: Path, version: int | None = None, 
         versions.require_above(export_dir, version)
         probes = _probes(policy)
         with versions.in_the_making(export_dir) as partial:
-            _write(policy, partial / "model", probes, live)
+            with os_errors():
+                _write(policy, partial / "model", probes, live)
             _verify(partial / "model", probes)
             return versions.rename_to_version(partial / "model", export_dir, version)
     except OSError as error:
