@@ -89,7 +89,9 @@ def main(argv) -> int:
     for name in names:
         print(f"{name} ...", flush=True)
         bench = Bench(Path(values.work_dir).absolute() / name, values)
-        part = bench.measure(*_KINDS[name])
+        said = " ".join(arg for arg in argv[1:] if arg.startswith(("--kills", "--others", "--seed")))
+        about = f"{_KINDS[name][0]} Measured by `python -m benchmarks.reliability {f'{name} {said}'.strip()}` at "
+        part = bench.measure(f"{about} commit {_commit()}.", _KINDS[name][1])
         write_text(bench.folder.with_suffix(".json"), json.dumps(dataclasses.asdict(part)))
         parts = {name: found for name in _KINDS if (found := _read(bench.folder.with_name(f"{name}.json")))}
         write(
@@ -98,7 +100,7 @@ def main(argv) -> int:
             "Small runs of `train.py` on the CPU, disturbed at random moments, mended, resumed until they end, and "
             "compared with an undisturbed one: evaluations.csv, values.csv, metrics.csv but for the clock, all arrays "
             "of the last checkpoint, the newest publication",
-            " ".join(["python -m benchmarks.reliability", *(arg for arg in argv[1:] if "work_dir" not in arg)]),
+            "python -m benchmarks.reliability",
             parts,
             installed("tensorflow", "keras", "numpy", "gymnasium"),
         )
@@ -123,7 +125,7 @@ class Bench:
         self.rng = random.Random(f"{values.seed} {folder.name}")
 
     def measure(self, about: str, kind: Callable[["Bench"], Tally]) -> Part:
-        about = f"{' '.join(about.split())} Commit {_commit()}."
+        about = " ".join(about.split())
         try:
             tally = kind(self)
         except Unavailable as reason:

@@ -199,7 +199,7 @@ def test_an_export_to_a_full_disk_is_a_user_error(exported, tmp_path):
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
-        with pytest.raises(UserError, match="cannot export to .*File too large"):
+        with pytest.raises(UserError, match=r"cannot export to .*File too large"):
             saved_model.write_version(exported[0], tmp_path / "exports")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
