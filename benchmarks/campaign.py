@@ -228,7 +228,8 @@ def differences(run: Path, whole: Path) -> list[str]:
     if not same_arrays(arrays, others):
         found.append("last checkpoint")
     if exports_of(whole).is_dir():
-        found += [f"publication {part}" for part in _published(run).items() ^ _published(whole).items()]
+        published, others = _published(run), _published(whole)
+        found += [f"publication: {part}" for part in published | others if published.get(part) != others.get(part)]
     return found
 
 
@@ -254,11 +255,15 @@ def _timeless(path: Path) -> list[dict[str, str]]:
 
 def _published(run: Path) -> dict[str, object]:
     """The newest version: its step, score and weights; versions that lack a part."""
+    from ddpg_tf._tf import tf  # takes long, and only publications need it
+
     exports = exports_of(run)
     found = {f"version {n}": "not whole" for n in versions(exports) if not is_complete(exports / str(n))}
     newest = exports / str(max(versions(exports), default=0))
     card = json.loads((newest / "assets.extra" / "policy.json").read_text())
-    weights = (newest / "variables" / "variables.data-00000-of-00001").read_bytes()
+    reader = tf.train.load_checkpoint(str(newest / "variables" / "variables"))
+    names = [name for name in reader.get_variable_to_shape_map() if name.startswith("variables/")]
+    weights = {name: reader.get_tensor(name).tolist() for name in names}
     return found | {"step": card["step"], "score": card["score"], "weights": weights}
 
 
