@@ -8,6 +8,7 @@ import contextlib
 import os
 import sys
 import tempfile
+from collections.abc import Iterator
 
 from ddpg_tf.errors import UserError
 
@@ -61,4 +62,13 @@ def device() -> str:
     return "CPU"
 
 
-__all__ = ["device", "keras", "tf"]
+@contextlib.contextmanager
+def os_errors() -> Iterator[None]:
+    """Around writing: what TensorFlow raises when the disk is full or not ours comes as an OSError, like Python's."""
+    try:
+        yield
+    except tf.errors.OpError as error:
+        raise OSError(error.message.rpartition("}} ")[2].splitlines()[0]) from None  # after the function's name
+
+
+__all__ = ["device", "keras", "os_errors", "tf"]

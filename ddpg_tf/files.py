@@ -1,19 +1,23 @@
 """Files that are there whole, or not at all."""
 
+import contextlib
 import csv
 import os
+import re
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
+
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{32}")
 
 
 def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]):
     """Calls `write` on a file that becomes `path` only when it is complete and on the disk."""
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")  # as _PARTIAL
     descriptor = os.open(partial, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o666)  # the umask applies
     try:
-        with os.fdopen(descriptor, "w+b") as file:
+        with naming(path), os.fdopen(descriptor, "w+b") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -22,6 +26,21 @@ def write_atomically(path: Path, write: Callable[[IO[bytes]], Any]):
         os.unlink(partial)
         raise
     sync(path.parent)
+
+
+@contextlib.contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Has an error of the system say which file it is about: "no space left on device" does not by itself."""
+    try:
+        yield
+    except OSError as error:
+        error.filename = error.filename or str(path)
+        raise
+
+
+def partials(directory: Path) -> list[Path]:
+    """Files that are not whole, below `directory`: being written, or left by a process that was killed meanwhile."""
+    return [path for path in directory.rglob(".*") if _PARTIAL.fullmatch(path.name)]
 
 
 def write_text(path: Path, text: str):

@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.training import loop
 from ddpg_tf.training.core import Core
+from ddpg_tf.training.logger import Logger
 
 
 def assert_same_run(one, other):
@@ -63,6 +65,10 @@ def wait_for_step(process, path, step):
 
 class Crash(Exception):
     pass
+
+
+def crash():
+    raise Crash
 
 
 def crash_at(monkeypatch, step):
@@ -176,6 +182,24 @@ def test_all_checkpoints_damaged_is_an_error(tmp_path):
         checkpoint.load(tmp_path)
 
 
+def test_whichever_bit_of_a_checkpoint_is_wrong_it_is_passed_over_or_read_as_it_was(tmp_path):
+    """Also where zipfile raises neither OSError nor ValueError: encrypted, a compression unknown, ..."""
+    arrays = {f"agent/{name}": np.arange(2, dtype=np.float32) for name in "ab"}
+    for step in (100, 200):
+        checkpoint.save(tmp_path, step, arrays, {})
+    newest = tmp_path / "000000000200.npz"
+    content = newest.read_bytes()
+    passed_over = 0
+    for i in range(len(content)):
+        newest.write_bytes(content[:i] + bytes([content[i] ^ 1 << i % 8]) + content[i + 1 :])
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found, meta = checkpoint.load(tmp_path)
+        passed_over += meta["step"] == 100
+        assert found.keys() == arrays.keys() and all((found[name] == arrays[name]).all() for name in arrays), i
+    assert passed_over > len(content) / 2
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(whole, tmp_path, tiny, monkeypatch):
     with monkeypatch.context() as patch, pytest.raises(Crash):
         crash_at(patch, 120)
@@ -183,6 +207,47 @@ def test_a_run_killed_before_its_first_checkpoint_starts_over(whole, tmp_path, t
     assert checkpoint.load(tmp_path / "run" / "checkpoints") is None
     train(tiny(tmp_path / "run", noise="ou"), resume=True)
     assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_run_killed_while_it_wrote_its_flags_or_gave_way_to_another_starts_over(tmp_path, tiny, monkeypatch):
+    path = tmp_path / "run"
+    path.mkdir()
+    (path / f".flags.txt.{'0' * 32}").write_text("--env=Pend")
+    run_dir.create(path, tiny(path))
+    assert os.listdir(path) == ["flags.txt"]
+
+    (path / "metrics.csv").touch()
+    (path / "replay").mkdir()
+    with monkeypatch.context() as patch, pytest.raises(Crash):  # while it clears the directory
+        patch.setattr(type(path), "unlink", lambda file, **_: os.unlink(file) if file.suffix == ".csv" else crash())
+        run_dir.create(path, tiny(path))
+    run_dir.create(path, tiny(path))
+    assert os.listdir(path) == ["flags.txt"]
+
+
+def test_what_killed_processes_left_half_written_is_cleared(tmp_path, tiny):
+    path = tmp_path / "run"
+    run_dir.create(path, tiny(path, total_steps=300))
+    (path / "checkpoints").mkdir()
+    left = [path / name for name in (f".metrics.csv.{'a' * 32}", f"checkpoints/.1.npz.{'b' * 32}", ".mine")]
+    for file in left:
+        file.touch()
+    train(run_dir.read_config(path), resume=True)
+    assert [file.exists() for file in left] == [False, False, True]
+
+
+def test_tensorboard_on_a_full_disk_is_an_error_of_the_system(tmp_path):
+    """A limit on the size of files stands for the disk."""
+    logger = Logger(tmp_path, 100)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (0, before[1]))
+        with pytest.raises(OSError, match=rf"^{tmp_path}/events.*$"):
+            logger._to_board("train", {"step": 1, "seconds": 1.0})
+        with pytest.raises(OSError, match=r"evaluations\.csv"):
+            logger.evaluation(1, [(0.0, 1)], np.zeros(1), np.zeros(1))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_extending_a_run_equals_having_trained_longer(whole, tmp_path, tiny):

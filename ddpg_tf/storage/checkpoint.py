@@ -18,9 +18,7 @@ KEPT = 2  # schedule.ring_size counts on it
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):
     """Writes checkpoint `step`, then deletes all but the newest two."""
     directory.mkdir(exist_ok=True)
-    for partial in directory.glob(".*.npz.*"):  # left by a killed process
-        partial.unlink()
-    text = np.frombuffer(json.dumps({"step": step, **meta}).encode(), np.uint8)
+    text = np.frombuffer(json.dumps({"step": step, "arrays": len(arrays), **meta}).encode(), np.uint8)
     write_atomically(directory / f"{step:012d}.npz", lambda file: np.savez(file, **{"meta.json": text}, **arrays))
     for old in _newest_first(directory)[KEPT:]:
         old.unlink()
@@ -38,10 +36,10 @@ def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None
     for path in paths:
         try:
             return _read(path)
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        except Exception as error:  # one wrong byte, and zipfile raises nearly anything
             warnings.warn(f"checkpoint {path} is damaged ({error}): falling back to the one before", stacklevel=2)
     if paths:
-        raise UserError(f"no checkpoint in {directory} can be read")
+        raise UserError(f"no checkpoint in {directory} can be read: delete that directory to train from step 0 again")
     return None
 
 
@@ -66,4 +64,7 @@ def _read(path: Path):
         raise ValueError(f"checksum of {bad} is wrong")
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
-    return arrays, json.loads(arrays.pop("meta.json").tobytes())
+    meta = json.loads(arrays.pop("meta.json").tobytes())
+    if meta.pop("arrays", len(arrays)) != len(arrays):  # a wrong byte in the archive's table of contents
+        raise ValueError("arrays are missing")
+    return arrays, meta

@@ -47,13 +47,19 @@ def create(path: Path, run_config: Config):
       UsageError: it is there, with something in it.
       UserError: another process trains in it.
     """
-    if (path / "flags.txt").is_file() and checkpoint.newest_step(path / "checkpoints") is None:
+    flags, begun = path / "flags.txt", files.partials(path)
+    if flags.is_file() and checkpoint.newest_step(path / "checkpoints") is None:
         held = lock(path)
-        left = {file for pattern in _OF_A_RUN for file in path.glob(pattern)}
-        if left == set(path.iterdir()):  # nothing else lies there
-            for file in left:
-                shutil.rmtree(file) if file.is_dir() else file.unlink()
-        os.close(held)
+        try:
+            left = {file for pattern in _OF_A_RUN for file in path.glob(pattern)}
+            if left == set(path.iterdir()):  # nothing else lies there
+                for file in sorted(left, key=lambda file: file == flags):  # last: without it this is no run
+                    shutil.rmtree(file) if file.is_dir() else file.unlink()
+        finally:
+            os.close(held)
+    elif begun and begun == list(path.iterdir()):  # killed while it wrote flags.txt
+        for file in begun:
+            file.unlink(missing_ok=True)
     if path.exists() and (not path.is_dir() or any(path.iterdir())):
         raise UsageError(f"{path} is not empty: continue that run with --resume, or choose another --run_dir")
     try:

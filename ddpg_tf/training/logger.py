@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from ddpg_tf._tf import tf
+from ddpg_tf._tf import os_errors, tf
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.files import read_rows, write_atomically
+from ddpg_tf.files import naming, read_rows, write_atomically
 from ddpg_tf.learner.agent import METRICS
 
 COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
@@ -41,7 +41,8 @@ class Logger:
         _cut(run_dir / "values.csv", VALUE_COLUMNS, evaluated)
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
             events.unlink()
-        self._board = tf.summary.create_file_writer(str(run_dir))
+        with os_errors():
+            self._board = tf.summary.create_file_writer(str(run_dir))
         for row in read_rows(run_dir / "metrics.csv"):
             self._to_board("train", row)
         for evaluated, returns in read_evaluations(run_dir / "evaluations.csv").items():
@@ -114,13 +115,14 @@ class Logger:
         values["q_bias"] = (values["q_start"] - values["discounted_return"]) / max(np.abs(discounted).mean(), 1e-9)
         _append(self._run_dir / "values.csv", [[step, *values.values()]])
         self._to_board("evaluation", {"step": step, "return": mean, **values})
-        self._board.flush()
+        with os_errors():
+            self._board.flush()
         self._show(evaluation=mean)
         self.tell(f"step {step}: evaluation {mean:.1f}, {self.seconds:.0f} s")
 
     def _to_board(self, group: str, row: Mapping[str, Any]):
         """A row of a csv file to TensorBoard."""
-        with self._board.as_default(step=int(row["step"])):
+        with os_errors(), self._board.as_default(step=int(row["step"])):
             for name, value in row.items():
                 if name != "step" and value != "":
                     tf.summary.scalar(f"{group}/{name}", float(value))
@@ -144,7 +146,8 @@ class Logger:
 
     def close(self):
         self._bar.close()
-        self._board.close()
+        with os_errors():
+            self._board.close()
 
 
 def _empty_window(step: int, seconds: float) -> dict[str, Any]:
@@ -155,7 +158,7 @@ def _append(path: Path, rows: list[list[Any]]):
     """Appends whole rows with one write, through to the disk."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
-    with open(path, "a") as file:
+    with naming(path), open(path, "a") as file:
         file.write(text.getvalue())
         file.flush()
         os.fsync(file.fileno())

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ddpg_tf import _tf
+from ddpg_tf import _tf, files
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
 from ddpg_tf.envs import factory
@@ -82,6 +82,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
             raise UsageError(
                 f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} has made"
             )
+        for partial in files.partials(path):  # left by a process that was killed
+            partial.unlink()
         run_dir.write_versions(path, _tf.device())  # a run killed at once may not have any
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
