@@ -292,6 +292,15 @@ def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path, tiny):
     assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
 
 
+def test_workers_of_a_killed_training_end_without_a_traceback(tmp_path, tiny):
+    path = tmp_path / "run"
+    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", num_envs=2, total_steps=100_000).to_flags())
+    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
+    wait_for_step(process, path, 100)
+    process.kill()
+    assert "Traceback" not in process.communicate(timeout=60)[1]  # the pipe ends when the last of them has
+
+
 def test_resuming_with_total_steps_at_the_interruption_evaluates_there(tmp_path, tiny, monkeypatch):
     received = []
 

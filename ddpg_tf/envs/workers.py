@@ -9,7 +9,7 @@ import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode
-from gymnasium.vector.async_vector_env import AsyncState
+from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from ddpg_tf.envs import rendering
 from ddpg_tf.errors import UserError
@@ -35,7 +35,10 @@ class Workers(AsyncVectorEnv):
         parent = os.getpid()
         with self._explained(), _without_main() if hide_main else contextlib.nullcontext():
             super().__init__(
-                [_Making(make, name, parent) for make in makes], context="spawn", autoreset_mode=AutoresetMode.DISABLED
+                [_Making(make, name, parent) for make in makes],
+                context="spawn",
+                worker=_work,
+                autoreset_mode=AutoresetMode.DISABLED,
             )
 
     def reset(self, **arguments):
@@ -85,6 +88,14 @@ class Workers(AsyncVectorEnv):
             raise
         finally:
             gym.logger.error = log
+
+
+def _work(*arguments):
+    """Gymnasium's worker, which says nothing when the process that it works for has been killed."""
+    try:
+        _async_worker(*arguments)
+    except (EOFError, ConnectionError):  # at the other end of the pipe there is nobody
+        sys.exit(1)
 
 
 class _Making:
