@@ -2,16 +2,13 @@
 
 import json
 import math
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ddpg_tf.errors import UsageError
 
-if TYPE_CHECKING:
-    from ddpg_tf.config import Config
 
-
-def require_consistent(config: "Config"):
-    """Raises UsageError where settings contradict each other."""
+def require_consistent(config: Any):
+    """Raises UsageError where settings of a Config contradict each other."""
 
     def require(holds: bool, message: str):
         if not holds:
