@@ -288,7 +288,7 @@ class TestLivePublishing:
         monkeypatch.setattr(
             loop.Evaluator,
             "run",
-            lambda self, policy: [
+            lambda self, policy, stopped: [
                 Episode(left.pop(0), 1, np.zeros([1, 1], np.float32), np.zeros(1), np.zeros(3, np.float32), False)
             ],
         )
