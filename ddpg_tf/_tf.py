@@ -64,11 +64,14 @@ def device() -> str:
 
 @contextlib.contextmanager
 def os_errors() -> Iterator[None]:
-    """Around writing: what TensorFlow raises when the disk is full or not ours comes as an OSError, like Python's."""
+    """Around writing: what TensorFlow raises when the disk is full or not ours comes as an OSError, like Python's.
+
+    Its text is "FILE; REASON", of TensorFlow's "{{node}} FILE; REASON [Op:NAME]".
+    """
     try:
         yield
     except tf.errors.OpError as error:
-        raise OSError(error.message.rpartition("}} ")[2].splitlines()[0]) from None  # after the function's name
+        raise OSError(error.message.splitlines()[0].rpartition("}} ")[2].partition(" [Op:")[0]) from None
 
 
 __all__ = ["device", "keras", "os_errors", "tf"]

@@ -108,12 +108,17 @@ def test_evaluations_on_the_training_environment_resume_exactly(tmp_path, short)
     assert whole == parts
 
 
-@pytest.mark.parametrize("together, environments", [(1, 1), (10, 2)])
-def test_eval_envs_bounds_the_environments_and_changes_no_result(tmp_path, short, together, environments):
+@pytest.mark.parametrize("together", [1, 10])
+def test_eval_envs_changes_no_result(tmp_path, short, together):
     evaluator = Evaluator(short(tmp_path, "Counter", eval_envs=together), 2)
-    assert len(evaluator._own) == environments
     episodes = evaluator.run(lambda observations: np.zeros([len(observations), 3], np.float32))
     assert [episode.length for episode in episodes] == [episode_length(10_000), episode_length(10_001)]
+
+
+def test_eval_envs_bounds_the_environments(tmp_path, short):
+    Evaluator(short(tmp_path, "Alone", eval_envs=1), 2).close()
+    with pytest.raises(UserError, match="It is number 2 that an evaluation needs of its own"):
+        Evaluator(short(tmp_path, "Alone", eval_envs=10), 2)
 
 
 def episode_length(seed):

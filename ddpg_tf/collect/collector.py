@@ -25,7 +25,7 @@ class Transitions(NamedTuple):
     observation: np.ndarray  # [N, O], or uint8 [N, H, W, C]; what was acted on
     action: np.ndarray  # [N, A], environment units, exactly what the environment executed
     reward: np.ndarray  # [N]
-    next_observation: np.ndarray  # as observation, the true successor
+    next_observation: np.ndarray  # as observation, the true successor; where a step failed, the last good one
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ddpg_tf import files
-from ddpg_tf._tf import tf
+from ddpg_tf._tf import os_errors
 from ddpg_tf.errors import UserError
 
 _PARTIAL = "partial-"
@@ -29,12 +29,11 @@ def exporting_to(export_dir: Path) -> Iterator[None]:
       UserError: in one line, what the system denies the block: the disk is full, the directory is read-only, ...
     """
     try:
-        export_dir.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise UserError(f"cannot export to {export_dir}: {error.strerror or error}") from None
-    except tf.errors.OpError as error:  # "[{{node}}] FILE; REASON [Op:NAME]"
-        reason = error.message.rpartition("; ")[2].partition(" [Op:")[0]
+        with os_errors():
+            export_dir.mkdir(parents=True, exist_ok=True)
+            yield
+    except OSError as error:  # TensorFlow's name a file that is gone again
+        reason = error.strerror or str(error).rpartition("; ")[2]
         raise UserError(f"cannot export to {export_dir}: {reason}") from None
 
 

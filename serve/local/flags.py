@@ -3,6 +3,7 @@
 Source: its main.cc and `--help`. Needs no TensorFlow.
 """
 
+import itertools
 import os
 from functools import partial
 
@@ -11,7 +12,6 @@ from absl import flags
 from ddpg_tf.errors import UsageError
 from serve.local.config import Batching, Loading, ModelConfig, read_batching, read_models, valid_name
 
-_NO_EFFECT = "no effect: "
 _VALUES_WITHOUT_EFFECT = {  # why: which
     "there is no gRPC": ["port", "grpc_socket_path", "grpc_channel_arguments", "grpc_max_threads", "ssl_config_file"],
     "threads start as they are needed": ["rest_api_num_threads", "num_load_threads", "num_unload_threads"],
@@ -77,13 +77,14 @@ def define() -> flags.FlagValues:
     for kind, reasons in ((text, _VALUES_WITHOUT_EFFECT), (switch, _SWITCHES_WITHOUT_EFFECT)):
         for why, names in reasons.items():
             for name in names:
-                kind(name, None, _NO_EFFECT + why)
+                kind(name, None, f"no effect: {why}")
     return values
 
 
 def without_effect(values: flags.FlagValues) -> list[str]:
     """The flags that were given and do nothing here."""
-    return [f"--{name}" for name in values if values[name].present and values[name].help.startswith(_NO_EFFECT)]
+    idle = set(itertools.chain(*_VALUES_WITHOUT_EFFECT.values(), *_SWITCHES_WITHOUT_EFFECT.values()))
+    return [f"--{name}" for name in values if name in idle and values[name].present]
 
 
 def models_of(values: flags.FlagValues) -> list[ModelConfig]:
