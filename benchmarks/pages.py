@@ -29,6 +29,7 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
         "above 0 the critic overestimates.",
         "",
+        *([f"![curves]({suite.name}.png)", ""] if comparisons(results) else []),
     ]
     for env in dict.fromkeys(found.config.env for found in results.values()):
         group = {name: found for name, found in results.items() if found.config.env == env}
@@ -60,13 +61,40 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
     return "\n".join([*lines, *notes, ""])
 
 
+def comparisons(results: Mapping[str, Results]) -> dict[str, list[str]]:
+    """{environment: its entries} where there are several that finished."""
+    by_env: dict[str, list[str]] = {}
+    for name, found in results.items():
+        if finished(found):
+            by_env.setdefault(found.config.env, []).append(name)
+    return {env: names for env, names in by_env.items() if len(names) > 1}
+
+
+def draw_comparisons(results: Mapping[str, Results], path: Path):
+    """Of each environment the curves of its entries, as Lillicrap et al., Fig. 2; nothing without `comparisons`."""
+
+    def draw(axes, item):
+        env, names = item
+        for i, name in enumerate(names):
+            draw_on(
+                axes,
+                finished(results[name]),
+                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-"),
+                color=f"C{i % 10}",
+            )
+        axes.set_title(env, fontsize=7)
+        axes.legend(fontsize=5)
+
+    _draw_grid(path, list(comparisons(results).items()), draw, "steps", "evaluation return")
+
+
 def all_entries(published: Published) -> str:
     """README.md of the results: one table over all entries."""
     lines = [
         "# Results",
         "",
-        "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. Reached: "
-        "the last weights, over 100 episodes, come to at least the published figure.",
+        "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. Reached: the mean of the last "
+        "ten evaluations comes to at least the published figure.",
         "",
         "![curves of all entries](curves.png)",
         "",
@@ -211,9 +239,8 @@ def _against(entry: Entry, found: Results) -> list[str]:
     if not entry.published:
         return ["", ""]
     figure = entry.published
-    came_to = [outcome.rescored for outcome in found.outcomes]
-    known = came_to and None not in came_to  # a run that diverged has reached nothing
-    reached = known and interval(np.array(came_to)[:, None])[0][0] >= figure.score
+    came_to = [outcome.last(10) if outcome.ended == "finished" else -np.inf for outcome in found.outcomes]
+    reached = interval(np.array(came_to)[:, None])[0][0] >= figure.score
     return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", "yes" if reached else "no"]
 
 

@@ -4,7 +4,8 @@
 
 Takes over the finished runs of the suites (default: all in benchmarks/suites), then writes anew, from what
 benchmarks/results holds: a folder for each entry (curve, csv per seed, flags, versions, commands), a page for each
-suite that compares its entries, the table and the picture of all, and the results of the project's README.
+suite that compares its entries, the table and the picture of all, the results in the project's README, and the
+paper's tasks in docs/results.md.
 """
 
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks import curves, outcomes, pages
+from benchmarks import curves, outcomes, pages, paper
 from benchmarks.outcomes import Results
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite, read
@@ -50,11 +51,14 @@ def main(argv):
     outcomes.RESULTS.mkdir(parents=True, exist_ok=True)
     for suite, results in published:
         if results:
+            pages.draw_comparisons(results, outcomes.RESULTS / f"{suite.name}.png")
             write_text(outcomes.RESULTS / f"{suite.name}.md", pages.suite_page(suite, results))
     write_text(outcomes.RESULTS / "README.md", pages.all_entries(published))
     pages.draw_all(published, outcomes.RESULTS / "curves.png")
     pages.draw_estimates(published, outcomes.RESULTS / "values.png")
     _replace(ROOT / "README.md", pages.readme_table(published))
+    found = {f"{suite.name}/{name}": of for suite, results in published for name, of in results.items()}
+    _replace(ROOT / "docs/results.md", paper.table(found))
     print(pages.all_entries(published))
 
 
@@ -91,12 +95,12 @@ def _read(suite: Suite) -> dict[str, Results]:
     }
 
 
-def _replace(readme: Path, table: Sequence[str]):
-    text = readme.read_text()
+def _replace(page: Path, table: Sequence[str]):
+    text = page.read_text()
     if _BEGIN not in text or _END not in text:
-        raise UsageError(f"{readme} has no place for the results, between {_BEGIN} and {_END}")
+        raise UsageError(f"{page} has no place for the results, between {_BEGIN} and {_END}")
     between = "\n".join([_BEGIN, *table, _END])
-    write_text(readme, re.sub(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: between, text, flags=re.DOTALL))
+    write_text(page, re.sub(f"{re.escape(_BEGIN)}.*{re.escape(_END)}", lambda _: between, text, flags=re.DOTALL))
 
 
 if __name__ == "__main__":

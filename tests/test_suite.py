@@ -1,5 +1,6 @@
 """Suites of runs: what a file may say, runs that survive anything, results made from them."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -11,12 +12,16 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import outcomes, results, suite, suite_file, suite_runs
+from benchmarks import outcomes, paper, results, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
 
+TASKS = (
+    "task,average,best,pixels_average,pixels_best,entry,pixels_entry,differs\n"
+    "cart,0.9,1.3,1.0,1.2,small/good,small/unknown,the wheels\ncanada,0.3,1.7,0.1,0.6,,,no maintained one\n"
+)
 FLAGS = {**TINY, "preset": "none", "total_steps": 900}
 DIVERGES = {**FLAGS, "critic_learning_rate": 1e30, "actor_learning_rate": 1e30}
 
@@ -261,7 +266,11 @@ def place(tmp_path, monkeypatch):
     monkeypatch.setattr(outcomes, "RESULTS", tmp_path / "results")
     monkeypatch.setattr(results, "SUITES", tmp_path)
     monkeypatch.setattr(results, "ROOT", tmp_path)
-    (tmp_path / "README.md").write_text(f"before\n{results._BEGIN}\nold\n{results._END}\nafter\n")
+    (tmp_path / "docs").mkdir()
+    for page in ("README.md", "docs/results.md"):
+        (tmp_path / page).write_text(f"before\n{results._BEGIN}\nold\n{results._END}\nafter\n")
+    (tmp_path / "tasks.csv").write_text(TASKS)
+    monkeypatch.setattr(paper, "TASKS", tmp_path / "tasks.csv")
     return tmp_path
 
 
@@ -287,6 +296,12 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
     readme = (place / "README.md").read_text()
     assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
     assert "[Good](benchmarks/results/small/good)" in readme and "bad" not in readme
+    tasks = (place / "docs" / "results.md").read_text()
+    assert tasks.startswith("before\n") and tasks.endswith("after\n") and "old" not in tasks
+    last_ten = np.mean(list(scores.values())[-10:])
+    ours = f"[small/good](../benchmarks/results/small/good) | {last_ten:.1f} | - | the wheels |"
+    assert f"| cart | 0.9, 1.3 | 1.0, 1.2 | {ours}" in tasks and "small/unknown, not run yet" in tasks
+    assert "| canada | 0.3, 1.7 | 0.1, 0.6 | - | - | - | no maintained one |" in tasks
     for name in ("curves.png", "values.png", "small/good/curve.png"):
         assert (place / "results" / name).read_bytes().startswith(b"\x89PNG")
 
@@ -298,6 +313,19 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
         ("bad-0", suite_runs.PUBLISHED),
         ("good-1", suite_runs.OPEN),
     ]
+
+
+def test_scores_beside_the_papers_have_their_zero_at_random_actions(disturbed, place):
+    runs, *_ = disturbed
+    folder = place / "results" / "small" / "good"
+    outcomes.collect(runs / "small" / "good-0", folder, 0)
+    found = outcomes.read(folder)
+    half_way = found.outcomes[0].last(10)  # between random actions and the most that a task pays
+    random_csv = f"env,episodes,return\ndm_control/cart-v0,1,{2 * half_way - 1000}\n"
+    (place / "results" / "random.csv").write_text(random_csv)
+    config = dataclasses.replace(found.config, env="dm_control/cart-v0")
+    lines = paper.table({"small/good": dataclasses.replace(found, config=config)})
+    assert f"| {half_way:.1f} | 0.50 | the wheels |" in lines[2]
 
 
 def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(disturbed, place, monkeypatch):

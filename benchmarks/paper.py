@@ -1,0 +1,44 @@
+"""The paper's tasks (Lillicrap et al. 2015, Table 1), each beside the nearest environment that is maintained today."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+from benchmarks import outcomes
+from benchmarks.curves import finished, summary
+from benchmarks.outcomes import Results
+from ddpg_tf.files import read_rows
+
+TASKS = Path("benchmarks/paper_tasks.csv")
+_MOST = 1000.0  # that an episode of a dm_control task can pay
+
+
+def table(found: Mapping[str, Results]) -> list[str]:
+    """Lines of Markdown; of each task the paper's scores and ours, from observed states and from pixels.
+
+    Args:
+      found: {"suite/entry": its published results}.
+    """
+    random = {row["env"]: float(row["return"]) for row in read_rows(outcomes.RESULTS / "random.csv")}
+    lines = [
+        "| task of the paper | its average and best | from pixels | ours | return | normalised | what differs |",
+        "|---" * 7 + "|",
+    ]
+    for task in read_rows(TASKS):
+        theirs = f"{task['average']}, {task['best']}", f"{task['pixels_average']}, {task['pixels_best']}"
+        entries = [name for name in (task["entry"], task["pixels_entry"]) if name]
+        for name in entries or [""]:
+            row = [task["task"], *theirs, *_ours(name, found.get(name), random), task["differs"]]
+            lines.append(f"| {' | '.join(row)} |")
+    return lines
+
+
+def _ours(name: str, results: Results | None, random: Mapping[str, float]) -> list[str]:
+    """Cells: the entry, the mean of its last ten evaluations, and that with 0 for random actions, 1 for the most."""
+    if not name or results is None:
+        return [f"{name}, not run yet" if name else "-", "-", "-"]
+    env, done = results.config.env, finished(results)
+    zero = random.get(env) if env.startswith("dm_control/") else None
+    normalised = "-" if zero is None else summary(done, lambda o: (o.last(10) - zero) / (_MOST - zero))
+    link = f"[{name}](../benchmarks/results/{quote(name)})"
+    return [link, summary(done, lambda o: o.last(10)), normalised]

@@ -1,0 +1,64 @@
+"""What uniformly random actions come to in every environment of the suites: the zero that scores are measured from.
+
+    python -m benchmarks.random_policy [--episodes=100] [--out=benchmarks/results/random.csv]
+
+Environments that the file has already, with as many episodes, are left out, and those that observe pictures, for they
+are slow and no score is measured from them.
+"""
+
+import csv
+import io
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+from absl import flags
+
+from benchmarks.results import SUITES
+from benchmarks.suite_file import read
+from ddpg_tf import cli
+from ddpg_tf.envs.registry import make_env
+from ddpg_tf.envs.spaces import is_image
+from ddpg_tf.files import read_rows, write_text
+
+_COLUMNS = ("env", "episodes", "return")
+
+
+def main(argv):
+    values = flags.FlagValues()
+    flags.DEFINE_integer("episodes", 100, "episodes in each environment", lower_bound=1, flag_values=values)
+    flags.DEFINE_string("out", "benchmarks/results/random.csv", "file for the results", flag_values=values)
+    cli.parse(argv, values, __doc__)
+    out = Path(values.out)
+    rows = {row["env"]: row for row in read_rows(out) if int(row["episodes"]) == values.episodes}
+    entries = [entry for path in SUITES.glob("*.toml") for entry in read(path).entries]
+    for env in sorted({entry.config.env for entry in entries}):
+        made = make_env(env)
+        if env not in rows and not is_image(made.observation_space):
+            found = random_return(made, values.episodes)
+            rows[env] = {"env": env, "episodes": values.episodes, "return": f"{found:.4g}"}
+            print(f"{env}: {rows[env]['return']}", flush=True)
+            text = io.StringIO()
+            writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(rows[name] for name in sorted(rows))
+            write_text(out, text.getvalue())
+        made.close()
+
+
+def random_return(env: gym.Env, episodes: int) -> float:
+    """Mean undiscounted return of `episodes` episodes of uniformly random actions, reset with seeds 0, 1, ..."""
+    env.action_space.seed(0)
+    returns = []
+    for seed in range(episodes):
+        env.reset(seed=seed)
+        total, over = 0.0, False
+        while not over:
+            _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
+            total, over = total + float(reward), terminated or truncated
+        returns.append(total)
+    return float(np.mean(returns))
+
+
+if __name__ == "__main__":
+    cli.run(main)
