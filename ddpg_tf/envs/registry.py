@@ -1,7 +1,9 @@
 """Gymnasium ids -> environments."""
 
+import contextlib
 import difflib
 import importlib
+import io
 import re
 import warnings
 from typing import Any
@@ -26,6 +28,7 @@ def resolve_id(env_id: str) -> str:
         except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {error}") from None
     _register_dm_control(name)
+    _register_robotics(name)
     current = _current_version(name)
     if current is None:
         near = difflib.get_close_matches(name, gym.registry.keys(), n=3, cutoff=0.5)
@@ -47,6 +50,13 @@ def _register_dm_control(name: str):
             if rendering.is_about_gl(error):
                 raise UserError(rendering.NO_GL.format(error)) from None
             raise UserError(f"{name} needs shimmy and dm_control (see requirements.txt): {error}") from None
+
+
+def _register_robotics(name: str):
+    """Gymnasium-Robotics' ids, where `name` is none of Gymnasium's."""
+    if _current_version(name) is None:
+        with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):  # it prints news at import
+            importlib.import_module("gymnasium_robotics")
 
 
 def _current_version(name: str) -> str | None:
