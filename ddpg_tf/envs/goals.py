@@ -1,7 +1,8 @@
 """What an environment gives for goals that are not its episode's own: hindsight replay asks it."""
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import gymnasium as gym
 import numpy as np
@@ -90,6 +91,11 @@ def _pairs(env: gym.Env) -> tuple[np.ndarray, np.ndarray]:
     goals = np.array([observation[goal] for observation in seen for goal in GOALS], np.float32)
     first, second = np.divmod(np.arange(len(goals) ** 2), len(goals))
     return goals[first], goals[second]
+
+
+def success(info: Mapping[str, Any]) -> float:
+    """1 where a step's `info` says that the goal is reached (is_success, or success), 0 that not; nan: it is silent."""
+    return float(np.mean(info.get("is_success", info.get("success", np.nan))))
 
 
 def goals_of(config: Config, spaces: Spaces) -> Goals | None:

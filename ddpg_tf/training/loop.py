@@ -155,7 +155,7 @@ class _Run:
         )
         with contextlib.ExitStack() as closing:
             evaluated = -1 if self._scores.last_step is None else self._scores.last_step
-            self._logger = Logger(path, config.total_steps, meta["step"], evaluated, meta["seconds"])
+            self._logger = Logger(path, config.total_steps, meta["step"], evaluated, meta["seconds"], spaces.has_goals)
             closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
             closing.callback(self._logger.close)
             collector = Collector(config, spaces)
@@ -248,7 +248,10 @@ class _Run:
         scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
         self._logger.evaluation(
             step,
-            [(episode.episode_return, episode.length) for episode in episodes],
+            [
+                (episode.episode_return, episode.length, episode.success)[: 2 + self._spaces.has_goals]
+                for episode in episodes
+            ],
             agent.value(np.stack([episode.first_observation for episode in episodes])),
             np.array([episode.discounted_return(config.gamma) for episode in episodes]),
         )
