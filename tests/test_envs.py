@@ -276,7 +276,7 @@ def assert_same_rollout(found, expected):
 
 
 def test_every_preset_environment_is_tested_here():
-    assert len(PRESET_ENVS) == 15 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
+    assert len(PRESET_ENVS) == 19 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
 
 
 @pytest.mark.parametrize("env_id", [*PRESET_ENVS, "dm_control/cheetah-run-v0"])

@@ -9,6 +9,7 @@ import numpy as np
 
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
+from ddpg_tf.envs.checked import Checked
 from ddpg_tf.envs.spaces import GOALS, Spaces
 from ddpg_tf.errors import UserError
 
@@ -21,7 +22,7 @@ class Goals:
     The convention is Gymnasium-Robotics'; the functions' third argument, info, is an empty dict.
 
     Args:
-      env: as `factory.make_policy_env` gives it; is reset.
+      env: with its own, unflattened observations; is reset.
       name: of the environment, for messages.
 
     Attributes:
@@ -111,4 +112,4 @@ def goals_of(config: Config, spaces: Spaces) -> Goals | None:
             f"{config.env} has no goals to learn from in hindsight: --hindsight needs observations, not images, that "
             "are a Dict with the arrays achieved_goal and desired_goal, of one shape"
         )
-    return Goals(factory.make_policy_env(config), spaces, config.env)
+    return Goals(Checked(factory.make_policy_env(config), config.env), spaces, config.env)
