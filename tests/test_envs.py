@@ -65,6 +65,7 @@ def test_an_id_like_nothing_else_is_refused(nonsense):
 @pytest.mark.parametrize(
     "retired, current",
     [
+        ("FetchReach-v1", "FetchReach-v4"),
         ("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"),
         ("BipedalWalker-v2", "BipedalWalker-v3"),
         ("Pendulum-v0", "Pendulum-v1"),

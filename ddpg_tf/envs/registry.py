@@ -70,8 +70,10 @@ def _current_version(name: str) -> str | None:
         if spec.version is not None and spec.id == f"{match['base']}-v{spec.version}"
     }
     asked = match["version"]
-    # Gymnasium still registers the v2 and v3 MuJoCo ids, with an entry point that only raises.
-    gone = name in gym.registry and "mujoco" in str(gym.registry[name].entry_point) and asked in ("2", "3")
+    # Gymnasium still registers the v2 and v3 MuJoCo ids, with an entry point that only raises, and Gymnasium-Robotics
+    # what needs a package that no longer installs.
+    entry = str(gym.registry[name].entry_point) if name in gym.registry else ""
+    gone = ("mujoco" in entry and asked in ("2", "3")) or "MujocoPy" in entry
     if name in gym.registry and not gone:
         return name
     newest = max(versions, default=None)
