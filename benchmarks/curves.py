@@ -99,6 +99,8 @@ def report(results: Results, commands: Sequence[str]) -> str:
     }
     if any(outcome.episodes for outcome in done):
         columns[f"last weights, {done[0].episodes} episodes"] = lambda outcome: outcome.rescored
+    if any(outcome.success is not None for outcome in done):
+        columns["their success"] = lambda outcome: outcome.success
     if any(outcome.q_bias for outcome in done):
         columns["q_bias, last 5"] = lambda outcome: outcome.last_q_bias
     versions = {

@@ -29,7 +29,7 @@ from ddpg_tf.storage.checkpoint import newest_step
 RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
 VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras")
-_COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS)
+_COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS, "success")
 _OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ
 _SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
 
@@ -43,6 +43,7 @@ class Outcome:
       scores: {step: mean return of the evaluation}.
       q_bias: {step: (Q(s0, mu(s0)) - discounted return) / |discounted return|}; empty where it was not measured.
       rescored: mean return of the last weights over `episodes` episodes; None where they were not scored again.
+      success: share of successes of the last weights on these episodes; None where there are no goals.
       steps_per_second: median of the rows of metrics.csv with updates in them.
     """
 
@@ -55,6 +56,7 @@ class Outcome:
     seconds: float | None
     steps_per_second: float | None
     versions: dict[str, str]
+    success: float | None = None
 
     def last(self, count: int) -> float:
         """Mean of the last `count` evaluations."""
@@ -131,6 +133,7 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
     metrics = read_rows(run / "metrics.csv")
     speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
     ended = _divergence(run) if diverged else "finished"
+    again, success = _score_again(run, episodes) if episodes and not diverged else ("", "")
     rows[config.seed] = {
         "seed": config.seed,
         "run": versions["run"],
@@ -138,8 +141,9 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
         "episodes": episodes,
         "seconds": metrics[-1]["seconds"] if metrics else "",
         "steps_per_second": round(float(np.median(speeds)), 1) if speeds else "",
-        "rescored": _score_again(run, episodes) if episodes and not diverged else "",
+        "rescored": again,
         **{name: versions.get(name, "") for name in VERSIONS},
+        "success": success,
     }
     if scatter and not diverged:
         _write_rows(
@@ -231,10 +235,12 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
         int(row["episodes"]),
         *(float(row[name]) if row[name] else None for name in ("seconds", "steps_per_second")),
         {name: row[name] for name in VERSIONS if row[name]},
+        float(row["success"]) if row.get("success") else None,
     )
 
 
-def _score_again(run: Path, episodes: int) -> float:
+def _score_again(run: Path, episodes: int) -> tuple[float, float | str]:
+    """(mean return, share of successes or "") of the last weights."""
     from ddpg_tf.evaluation.evaluator import Evaluator
     from ddpg_tf.storage.policy import load_policy
 
@@ -242,7 +248,8 @@ def _score_again(run: Path, episodes: int) -> float:
     evaluator = Evaluator(policy.config, episodes)
     found = evaluator.run(policy.agent.act)
     evaluator.close()
-    return float(np.mean([episode.episode_return for episode in found]))
+    success = float(np.mean([episode.success for episode in found]))
+    return float(np.mean([episode.episode_return for episode in found])), "" if np.isnan(success) else success
 
 
 def _estimates(run: Path) -> list[tuple[float, float]]:

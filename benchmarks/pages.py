@@ -225,12 +225,12 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
     if not done:
         return ["-"] * 4
     few = "" if done[0].episodes == 100 else f" ({done[0].episodes} episodes)"
-    again = summary(done, lambda o: o.rescored)
+    again, success = summary(done, lambda o: o.rescored), summary(done, lambda o: o.success)
     return [
         summary(done, lambda o: o.last(1)),
         summary(done, lambda o: o.last(10)),
         summary(done, lambda o: max(o.scores.values())),
-        again + few * (again != "-"),
+        again + few * (again != "-") + f", success {success}" * (success != "-"),
     ]
 
 

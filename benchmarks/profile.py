@@ -34,7 +34,7 @@ def main(argv) -> int:
     cli.parse(argv, values, __doc__)
     with TemporaryDirectory(prefix="profile-") as directory:
         pieces = _pieces(values, Path(directory))
-        found = _measure(pieces)
+        found = measure(pieces)
     block = values.block
     update, floor = found[f"update, in a block of {block}"], found[f"its matrix products, in a block of {block}"]
     rows = [Row(f"{name} [ms]", milliseconds) for name, milliseconds in found.items()]
@@ -169,8 +169,8 @@ def _matrix_products(sizes: tuple[int, ...], action_size: int, batch: int, block
     return lambda: run(x).numpy()
 
 
-def _measure(pieces: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
-    """Milliseconds per step or update."""
+def measure(pieces: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
+    """Milliseconds per step or update of each piece: {name: (call, how many of them one call makes)}."""
     times: dict[str, list[float]] = {name: [] for name in pieces}
     for call, _ in pieces.values():
         call()  # compiles

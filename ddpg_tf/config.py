@@ -19,6 +19,7 @@ from ddpg_tf.settings import as_flag, check, coerce, setting
 RUN, ENVIRONMENT, SCHEDULE = "Run", "Environment", "Schedule (unit: environment steps, one action in one environment)"
 PIXELS = "Pixels (where the observation is an image; an action is then repeated, and is one step)"
 NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
+GOALS = "Goals (where the observation has an achieved_goal and a desired_goal)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +226,26 @@ class Config:
     noise_theta: float = setting(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
     noise_dt: float = setting(
         1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse tasks", above=0
+    )
+
+    random_share: float = setting(
+        0.0,
+        EXPLORATION,
+        "share of steps whose action is uniformly random instead, also after warmup_steps (Andrychowicz et al. 2017: "
+        "0.2; paper: 0)",
+        least=0,
+        most=1,
+    )
+
+    hindsight: str = setting(
+        "none",
+        GOALS,
+        "future: updates see some transitions with a goal that the same episode achieved later (Andrychowicz et al. "
+        "2017)",
+        choices=("none", "future"),
+    )
+    hindsight_share: float = setting(
+        0.8, GOALS, "share of these transitions (Andrychowicz et al. 2017: 0.8, their k=4)", least=0, most=1
     )
 
     def __post_init__(self):

@@ -34,10 +34,12 @@ def main(argv: Sequence[str]):
     episodes = evaluator.run(policy.agent.act)
     evaluator.close()
     returns = np.array([episode.episode_return for episode in episodes])
+    success = np.mean([episode.success for episode in episodes])
     weights = "latest" if policy.score is None else "best"
     print(
         f"{policy.config.env}, {weights} weights, step {policy.step}: mean {returns.mean():.2f}, "
         f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes"
+        + ("" if np.isnan(success) else f", success {success:.2f}")
     )
     if values.video and video.record(Path(values.video), policy.config, FIRST_SEED, episodes[0].actions):
         print(f"first episode: {values.video}")

@@ -31,6 +31,7 @@ class Drive:
       actions: for each step the policy's, before it is rounded to the dtype of the environment's space.
       observations: float32 [O] for each step, flattened; empty unless `play` was to keep them.
       versions: the policy's version before and after the episode.
+      success: 1 or 0, whether the goal was reached at the end; nan where the environment does not say.
     """
 
     total_reward: float = 0.0
@@ -38,6 +39,7 @@ class Drive:
     actions: list[np.ndarray] = field(default_factory=list)
     observations: list[np.ndarray] = field(default_factory=list)
     versions: tuple[int, ...] = ()
+    success: float = math.nan
 
     @property
     def length(self) -> int:
@@ -53,6 +55,8 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
       PolicyError: from a client's `act`.
       UserError: the policy's action does not fit the environment.
     """
+    from ddpg_tf.envs import goals
+
     episode, space = Drive(), env.action_space
     observation, _ = env.reset(seed=seed)
     ended = False
@@ -66,9 +70,10 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
             raise UserError(f"the policy's action has shape {action.shape}, the environment's {space.shape}")
         action = action.reshape(space.shape)
         episode.actions.append(action.copy())  # some environments write into what they are given
-        observation, reward, terminated, truncated, _ = env.step(action.astype(space.dtype))
+        observation, reward, terminated, truncated, info = env.step(action.astype(space.dtype))
         episode.total_reward += float(reward)
         ended = terminated or truncated
+    episode.success = goals.success(info)
     return episode
 
 
@@ -127,7 +132,9 @@ def _version(client: PolicyClient) -> int:
 def summarise(episodes: Sequence[Drive], *, latency: bool = True):
     """Prints returns, latency and versions over all episodes."""
     returns = [episode.total_reward for episode in episodes]
-    print(f"mean return {np.mean(returns):.2f}, standard deviation {np.std(returns):.2f}")
+    success = np.mean([episode.success for episode in episodes])
+    told = "" if np.isnan(success) else f", success {success:.2f}"
+    print(f"mean return {np.mean(returns):.2f}, standard deviation {np.std(returns):.2f}{told}")
     if latency:
         milliseconds = 1000 * np.concatenate([episode.latencies for episode in episodes])
         p50, p95, p99 = np.percentile(milliseconds, [50, 95, 99])

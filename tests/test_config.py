@@ -182,6 +182,9 @@ OTHER = {
     "random_shift": ("2", 2),
     "noise_decay_steps": ("100", 100),
     "noise_final_sigma": ("0.2", 0.2),
+    "random_share": ("0.3", 0.3),
+    "hindsight": ("future", "future"),
+    "hindsight_share": ("0.5", 0.5),
 }
 
 
@@ -477,6 +480,9 @@ OUT_OF_RANGE = [
     ("saturation_penalty", -1),
     ("noise_decay_steps", -1),
     ("noise_final_sigma", -0.1),
+    ("random_share", 1.1),
+    ("hindsight_share", -0.1),
+    ("hindsight_share", 1.1),
 ]
 
 

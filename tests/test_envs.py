@@ -65,6 +65,7 @@ def test_an_id_like_nothing_else_is_refused(nonsense):
 @pytest.mark.parametrize(
     "retired, current",
     [
+        ("FetchReach-v1", "FetchReach-v4"),
         ("LunarLanderContinuous-v2", "LunarLanderContinuous-v3"),
         ("BipedalWalker-v2", "BipedalWalker-v3"),
         ("Pendulum-v0", "Pendulum-v1"),
@@ -276,7 +277,7 @@ def assert_same_rollout(found, expected):
 
 
 def test_every_preset_environment_is_tested_here():
-    assert len(PRESET_ENVS) == 15 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
+    assert len(PRESET_ENVS) == 19 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
 
 
 @pytest.mark.parametrize("env_id", [*PRESET_ENVS, "dm_control/cheetah-run-v0"])

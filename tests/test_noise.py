@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from ddpg_tf.collect.collector import Collector
-from ddpg_tf.collect.noise import ActionNoise, Stream, WarmupActions, tfp
+from ddpg_tf.collect.noise import ActionNoise, RandomShare, Stream, WarmupActions, tfp
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
 from ddpg_tf.envs.spaces import checked_spaces
@@ -227,3 +227,17 @@ def test_without_noise_the_environment_gets_the_policys_action_after_the_warm_up
     actions = collect(idle_id, [0.25, 7.5], 20, noise="none", warmup_steps=10)
     np.testing.assert_array_equal(actions[10:], np.tile(np.float32([0.25, 7.5]), (10, 1)))
     assert len(np.unique(actions[:10], axis=0)) == 10
+
+
+def test_a_share_of_the_actions_is_uniformly_random_and_the_same_whoever_acts_beside(idle_id):
+    config = dict(noise="none", warmup_steps=0, random_share=0.3)
+    actions = collect(idle_id, [0.25, 7.5], 2000, **config)
+    random = (actions != np.float32([0.25, 7.5])).any(1)
+    assert random.mean() == pytest.approx(0.3, abs=0.04)
+    # Uniform over both dimensions: means of about 600 numbers, known to 5 deviations.
+    np.testing.assert_allclose(actions[random].mean(0), [0, 5], atol=5 / 12**0.5 / random.sum() ** 0.5 * 10)
+    assert actions[random].min(0)[0] < -0.38 and actions[random].max(0)[1] > 9.5
+    share = RandomShare(0.3, 2, 0)
+    second = RandomShare(0.3, 2, 0, range(1, 2))
+    np.testing.assert_array_equal(rows(share, range(50))[:, 1:], rows(second, range(50)))
+    assert (rows(share, range(200))[:, 0] != rows(share, range(200))[:, 1]).any()

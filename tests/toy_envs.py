@@ -164,6 +164,55 @@ class Nested(Toy):
         return self.observation_space.sample()
 
 
+class Goal(Toy):
+    """A point that each action moves by a tenth of itself, to be brought near a goal; what is `odd` is told apart."""
+
+    def __init__(self, odd: str = "", render_mode=None):
+        super().__init__(render_mode)
+        self.odd = odd
+        self.action_space = Box(-1, 1, (2,))
+        goal = unbounded(2)
+        self.observation_space = Dict({"observation": unbounded(1), "achieved_goal": goal, "desired_goal": goal})
+        if odd == "images":
+            image = Box(0, 255, (8, 8, 3), np.uint8)
+            self.observation_space = Dict({"observation": goal, "achieved_goal": image, "desired_goal": image})
+        if odd == "two shapes":
+            self.observation_space = Dict(self.observation_space.spaces | {"desired_goal": unbounded(3)})
+
+    def reset(self, *, seed=None, options=None):
+        self.position = self.wanted = np.zeros(2)
+        super().reset(seed=seed)
+        self.wanted = self.np_random.uniform(-0.3, 0.3, 2)
+        return self.observe(), {}
+
+    def step(self, action):
+        self.t += 1
+        self.position = self.position + 0.1 * np.asarray(action, np.float64)
+        reward = float(self.compute_reward(self.position, self.wanted, {}))
+        over = bool(self.compute_terminated(self.position, self.wanted, {}))
+        info = {} if self.odd == "silent" else {"is_success": reward == 0}
+        return self.observe(), reward, over, self.t == 10 and not over, info
+
+    def observe(self):
+        return {
+            "observation": np.array([self.t], np.float64),
+            "achieved_goal": self.position.copy(),
+            "desired_goal": self.wanted.copy(),
+        }
+
+    def distance(self, achieved, desired):
+        return np.linalg.norm(np.asarray(achieved) - desired, axis=None if self.odd == "two at a time" else -1)
+
+    def compute_reward(self, achieved, desired, info):
+        if self.odd == "raises":
+            return info["distance"]
+        far = self.distance(achieved, desired) > 0.1
+        return np.zeros(2) if self.odd == "two rewards" else -np.float32(far)
+
+    def compute_terminated(self, achieved, desired, info):
+        return self.distance(achieved, desired) < 0.02
+
+
 class SlashAndUnderscore(Toy):
     observation_space = Dict({"a/b": unbounded(1), "a_b": unbounded(1)})
 
@@ -442,6 +491,7 @@ for toy in (
     Forgetful,
     Interrupted,
     Nested,
+    Goal,
     SlashAndUnderscore,
     KeyAcrossLevels,
     KeyAction,

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import gymnasium as gym
 import numpy as np
 
-from ddpg_tf.collect.noise import ActionNoise, WarmupActions
+from ddpg_tf.collect.noise import ActionNoise, RandomShare, WarmupActions
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
 from ddpg_tf.envs.checked import FAILED
@@ -52,6 +52,8 @@ class Collector:
         self._low, self._high = spaces.low, spaces.high
         self._half_range = spaces.high / 2 - spaces.low / 2
         self._warmup = WarmupActions(spaces.low, spaces.high, config.num_envs, config.seed, place)
+        share = config.random_share
+        self._random = RandomShare(share, config.num_envs, config.seed, place) if share else None
         self._noise = ActionNoise(
             config.noise,
             config.num_envs,
@@ -122,7 +124,8 @@ class Collector:
                 "environment gave an observation that is not finite; try --normalize_observations or "
                 "smaller learning rates"
             )
-        return np.clip(action + self._half_range * self._noise(t), self._low, self._high)
+        action = np.clip(action + self._half_range * self._noise(t), self._low, self._high)
+        return np.where(self._random(t), self._warmup(t), action) if self._random else action
 
     def _next_episode(self, mask: np.ndarray):
         self._episode[mask] += 1

@@ -61,6 +61,25 @@ class WarmupActions:
         return np.clip(self._low * (1 - u) + self._high * u, self._low, self._high)
 
 
+class RandomShare:
+    """Where a uniformly random action takes the policy's place (Andrychowicz et al. 2017, section A).
+
+    Args:
+      share: of the steps, 0 to 1.
+      num_envs: of the whole run.
+      place: the numbers of the N of them that are acted in; default all.
+    """
+
+    def __init__(self, share: float, num_envs: int, seed: int, place: range | None = None):
+        self._share, self._rows = share, _rows(place or range(num_envs))
+        unit = tfp.distributions.Uniform(tf.zeros([num_envs, 1]), tf.ones([num_envs, 1]))
+        self._unit = Stream(unit, seed, "random_share")
+
+    def __call__(self, t: int) -> np.ndarray:
+        """bool [N, 1], for vector step `t`."""
+        return self._unit[t][self._rows] < self._share
+
+
 class ActionNoise:
     """Noise of one kind for N environments, in units of each action dimension's half-range.
 

@@ -1,7 +1,9 @@
 """Gymnasium ids -> environments."""
 
+import contextlib
 import difflib
 import importlib
+import io
 import re
 import warnings
 from typing import Any
@@ -26,6 +28,7 @@ def resolve_id(env_id: str) -> str:
         except (ImportError, TypeError, ValueError) as error:
             raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {error}") from None
     _register_dm_control(name)
+    _register_robotics(name)
     current = _current_version(name)
     if current is None:
         near = difflib.get_close_matches(name, gym.registry.keys(), n=3, cutoff=0.5)
@@ -49,6 +52,13 @@ def _register_dm_control(name: str):
             raise UserError(f"{name} needs shimmy and dm_control (see requirements.txt): {error}") from None
 
 
+def _register_robotics(name: str):
+    """Gymnasium-Robotics' ids, where `name` is none of Gymnasium's."""
+    if _current_version(name) is None:
+        with contextlib.suppress(ImportError), contextlib.redirect_stderr(io.StringIO()):  # it prints news at import
+            importlib.import_module("gymnasium_robotics")
+
+
 def _current_version(name: str) -> str | None:
     """The id that runs today: itself, the newest version of a retired or unversioned id, or None."""
     match = re.fullmatch(r"(?P<base>.+?)(?:-v(?P<version>\d+))?", name)
@@ -60,8 +70,10 @@ def _current_version(name: str) -> str | None:
         if spec.version is not None and spec.id == f"{match['base']}-v{spec.version}"
     }
     asked = match["version"]
-    # Gymnasium still registers the v2 and v3 MuJoCo ids, with an entry point that only raises.
-    gone = name in gym.registry and "mujoco" in str(gym.registry[name].entry_point) and asked in ("2", "3")
+    # Gymnasium still registers the v2 and v3 MuJoCo ids, with an entry point that only raises, and Gymnasium-Robotics
+    # what needs a package that no longer installs.
+    entry = str(gym.registry[name].entry_point) if name in gym.registry else ""
+    gone = ("mujoco" in entry and asked in ("2", "3")) or "MujocoPy" in entry
     if name in gym.registry and not gone:
         return name
     newest = max(versions, default=None)

@@ -1,6 +1,7 @@
 """What the learner knows of an environment, and whether DDPG can learn it."""
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
 from ddpg_tf.errors import UserError
+
+GOALS = ("achieved_goal", "desired_goal")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,6 +48,18 @@ class Spaces:
     @property
     def action_size(self) -> int:
         return len(self.low)
+
+    @property
+    def has_goals(self) -> bool:
+        """Whether it has goals as Gymnasium-Robotics has them: arrays achieved_goal and desired_goal of one shape."""
+        shapes = [self.leaves[goal] for goal in GOALS if self.keys.get(goal) == goal]
+        return len(shapes) == len(GOALS) and len(set(shapes)) == 1
+
+    def part(self, name: str) -> slice:
+        """Where the array `name` lies in the flattened observation."""
+        names, sizes = list(self.leaves), [math.prod(shape) for shape in self.leaves.values()]
+        start = sum(sizes[: names.index(name)])
+        return slice(start, start + math.prod(self.leaves[name]))
 
     def to_json(self) -> dict[str, Any]:
         """What `from_json` takes."""

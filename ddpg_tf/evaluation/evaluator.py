@@ -8,7 +8,7 @@ import gymnasium as gym
 import numpy as np
 
 from ddpg_tf.config import Config
-from ddpg_tf.envs import factory
+from ddpg_tf.envs import factory, goals
 from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.errors import UserError
 
@@ -24,6 +24,7 @@ class Episode(NamedTuple):
     rewards: np.ndarray  # float64 [length]
     first_observation: np.ndarray
     terminated: bool  # or else cut by a time limit
+    success: float  # 1 or 0, whether the goal was reached at the end; nan where the environment does not say
 
     def discounted_return(self, gamma: float) -> float:
         """The sum of gamma^t reward_t, from the first step to where the episode ended or was cut."""
@@ -79,7 +80,7 @@ class Evaluator:
             observations = observations.astype(np.float32)
         first, returns = observations.copy(), np.zeros(count)
         actions, rewards = [[] for _ in range(count)], [[] for _ in range(count)]
-        ended_itself, running = [False] * count, list(range(count))
+        ended_itself, success, running = [False] * count, [np.nan] * count, list(range(count))
         while running:
             if stopped():
                 return None
@@ -95,7 +96,7 @@ class Evaluator:
                 rewards[i].append(reward)
                 actions[i].append(chosen[i])
                 if terminated or truncated:
-                    ended_itself[i] = bool(terminated)
+                    ended_itself[i], success[i] = bool(terminated), goals.success(info)
                     running.remove(i)
         return [
             Episode(
@@ -105,6 +106,7 @@ class Evaluator:
                 np.array(rewards[i], np.float64),
                 first[i],
                 ended_itself[i],
+                success[i],
             )
             for i in range(count)
         ]

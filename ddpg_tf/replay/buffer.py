@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ddpg_tf.replay.hindsight import Hindsight, Relabelled
 from ddpg_tf.replay.ring import open_ring
 from ddpg_tf.replay.storage import Layout, storage_for
 
@@ -32,7 +33,11 @@ class Batch(NamedTuple):
 
 
 def layout_of(
-    num_envs: int, observation_shape: int | tuple[int, ...], action_size: int, frame_stack: int = 1
+    num_envs: int,
+    observation_shape: int | tuple[int, ...],
+    action_size: int,
+    frame_stack: int = 1,
+    hindsight: bool = False,
 ) -> Layout:
     """{array: (shape of a row, dtype)} of the ring of a ReplayBuffer."""
     return {
@@ -41,6 +46,7 @@ def layout_of(
         "reward": ((num_envs,), np.float32),
         "terminated": ((num_envs,), np.uint8),
         "ended": ((num_envs,), np.uint8),
+        **(Hindsight.layout(num_envs) if hindsight else {}),
     }
 
 
@@ -54,6 +60,7 @@ class ReplayBuffer:
       frame_stack: frames that an image is made of: its newest C / frame_stack channels are new at each step.
       num_envs: N; one `add` is a row of N transitions.
       n_step, gamma: rewards summed and discount per step of the sampled transitions.
+      hindsight: gives transitions other goals when sampling; for vectors.
       slack: further transitions kept. A checkpoint stores only how many rows there were, so what it may sample must
         survive until the checkpoint after next.
       directory: where the files live; None keeps the ring in memory.
@@ -72,6 +79,7 @@ class ReplayBuffer:
         n_step: int = 1,
         gamma: float = 0.99,
         frame_stack: int = 1,
+        hindsight: Hindsight | None = None,
         slack: int = 0,
         directory: str | os.PathLike | None = None,
         rows: int = 0,
@@ -79,8 +87,8 @@ class ReplayBuffer:
         self._capacity = max(capacity // num_envs, 1)
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
         self._storage = storage_for(num_envs, observation_shape, frame_stack)
-        self.rows = rows
-        layout = layout_of(num_envs, observation_shape, action_size, frame_stack)
+        self._hindsight, self.rows = hindsight, rows
+        layout = layout_of(num_envs, observation_shape, action_size, frame_stack, hindsight is not None)
         length = self._capacity + -(-slack // num_envs)
         if directory is None:
             self._ring = {name: np.zeros((length, *shape), dtype) for name, (shape, dtype) in layout.items()}
@@ -105,7 +113,10 @@ class ReplayBuffer:
         ring["action"][slot] = action
         ring["reward"][slot] = reward
         ring["terminated"][slot] = terminated
-        ring["ended"][slot] = np.logical_or(terminated, truncated)
+        ended = np.logical_or(terminated, truncated)
+        if self._hindsight:
+            self._hindsight.add(ring, self.rows, ended)
+        ring["ended"][slot] = ended
         self.rows += 1
 
     def sample(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int | None = None) -> Batch:
@@ -123,25 +134,36 @@ class ReplayBuffer:
         oldest = self._storage.oldest(ring, rows, max(0, rows - self._capacity), self._capacity)
         draw = rng.integers(oldest * n_envs, rows * n_envs, size=shape)
         first, env = np.divmod(draw, n_envs)
-        slot = first % self._length
-        reward = ring["reward"][slot, env].astype(np.float64)
-        going = np.logical_and(ring["ended"][slot, env] == 0, first + 1 < rows)
-        last = first
+        relabelled = self._hindsight and self._hindsight.draw(rng, ring, first, env, rows)
+        reward, terminated, ended = self._outcome(first, env, relabelled)
+        total, last = reward.astype(np.float64), first
+        going = np.logical_and(ended == 0, first + 1 < rows)
         for k in range(1, self._n_step):  # cut at the episode's end and at the ring's head
             last = last + going
-            following = last % self._length
-            reward += np.where(going, self._gamma**k * ring["reward"][following, env], 0)
-            going = going & (ring["ended"][following, env] == 0) & (last + 1 < rows)
-        end = last % self._length
-        discount = self._gamma ** (last - first + 1.0) * (ring["terminated"][end, env] == 0)
-        observation, next_observation = self._storage.gather(ring, slot, end, env)
+            reward, terminated, ended = self._outcome(last, env, relabelled)
+            total += np.where(going, self._gamma**k * reward, 0)
+            going = going & (ended == 0) & (last + 1 < rows)
+        discount = self._gamma ** (last - first + 1.0) * (terminated == 0)
+        slot = first % self._length
+        observation, next_observation = self._storage.gather(ring, slot, last % self._length, env)
+        if relabelled:
+            relabelled.observe(observation, next_observation)
         return Batch(
             observation,
             ring["action"][slot, env],
-            reward.astype(np.float32),
+            total.astype(np.float32),
             discount.astype(np.float32),
             next_observation,
         )
+
+    def _outcome(self, row: np.ndarray, env: np.ndarray, relabelled: Relabelled | None):
+        """(reward, terminated, ended) of the steps in rows `row` of environments `env`, by the goals they have."""
+        slot = row % self._length
+        reward, terminated, ended = (self._ring[name][slot, env] for name in ("reward", "terminated", "ended"))
+        if relabelled:
+            relabelled.outcome(slot, env, reward, terminated)
+            ended |= terminated
+        return reward, terminated, ended
 
     def _finished(self, np_or_tf, batch: Batch) -> Batch:
         return batch._replace(
@@ -184,6 +206,8 @@ class ReplayBuffer:
     def end_episodes(self, mask: np.ndarray):
         """Ends the episodes of the environments in `mask` (bool [N]) with the newest row, as a truncation would."""
         self._ring["ended"][(self.rows - 1) % self._length, mask] = 1
+        if self._hindsight:
+            self._hindsight.end(self._ring, self.rows - 1, mask)
 
     def flush(self):
         """Writes the ring through to its files."""

@@ -77,8 +77,8 @@ class Core:
         return self.collector.observation
 
 
-def make_replay(config: Config, observation_shape: tuple[int, ...], action_size: int, **where) -> ReplayBuffer:
-    """The replay of a run of `config`; `where` is ReplayBuffer's directory and rows."""
+def make_replay(config: Config, observation_shape: tuple[int, ...], action_size: int, **others) -> ReplayBuffer:
+    """The replay of a run of `config`; `others` are ReplayBuffer's directory, rows and hindsight."""
     capacity, slack = schedule.ring_size(config, len(observation_shape) == 3)
     return ReplayBuffer(
         capacity,
@@ -89,5 +89,5 @@ def make_replay(config: Config, observation_shape: tuple[int, ...], action_size:
         gamma=config.gamma,
         frame_stack=schedule.stack_of(config),
         slack=slack,
-        **where,
+        **others,
     )

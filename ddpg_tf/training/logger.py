@@ -31,13 +31,23 @@ class Logger:
       step: environment step to continue from.
       evaluated: step of the last evaluation; -1: none.
       seconds: wall time the run has taken before.
+      goals: whether evaluations tell of success.
     """
 
-    def __init__(self, run_dir: Path, total_steps: int, step: int = 0, evaluated: int = -1, seconds: float = 0.0):
+    def __init__(
+        self,
+        run_dir: Path,
+        total_steps: int,
+        step: int = 0,
+        evaluated: int = -1,
+        seconds: float = 0.0,
+        goals: bool = False,
+    ):
         self._run_dir, self._began = run_dir, time.monotonic() - seconds
         self._window: dict[str, Any] = _empty_window(step, seconds)
         _cut(run_dir / "metrics.csv", COLUMNS, step)
-        _cut(run_dir / "evaluations.csv", EVALUATION_COLUMNS, evaluated)
+        self._figures = ("return", "success") if goals else ("return",)
+        _cut(run_dir / "evaluations.csv", (*EVALUATION_COLUMNS, *self._figures[1:]), evaluated)
         _cut(run_dir / "values.csv", VALUE_COLUMNS, evaluated)
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
             events.unlink()
@@ -45,8 +55,9 @@ class Logger:
             self._board = tf.summary.create_file_writer(str(run_dir))
         for row in read_rows(run_dir / "metrics.csv"):
             self._to_board("train", row)
-        for evaluated, returns in read_evaluations(run_dir / "evaluations.csv").items():
-            self._to_board("evaluation", {"step": evaluated, "return": np.mean(returns)})
+        for figure in self._figures:
+            for evaluated, values in read_evaluations(run_dir / "evaluations.csv", figure).items():
+                self._to_board("evaluation", {"step": evaluated, figure: np.mean(values)})
         for row in read_rows(run_dir / "values.csv"):
             self._to_board("evaluation", row)
         self._bar = tqdm(
@@ -69,7 +80,7 @@ class Logger:
         for episode_return, length in finished:
             self._window["returns"].append(episode_return)
             self._window["lengths"].append(length)
-            self._show(episode_return=episode_return)
+            self._show(episode_return=f"{episode_return:.1f}")
 
     def update(self, metrics: dict[str, float], updates: int):
         """A block of `updates` updates with these mean metrics."""
@@ -98,27 +109,29 @@ class Logger:
         self._to_board("train", row)
         self._window = _empty_window(step, seconds)
 
-    def evaluation(self, step: int, episodes: list[tuple[float, int]], q_start: np.ndarray, discounted: np.ndarray):
+    def evaluation(self, step: int, episodes: list[tuple[float, ...]], q_start: np.ndarray, discounted: np.ndarray):
         """An evaluation: each episode to evaluations.csv, the critic's error to values.csv, means to bar and board.
 
         Args:
-          episodes: (return, length) of each.
+          episodes: (return, length) of each, with goals (return, length, success).
           q_start, discounted: [episodes], Q(s0, mu(s0)) and the discounted return that followed. The bias is their
             mean difference in units of the mean absolute return; an episode cut by a time limit lacks its tail.
         """
         _append(
             self._run_dir / "evaluations.csv",
-            [[step, i, episode_return, length] for i, (episode_return, length) in enumerate(episodes)],
+            [[step, i, *episode] for i, episode in enumerate(episodes)],
         )
-        mean = float(np.mean([episode_return for episode_return, _ in episodes]))
+        returns, _, *success = zip(*episodes, strict=True)
+        means = {name: float(np.mean(each)) for name, each in zip(self._figures, (returns, *success), strict=True)}
         values = {"q_start": float(q_start.mean()), "discounted_return": float(discounted.mean())}
         values["q_bias"] = (values["q_start"] - values["discounted_return"]) / max(np.abs(discounted).mean(), 1e-9)
         _append(self._run_dir / "values.csv", [[step, *values.values()]])
-        self._to_board("evaluation", {"step": step, "return": mean, **values})
+        self._to_board("evaluation", {"step": step, **means, **values})
         with os_errors():
             self._board.flush()
-        self._show(evaluation=mean)
-        self.tell(f"step {step}: evaluation {mean:.1f}, {self.seconds:.0f} s")
+        told = {"evaluation": f"{means.pop('return'):.1f}", **{name: f"{mean:.2f}" for name, mean in means.items()}}
+        self._show(**told)
+        self.tell(f"step {step}: {', '.join(map(' '.join, told.items()))}, {self.seconds:.0f} s")
 
     def _to_board(self, group: str, row: Mapping[str, Any]):
         """A row of a csv file to TensorBoard."""
@@ -133,8 +146,8 @@ class Logger:
         if not sys.stderr.isatty():
             print(line, file=sys.stderr, flush=True)
 
-    def _show(self, **figures: float):
-        self._shown |= {name: f"{value:.1f}" for name, value in figures.items()}
+    def _show(self, **figures: str):
+        self._shown |= figures
         self._bar.set_postfix(self._shown, refresh=False)
 
     def state(self) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from ddpg_tf import _tf, files
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
 from ddpg_tf.envs import factory
+from ddpg_tf.envs.goals import Goals, goals_of
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation import video
@@ -23,6 +24,7 @@ from ddpg_tf.export.publish import Publisher
 from ddpg_tf.learner import networks
 from ddpg_tf.learner.agent import DDPG
 from ddpg_tf.replay import ring
+from ddpg_tf.replay.hindsight import Hindsight
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.training import schedule, signals
 from ddpg_tf.training.core import Core, Finished, make_replay
@@ -68,6 +70,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
         require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
     spaces = factory.spaces_of(config)
+    goals = goals_of(config, spaces)
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     if not resume:
@@ -87,7 +90,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
         run_dir.write_versions(path, _tf.device())  # a run killed at once may not have any
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
-        with signals.collected() as interrupted, _Run(config, path, spaces, found) as run:
+        with signals.collected() as interrupted, _Run(config, path, spaces, goals, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
             return run.until_done(interrupted)
     finally:
@@ -130,7 +133,7 @@ class _Scores:
 class _Run:
     """The parts of a run, and what is due when. A step is one action in one environment."""
 
-    def __init__(self, config: Config, path: Path, spaces: Spaces, found):
+    def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
         if "scores" not in meta:
@@ -148,10 +151,11 @@ class _Run:
             spaces.action_size,
             directory=path / "replay",
             rows=meta["step"] // config.num_envs,
+            hindsight=goals and Hindsight(goals, config.hindsight_share),
         )
         with contextlib.ExitStack() as closing:
             evaluated = -1 if self._scores.last_step is None else self._scores.last_step
-            self._logger = Logger(path, config.total_steps, meta["step"], evaluated, meta["seconds"])
+            self._logger = Logger(path, config.total_steps, meta["step"], evaluated, meta["seconds"], spaces.has_goals)
             closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
             closing.callback(self._logger.close)
             collector = Collector(config, spaces)
@@ -244,7 +248,10 @@ class _Run:
         scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
         self._logger.evaluation(
             step,
-            [(episode.episode_return, episode.length) for episode in episodes],
+            [
+                (episode.episode_return, episode.length, episode.success)[: 2 + self._spaces.has_goals]
+                for episode in episodes
+            ],
             agent.value(np.stack([episode.first_observation for episode in episodes])),
             np.array([episode.discounted_return(config.gamma) for episode in episodes]),
         )

@@ -61,7 +61,7 @@ def stack_of(config: Config) -> int:
 
 def ring_bytes(config: Config, observation_shape: int | tuple[int, ...], action_size: int) -> int:
     """Bytes on disk of the ring of `config`."""
-    layout = layout_of(config.num_envs, observation_shape, action_size, stack_of(config))
+    layout = layout_of(config.num_envs, observation_shape, action_size, stack_of(config), config.hindsight != "none")
     row = sum(int(np.prod(shape)) * np.dtype(dtype).itemsize for shape, dtype in layout.values())
     capacity, slack = ring_size(config, "frame" in layout)
     return row * -(-(capacity + slack) // config.num_envs)
