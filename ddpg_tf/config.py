@@ -19,6 +19,7 @@ from ddpg_tf.settings import as_flag, check, coerce, setting
 RUN, ENVIRONMENT, SCHEDULE = "Run", "Environment", "Schedule (unit: environment steps, one action in one environment)"
 PIXELS = "Pixels (where the observation is an image; an action is then repeated, and is one step)"
 NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
+ELSEWHERE = "Collecting elsewhere (needs Ray, see docs/distributed.md)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -225,6 +226,26 @@ class Config:
     noise_theta: float = setting(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
     noise_dt: float = setting(
         1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse tasks", above=0
+    )
+
+    collectors: int = setting(
+        0,
+        ELSEWHERE,
+        "processes that collect, each with num_envs / collectors of the environments, on parameters one block of "
+        "updates old; 0: this process collects",
+        least=0,
+    )
+    ray_address: str = setting(
+        "",
+        ELSEWHERE,
+        "Ray cluster that collects: auto, HOST:PORT or ray://HOST:PORT; default: this machine",
+        resumable=True,
+    )
+    collector_cpus: float = setting(
+        1.0, ELSEWHERE, "CPUs of the cluster that each collector takes", above=0, resumable=True
+    )
+    collector_timeout: float = setting(
+        300.0, ELSEWHERE, "seconds to wait for a place for a collector, then the run ends", above=0, resumable=True
     )
 
     def __post_init__(self):

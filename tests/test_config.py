@@ -182,6 +182,10 @@ OTHER = {
     "random_shift": ("2", 2),
     "noise_decay_steps": ("100", 100),
     "noise_final_sigma": ("0.2", 0.2),
+    "collectors": ("1", 1),
+    "ray_address": ("10.0.0.1:6379", "10.0.0.1:6379"),
+    "collector_cpus": ("0.5", 0.5),
+    "collector_timeout": ("60", 60.0),
 }
 
 
