@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import sysconfig
 import threading
 from collections.abc import Callable, Iterator
@@ -30,7 +31,7 @@ def join(address: str, cpus: int, env_id: str) -> tuple[Any, Callable[[], None]]
     Raises:
       UserError: Ray is not installed, nothing answers at `address`, it speaks another version, ...
     """
-    if not address:  # before the import: Ray then listens on 127.0.0.1 only, and asks every caller for its token
+    if not address and "ray" not in sys.modules:  # then Ray listens on 127.0.0.1 only, and asks callers for a token
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning; collectors hide GPUs themselves

@@ -41,10 +41,10 @@ class Process:
         self._make_policy, self._ended = make_policy, time.monotonic()
 
     def where(self) -> str:
-        """The address of its machine: it has a place."""
+        """Its machine's address and its process id, in words: it has a place."""
         import ray
 
-        return ray.util.get_node_ip_address()
+        return f"{ray.util.get_node_ip_address()}, process {os.getpid()}"
 
     def begin(self, state: rounds.State | None) -> tuple[rounds.State, np.ndarray, list[str]]:
         """Makes the environments and enters `state`, None: the run's first.
@@ -81,11 +81,15 @@ class _Member:
     """A collector as the learner sees it: its last state, its process, and what that was asked for."""
 
     def __init__(self, number: int, place: range):
-        self.place, self.name = place, f"collector {number} (environments {place[0]} to {place[-1]})"
+        self.place, self._name = place, f"collector {number} (environments {place[0]} to {place[-1]})"
         self.state: rounds.State | None = None
         self.anew = np.zeros(len(place), bool)
         self.actor = self.placed = self.begun = self.asked = self.answer = None
-        self.since, self.deaths = 0.0, 0
+        self.where, self.since, self.deaths = "", 0.0, 0
+
+    @property
+    def name(self) -> str:
+        return f"{self._name} at {self.where}" if self.where else self._name
 
 
 class Fleet:
@@ -178,6 +182,7 @@ class Fleet:
         errors = self._ray.exceptions
         try:
             if member.begun is not None:
+                member.where = self._ray.get(member.placed)
                 member.state, anew, told = self._ray.get(member.begun)
                 member.anew |= anew
                 member.begun = None
@@ -190,27 +195,27 @@ class Fleet:
             raise UserError(f"{member.name}: {error.cause or type(error.cause).__name__}") from None
         except errors.RayError as error:
             detail = re.search(r"exit detail: (.*)", str(error))
-            why = " ".join((detail[1] if detail else str(error)).split())
+            why = f"{member.name} has died: {' '.join((detail[1] if detail else str(error)).split())}"
             member.deaths += 1
             self._give_up(member)
             if member.deaths < _MOST_DEATHS:
-                _warn([f"{member.name} has died and is made anew: {why}"])
+                _warn([f"{why}. It is made anew from its last state"])
             else:
-                self.problem = f"{member.name} has died {member.deaths} times in one round: {why}"
+                self.problem = f"{why}, {member.deaths} times in one round"
 
     def _give_up(self, member: _Member):
         if member.actor is not None:
             self._ray.kill(member.actor)
         member.actor = member.placed = member.begun = member.asked = None
+        member.where = ""
 
     def _look_for_places(self, waiting: Sequence[_Member]):
         """Tells how many collectors have no place yet; after collector_timeout that is a problem."""
-        without = []
-        for member in (member for member in waiting if member.placed is not None):
-            if self._ray.wait([member.placed], timeout=0)[0]:
-                member.placed = None
-            else:
-                without.append(time.monotonic() - member.since)
+        without = [
+            time.monotonic() - member.since
+            for member in waiting
+            if member.begun is not None and not self._ray.wait([member.placed], timeout=0)[0]
+        ]
         if max(without, default=0) < _TELL_AFTER:
             return
         config = self._config
