@@ -11,7 +11,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, command, timeless
+from conftest import ROOT, timeless
 
 from ddpg_tf import train
 from ddpg_tf.collect import cluster
@@ -58,35 +58,27 @@ def test_metrics_say_who_waited(whole):
     assert len(waits) == 2 * len(rows) and min(waits) >= 0 and sum(waits) > 0
 
 
-def test_collectors_and_learner_killed_equal_an_undisturbed_run(ray, whole, tmp_path, tiny, monkeypatch):
-    """SIGKILL to one collector, then to both in one round; the learner stops in between, without saving."""
+def test_killed_collectors_equal_an_undisturbed_run(ray, whole, tmp_path, tiny, monkeypatch):
+    """SIGKILL while they do a round, before learning starts and after."""
     from ddpg_tf.collect.remote import Fleet
 
-    class Crash(Exception):
-        pass
-
-    ask, disturbances = Fleet._ask, {440: (1,), 600: "crash", 900: (0, 1)}
+    ask, killed = Fleet._ask, {100: 0, 900: 1}  # step: collector
 
     def disturbed(self, first):
         ask(self, first)
-        disturbance = disturbances.pop(first * 4, ())
-        if disturbance == "crash":
-            raise Crash
-        for i in disturbance:
-            process = ray.get(self._members[i].placed)
+        if first * 4 in killed:
+            process = ray.get(self._members[killed.pop(first * 4)].placed)
             os.kill(int(re.search(r"process (\d+)", process)[1]), signal.SIGKILL)
 
     monkeypatch.setattr(Fleet, "_ask", disturbed)
     with pytest.warns(UserWarning, match=r"collector 1 \(environments 2 to 3\) at .*, process \d+ has died"):
-        with contextlib.suppress(Crash):
-            train(tiny(tmp_path / "run", **ELSEWHERE))
-        train(tiny(tmp_path / "run", **ELSEWHERE), resume=True)
-    assert not disturbances
+        train(tiny(tmp_path / "run", **ELSEWHERE))
+    assert not killed
     assert_same_run(whole, tmp_path / "run")
 
 
 def test_a_collector_that_always_dies_ends_the_run_with_a_checkpoint(ray, tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr("ddpg_tf.collect.remote._MOST_DEATHS", 2)
+    monkeypatch.setattr("ddpg_tf.collect.remote._MOST_DEATHS", 1)
     config = tiny(tmp_path / "run", env="tests.toy_envs:ToyDies-v0", collectors=1, eval_every=0)
     with (
         pytest.warns(UserWarning, match="made anew"),
@@ -159,11 +151,9 @@ def processes_below(pid):
 # Without a cluster ----------------------------------------------------------------------------------------------------
 
 
-def test_without_collectors_ray_is_not_imported(tmp_path):
-    settings = f"total_steps=20, warmup_steps=10, batch_size=4, eval_episodes=1, run_dir={str(tmp_path / 'run')!r}"
-    code = f"import sys; from ddpg_tf import Config, train; train(Config({settings})); print('ray' in sys.modules)"
-    done = command("-c", code)
-    assert done.stdout.endswith("False\n"), done.stderr
+def test_without_collectors_ray_is_not_even_looked_for(tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
+    assert train(tiny(tmp_path / "run", total_steps=300)).step == 300
 
 
 def test_without_ray_it_says_what_to_install(tmp_path, tiny, monkeypatch):
