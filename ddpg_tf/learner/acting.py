@@ -27,6 +27,9 @@ class Acting:
             tf.TensorSpec([None, *shape], self._dtype)
         )
 
+    def weights(self) -> list[np.ndarray]:
+        return [variable.numpy() for variable in self._variables]
+
     def assign(self, weights: Sequence[np.ndarray]):
         for variable, value in zip(self._variables, weights, strict=True):
             variable.assign(value)
