@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.util
+import json
 import os
 import re
 import signal
@@ -80,10 +81,7 @@ def test_killed_collectors_equal_an_undisturbed_run(ray, whole, tmp_path, tiny, 
 def test_a_collector_that_always_dies_ends_the_run_with_a_checkpoint(ray, tmp_path, tiny, monkeypatch):
     monkeypatch.setattr("ddpg_tf.collect.remote._MOST_DEATHS", 1)
     config = tiny(tmp_path / "run", env="tests.toy_envs:ToyDies-v0", collectors=1, eval_every=0)
-    with (
-        pytest.warns(UserWarning, match="made anew"),
-        pytest.raises(UserError, match=r"collector 0 .* has died: .*step 0$"),
-    ):
+    with pytest.raises(UserError, match=r"collector 0 .* has died: .*, 1 of 1 deaths in one round.*step 0$"):
         train(config)
     assert checkpoint.load(tmp_path / "run" / "checkpoints")[1]["step"] == 0
 
@@ -125,6 +123,42 @@ def test_the_command_starts_ray_and_leaves_nothing_of_it(ray, whole, tmp_path, t
         time.sleep(0.1)
     train(run_dir.read_config(path), resume=True)
     assert_same_run(whole, path)
+
+
+def test_a_ray_of_another_version_is_told_in_one_line(ray):
+    address = ray.get_runtime_context().gcs_address
+    pretends = f"ray.__version__ = '2.59.0'; cluster.join('{address}', 1, '')"
+    code = f"import ray; from ddpg_tf.collect import cluster; {pretends}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"RAY_AUTH_MODE": "token"}, **QUIET)
+    assert re.search(rf"UserError: cannot join Ray at {address}: Version mismatch: .*2\.60", done.stderr, re.DOTALL)
+
+
+def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
+    from benchmarks import suite_file, suite_ray, suite_runs
+    from conftest import TINY
+
+    flags = {**TINY, "preset": "none", "hidden_units": [8, 8], "total_steps": 40_000, "replay_capacity": 1000}
+    spelt = ", ".join(f"{name} = {json.dumps(value)}" for name, value in flags.items())
+    (tmp_path / "small.toml").write_text(f"[entries.a]\nflags = {{{spelt}}}\n")
+    (tmp_path / "small").mkdir()
+    (run,) = suite_runs.plan(suite_file.read(tmp_path / "small.toml"), tmp_path)
+    start, _ = suite_ray.launcher("auto")
+    placed = start(run, [0])
+    reached = 0
+    for lost in (True, False):
+        while run.progress[0] <= reached:
+            assert placed.poll() is None, run.log.read_text()
+            time.sleep(0.05)
+        reached = checkpoint.newest_step(run.path / "checkpoints") or 0
+        if lost:
+            ray.kill(placed._trainer)
+            while placed.poll() is None and not placed._losses:
+                time.sleep(0.05)
+    placed.send_signal(signal.SIGTERM)
+    while placed.poll() is None:
+        time.sleep(0.05)
+    assert placed.returncode == 143 and placed._losses == 1
+    assert checkpoint.newest_step(run.path / "checkpoints") >= reached > 0
 
 
 QUIET = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -201,7 +201,7 @@ class Fleet:
             if member.deaths < _MOST_DEATHS:
                 _warn([f"{why}. It is made anew from its last state"])
             else:
-                self.problem = f"{why}, {member.deaths} times in one round"
+                self.problem = f"{why}, {member.deaths} of {_MOST_DEATHS} deaths in one round"
 
     def _give_up(self, member: _Member):
         if member.actor is not None:
