@@ -91,7 +91,7 @@ def scale(directory: Path) -> Iterator[Row]:
     """An environment that sleeps: K collectors of one each, rounds of 20 steps of each, an update per step."""
     for k in (0, *COLLECTORS):
         n = max(k, 1)
-        settings = dict(env=SLEEPING, num_envs=n, update_every=20 * n, total_steps=1000 * n, log_every=100 * n)
+        settings = dict(env=SLEEPING, num_envs=n, update_every=20 * n, total_steps=800 * n, log_every=100 * n)
         rows = _train(directory / str(k), collectors=k, eval_every=0, eval_episodes=1, **settings, **_SMALL)
         yield f"K = {k}", "steps/s", _speed(rows, after=200 * n)
         seconds = float(rows[-1]["seconds"]) - float(rows[1]["seconds"])

@@ -431,6 +431,9 @@ def test_resuming_takes_the_runs_own_flags_for_the_preset(tmp_path):
 # Wrong values ---------------------------------------------------------------------------------------------------------
 
 OUT_OF_RANGE = [
+    ("collectors", -1),
+    ("collector_cpus", 0),
+    ("collector_timeout", 0),
     ("total_steps", 0),
     ("seed", -1),
     ("seed", 2**31),

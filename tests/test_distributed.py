@@ -134,8 +134,9 @@ def test_a_ray_of_another_version_is_told_in_one_line(ray):
 
 
 def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
-    from benchmarks import suite_file, suite_ray, suite_runs
     from conftest import TINY
+
+    from benchmarks import suite_file, suite_ray, suite_runs
 
     flags = {**TINY, "preset": "none", "hidden_units": [8, 8], "total_steps": 40_000, "replay_capacity": 1000}
     spelt = ", ".join(f"{name} = {json.dumps(value)}" for name, value in flags.items())

@@ -36,6 +36,7 @@ def join(address: str, cpus: int, env_id: str) -> tuple[Any, Callable[[], None]]
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning; collectors hide GPUs themselves
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # where collectors share cores, they are not the last to get them
     try:
         import ray
     except ImportError as error:
