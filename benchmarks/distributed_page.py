@@ -31,11 +31,26 @@ def write():
             continue
         notes = [row["value"] for row in rows if row["part"] == "note" and row["case"] == part]
         lines += ["", f"## {heading}", "", f"Load {found[0]['load']}. {' '.join(notes)}".strip(), ""]
-        lines += _table(found)
+        lines += _table(found + _shares(found) if part == "scale" else found)
         if part == "scale":
             lines += ["", "![steps per second against collectors](distributed.png)"]
             _draw(found)
     write_text(RESULTS / "distributed.md", "\n".join(lines) + "\n")
+
+
+def _shares(rows: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The speeds in units of K times that of K = 1."""
+    speeds = _speeds(rows)
+    return [
+        {"case": f"K = {k}", "measure": "speed over K times that of K = 1", "value": str(speed / (k * speeds[1]))}
+        for k, speed in speeds.items()
+    ]
+
+
+def _speeds(rows: list[dict[str, str]]) -> dict[int, float]:
+    """{K: steps per second} of the runs with collectors."""
+    found = {int(re.search(r"\d+", row["case"])[0]): row for row in rows if row["measure"] == "steps/s"}
+    return {k: float(row["value"]) for k, row in found.items() if k}
 
 
 def _table(rows: list[dict[str, str]]) -> list[str]:
