@@ -51,7 +51,7 @@ def join(address: str, cpus: int, env_id: str) -> tuple[Any, Callable[[], None]]
             if address:
                 ray.init(address, runtime_env={"py_modules": _modules(env_id)}, **quiet)
             else:
-                ray.init(**local, **quiet)
+                ray.init("local", **local, **quiet)  # also beside a cluster that this machine is part of
     except (ConnectionError, RuntimeError, ValueError, OSError, ray.exceptions.RayError) as error:
         raise UserError(f"cannot {f'join Ray at {address}' if address else 'start Ray here'}: {error}") from None
     return ray, ray.shutdown
