@@ -86,7 +86,12 @@ def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Pa
         tune.with_resources(_trial(tune, arguments, out), {"cpu": _CPUS}),
         param_space=space(tune),
         tune_config=tune.TuneConfig(search_alg=search, scheduler=stopper, num_samples=trials),
-        run_config=tune.RunConfig(name="tune", storage_path=str(out / ".ray"), verbose=0),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(out / ".ray"),
+            verbose=1,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the runs have their own
+        ),
     ).fit()
     found = [
         {"trial": result.metrics["trial"], "return": result.metrics["best"], "step": result.metrics["step"]}
