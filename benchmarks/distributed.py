@@ -19,9 +19,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import gymnasium as gym
 from absl import flags
-from gymnasium.envs.classic_control import PendulumEnv
 
 from benchmarks.processes import ROOT, run
 from ddpg_tf import cli
@@ -35,16 +33,7 @@ _SMALL = dict(hidden_units=(32, 32), batch_size=64, warmup_steps=0, preset="none
 _COLUMNS = ("part", "case", "measure", "value", "load")
 
 
-class Sleeping(PendulumEnv):
-    """Pendulum whose step takes 10 ms, and next to no processor time, as a simulator's elsewhere would."""
-
-    def step(self, action):
-        time.sleep(0.01)
-        return super().step(action)
-
-
-gym.register("Sleeping-v0", entry_point=Sleeping, max_episode_steps=200)
-SLEEPING = f"{__name__ if __name__ != '__main__' else 'benchmarks.distributed'}:Sleeping-v0"
+SLEEPING = "benchmarks.sleeping:Sleeping-v0"
 Row = tuple[str, str, float | str]  # case, measure, value
 
 
@@ -172,27 +161,29 @@ def _with_nodes_killed(config: Config, times: int) -> int:
 
     store = dict(object_store_memory=100_000_000)
     cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=0, include_dashboard=False, **store))
-    nodes, rng, kills = [cluster.add_node(num_cpus=3, **store) for _ in range(2)], random.Random(0), 0
-    done = threading.Event()
+    nodes, rng, kills = [cluster.add_node(num_cpus=4, **store) for _ in range(2)], random.Random(0), 0
+    config, failed = dataclasses.replace(config, ray_address=cluster.address), []
 
-    def take_away():
-        nonlocal kills
-        due = config.total_steps // (times + 1)
-        while not done.wait(0.1) and kills < times:
-            if _step(Path(config.run_dir)) >= due * (kills + 1):
+    def run_and_note():
+        try:
+            train(config)
+        except Exception as error:
+            failed.append(error)
+
+    trainer = threading.Thread(target=run_and_note)  # a node can be added by the main thread only
+    trainer.start()
+    try:
+        while trainer.is_alive():
+            trainer.join(0.1)
+            if kills < times and _step(Path(config.run_dir)) >= config.total_steps // (times + 1) * (kills + 1):
                 time.sleep(rng.uniform(0, 0.3))  # anywhere in a round
                 cluster.remove_node(nodes.pop(rng.randrange(2)), allow_graceful=False)
-                nodes.append(cluster.add_node(num_cpus=3, **store))
+                nodes.append(cluster.add_node(num_cpus=4, **store))
                 kills += 1
-
-    killer = threading.Thread(target=take_away)
-    killer.start()
-    try:
-        train(dataclasses.replace(config, ray_address=cluster.address))
     finally:
-        done.set()
-        killer.join()
         cluster.shutdown()
+    if failed:
+        raise failed[0]
     return kills
 
 

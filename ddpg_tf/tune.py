@@ -1,6 +1,6 @@
 """Searches settings for an environment: Ray Tune with Optuna, each trial an ordinary run that bad ones leave early.
 
-    python -m ddpg_tf.tune --env=Pendulum-v1 --trials=20 [--out=DIR] [--ray_address=...] [train.py's flags]
+    python -m ddpg_tf.tune --env=Pendulum-v1 --trials=20 [--out=DIR] [--ray_address=auto] [train.py's flags]
 
 DIR gets a run directory for each trial, trials.csv, trials.png and winner.flags, which train.py --flagfile takes. A
 cluster's machines share DIR and this folder under the same names. Flags of train.py hold for all trials, but for those
@@ -25,10 +25,9 @@ from ddpg_tf.config import Config
 from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.flags import parse_command_line
+from ddpg_tf.flags import define_flags, parse_command_line
 from ddpg_tf.settings import as_flag
 
-_OWN = ("trials", "out", "ray_address")
 _CPUS = 1.0  # of a trial
 
 
@@ -47,23 +46,23 @@ def space(tune: Any) -> dict[str, Any]:
 
 
 def main(argv):
-    values = flags.FlagValues()
-    flags.DEFINE_integer("trials", 20, "sets of settings to try", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", "", "directory of the search; default runs/tune-ENV-TIME", flag_values=values)
-    flags.DEFINE_string("ray_address", "", "Ray cluster to search on; default: this machine", flag_values=values)
-    own = [word for word in argv[1:] if word.lstrip("-").partition("=")[0] in (*_OWN, "help", "h")]
-    cli.parse([argv[0], *own], values, __doc__)
-    rest = [word for word in argv[1:] if word not in own]
-    config = parse_command_line([argv[0], *rest], __doc__, registry.resolve_id).config
-    if config.run_dir or config.collectors:
-        raise UsageError("a trial has no --run_dir of its own, and no collectors: see --out")
+    values, own = flags.FlagValues(), flags.FlagValues()
+    groups = {"trials": "Search", "out": "Search"} | define_flags(values)
+    for defined in (values, own):
+        flags.DEFINE_integer("trials", 20, "sets of settings to try", lower_bound=1, flag_values=defined)
+        flags.DEFINE_string("out", "", "directory of the search; default runs/tune-ENV-TIME", flag_values=defined)
+    cli.parse(argv, values, __doc__, groups)
+    arguments = own(list(argv), known_only=True)[1:]  # train.py's
+    config = parse_command_line([argv[0], *arguments], __doc__, registry.resolve_id).config
+    if config.run_dir or config.export_dir or config.collectors:
+        raise UsageError("a trial has neither a --run_dir nor an --export_dir of its own, nor collectors: see --out")
     name = config.env.replace("/", "-").replace(":", "-")
-    out = Path(values.out or f"runs/tune-{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    out = Path(own.out or f"runs/tune-{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another --out")
-    ray, leave = join(values.ray_address, os.cpu_count() or 1, config.env)
+    ray, leave = join(config.ray_address, os.cpu_count() or 1, config.env)
     try:
-        found = _search(ray, config, rest, values.trials, out)
+        found = _search(ray, config, [*arguments, "--ray_address="], own.trials, out)
     finally:
         leave()
     _report(found, out)

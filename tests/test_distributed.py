@@ -11,13 +11,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, timeless
 
 from ddpg_tf import train
 from ddpg_tf.collect import cluster
 from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import read_rows
+from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
 
 ELSEWHERE = dict(num_envs=4, collectors=2, noise="ou", normalize_observations=True)
@@ -157,6 +160,25 @@ def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
         time.sleep(0.05)
     assert placed.returncode == 143 and reached > 0
     assert checkpoint.newest_step(run.path / "checkpoints") >= reached
+
+
+def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path, tiny, capsys):
+    pytest.importorskip("optuna", reason="Optuna is not installed: pip install -r requirements-ray.txt")
+    from ddpg_tf import tune
+
+    (tmp_path / "tiny.flags").write_text(tiny("", total_steps=600).to_flags())
+    tune.main(["tune", f"--flagfile={tmp_path / 'tiny.flags'}", "--trials", "2", f"--out={tmp_path / 'out'}"])
+    rows = read_rows(tmp_path / "out" / "trials.csv")
+    returns = [float(row["return"]) for row in rows]
+    assert len(rows) == 2 and returns == sorted(returns, reverse=True)
+    for row in rows:
+        found = read_evaluations(tmp_path / "out" / row["trial"] / "evaluations.csv")
+        assert max(np.mean(scores) for scores in found.values()) == pytest.approx(float(row["return"]))
+    winner, _, _ = parse_command_line(["train.py", f"--flagfile={tmp_path / 'out' / 'winner.flags'}"], "")
+    assert winner.n_step == int(rows[0]["n_step"]) and winner.batch_size == int(rows[0]["batch_size"])
+    assert winner.total_steps == 600 and "winner.flags" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="is not empty"):
+        tune.main(["tune", f"--out={tmp_path / 'out'}"])
 
 
 QUIET = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
