@@ -1,6 +1,6 @@
 """Runs a suite of trainings, several at once, as often as it takes.
 
-    python -m benchmarks.suite benchmarks/suites/NAME.toml [--jobs=2] [--only=PATTERN] [--dry_run]
+    python -m benchmarks.suite benchmarks/suites/NAME.toml [--jobs=2] [--only=PATTERN] [--dry_run] [--ray_address=auto]
 
 A run's directory is runs/NAME/<entry>-<seed>. Ctrl-C (or SIGTERM) has every run write a checkpoint; the same command
 goes on from there, also after kill -9 or a restart of the machine. Runs that are finished, or whose results are
@@ -15,12 +15,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from absl import flags
 
-from benchmarks import suite_runs
+from benchmarks import suite_ray, suite_runs
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Suite, read
 from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
@@ -50,14 +50,23 @@ def main(argv) -> int:
         "dry_run", False, "list the runs and the hours they will take, and run nothing", flag_values=values
     )
     flags.DEFINE_string("runs_dir", "runs", "where the run directories are made", flag_values=values)
+    flags.DEFINE_string(
+        "ray_address",
+        "",
+        "Ray cluster to run on, a CPU each: auto, HOST:PORT or ray://HOST:PORT; its machines share this folder and "
+        "runs_dir; jobs is then as many as there are runs",
+        flag_values=values,
+    )
     paths = cli.parse(argv, values, __doc__, positional=True)
     if len(paths) != 1:
         raise UsageError("name one suite file. See --help.")
     suite = read(Path(paths[0]))
     runs = suite_runs.plan(suite, Path(values.runs_dir), values.only)
-    cores = available_cores()
-    if (jobs := values.jobs or len(cores)) > len(cores):
-        raise UsageError(f"--jobs={jobs}: this process may use {len(cores)} cores")
+    if values.ray_address:
+        cores = list(range(values.jobs or len(runs)))  # places in the queue
+    elif (values.jobs or 1) > len(cores := available_cores()):
+        raise UsageError(f"--jobs={values.jobs}: this process may use {len(cores)} cores")
+    jobs = values.jobs or len(cores)
     if values.dry_run:
         print(suite_runs.dry_run(runs, jobs))
         return 0
@@ -65,9 +74,13 @@ def main(argv) -> int:
     directory = Path(values.runs_dir) / suite.name
     directory.mkdir(parents=True, exist_ok=True)
     turn = run_dir.lock(directory, "another process runs this suite in {}")
+    launch, leave = _launch, lambda: None
     try:
-        return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)]).run()
+        if values.ray_address:
+            launch, leave = suite_ray.launcher(values.ray_address)
+        return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)], launch).run()
     finally:
+        leave()
         os.close(turn)
 
 
@@ -79,7 +92,7 @@ def available_cores() -> list[int]:
 @dataclasses.dataclass
 class _Job:
     run: SuiteRun
-    process: subprocess.Popen
+    process: subprocess.Popen | suite_ray.Placed
     cores: list[int]
     told: bool = False  # to stop
 
@@ -87,8 +100,8 @@ class _Job:
 class _Runner:
     """Works off `runs`, at most one on each share of the cores."""
 
-    def __init__(self, suite: Suite, runs: Sequence[SuiteRun], shares: list[list[int]]):
-        self._suite, self._runs, self._shares = suite, runs, shares
+    def __init__(self, suite: Suite, runs: Sequence[SuiteRun], shares: list[list[int]], launch: Callable):
+        self._suite, self._runs, self._shares, self._launch = suite, runs, shares, launch
         self._jobs: list[_Job] = []
         self._tried: set[Path] = set()
         self._interrupted = 0
@@ -127,7 +140,8 @@ class _Runner:
             free = [share for share in self._shares if tuple(share) not in taken]
             if free and run.state == OPEN and not self._interrupted:
                 self._tried.add(run.path)
-                self._jobs.append(_launch(run, free[0]))
+                self._jobs.append(_Job(run, self._launch(run, free[0]), free[0]))
+                run.started()
         return bool(waiting)
 
     def _wait(self, seconds: float):
@@ -147,9 +161,9 @@ class _Runner:
             time.sleep(0.05)
 
 
-def _launch(run: SuiteRun, cores: list[int]) -> _Job:
+def _launch(run: SuiteRun, cores: list[int]) -> subprocess.Popen:
     with open(run.log, "wb") as log:
-        process = subprocess.Popen(
+        return subprocess.Popen(
             run.command(),
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
@@ -158,15 +172,13 @@ def _launch(run: SuiteRun, cores: list[int]) -> _Job:
             start_new_session=True,
             preexec_fn=lambda: settle(cores),
         )
-    run.started()
-    return _Job(run, process, cores)
 
 
 def settle(cores: list[int]):
     """In the new process: its cores, the lowest priority, and SIGTERM (a checkpoint) when the suite is killed."""
     os.nice(19)
     if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores)  # TensorFlow makes a thread for each of them
+        os.sched_setaffinity(0, cores or available_cores())  # TensorFlow makes a thread for each of them
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
 

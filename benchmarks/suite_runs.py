@@ -62,7 +62,7 @@ class SuiteRun:
             return FINISHED
         if outcomes.has(self._published, self.config):
             return PUBLISHED
-        return BUSY if _is_locked(self.path) else OPEN
+        return BUSY if is_locked(self.path) else OPEN
 
     def check(self):
         """Raises UsageError when the directory holds something else, or a run of other flags."""
@@ -212,7 +212,8 @@ def table(suite: Suite, runs: Sequence[SuiteRun]):
     return found
 
 
-def _is_locked(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
+    """Whether a process trains there."""
     try:
         os.close(run_dir.lock(path))
     except FileNotFoundError:

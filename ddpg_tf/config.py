@@ -20,6 +20,7 @@ RUN, ENVIRONMENT, SCHEDULE = "Run", "Environment", "Schedule (unit: environment 
 PIXELS = "Pixels (where the observation is an image; an action is then repeated, and is one step)"
 NETWORKS, LEARNING, EXPLORATION = "Networks", "Learning", "Exploration"
 GOALS = "Goals (where the observation has an achieved_goal and a desired_goal)"
+ELSEWHERE = "Collecting elsewhere (needs Ray, see docs/distributed.md)"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -246,6 +247,26 @@ class Config:
     )
     hindsight_share: float = setting(
         0.8, GOALS, "share of these transitions (Andrychowicz et al. 2017: 0.8, their k=4)", least=0, most=1
+    )
+
+    collectors: int = setting(
+        0,
+        ELSEWHERE,
+        "processes that collect, each with num_envs / collectors of the environments, on parameters one block of "
+        "updates old; 0: this process collects",
+        least=0,
+    )
+    ray_address: str = setting(
+        "",
+        ELSEWHERE,
+        "Ray cluster that collects: auto, HOST:PORT or ray://HOST:PORT; default: this machine",
+        resumable=True,
+    )
+    collector_cpus: float = setting(
+        1.0, ELSEWHERE, "CPUs of the cluster that each collector takes", above=0, resumable=True
+    )
+    collector_timeout: float = setting(
+        300.0, ELSEWHERE, "seconds to wait for a place for a collector, then the run ends", above=0, resumable=True
     )
 
     def __post_init__(self):

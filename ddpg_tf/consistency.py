@@ -61,4 +61,17 @@ def require_consistent(config: Any):
         config.eval_envs > 0 or (config.num_envs == 1 and config.vectorization == "sync"),
         "eval_envs 0, evaluations on the training environment, needs num_envs 1 and vectorization sync",
     )
+    require(
+        config.collectors == 0 or config.num_envs % config.collectors == 0,
+        f"num_envs ({config.num_envs}) must be a multiple of collectors ({config.collectors})",
+    )
+    require(
+        config.collectors == 0 or config.total_steps % config.update_every == 0,
+        f"with collectors, total_steps ({config.total_steps}) must be a multiple of update_every "
+        f"({config.update_every}), the steps of a round",
+    )
+    require(
+        config.collectors == 0 or config.eval_envs > 0,
+        "eval_envs 0, evaluations on the training environment, needs collectors 0",
+    )
     require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")

@@ -85,10 +85,13 @@ def command(*argv, **options):
     )
 
 
+_CLOCKS = ("_per_second", "_waited")
+
+
 def timeless(path):
     """The rows of a metrics.csv without its clock columns."""
     with open(path, newline="") as file:
         return [
-            {name: value for name, value in row.items() if name != "seconds" and not name.endswith("_per_second")}
+            {name: value for name, value in row.items() if name != "seconds" and not name.endswith(_CLOCKS)}
             for row in csv.DictReader(file)
         ]

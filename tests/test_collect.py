@@ -91,7 +91,7 @@ def test_a_run_split_among_collectors_meets_the_same_episodes_and_noise(noise):
 
 
 def test_an_episode_too_long_to_be_re_entered_starts_anew_and_its_checkpoint_stays_small(monkeypatch):
-    monkeypatch.setattr(collector, "_RECORDED", 5)
+    monkeypatch.setattr(collector, "RECORDED", 5)
     settings = config("", num_envs=2)
     run = Run(settings, 9).close()
     state = run.collector.state()

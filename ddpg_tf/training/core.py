@@ -1,11 +1,11 @@
 """The core of training: act, step, add, count, learn. What is logged, evaluated and saved is the loop's business."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from ddpg_tf.collect.collector import Act, Collector
+from ddpg_tf.collect.collector import Act, Collector, Transitions
 from ddpg_tf.config import Config
 from ddpg_tf.learner.agent import DDPG
-from ddpg_tf.replay.buffer import ReplayBuffer
+from ddpg_tf.replay.buffer import Batch, ReplayBuffer
 from ddpg_tf.training import schedule
 from ddpg_tf.training.inner_loop import InnerLoop
 
@@ -19,6 +19,7 @@ class Core:
       config: when learning starts, and how often and how much is learnt.
       step: environment steps made before; `replay` and `collector` stand there.
       on_step: told of every vector step, after it is in the replay.
+      on_wait: told who waited how long for whom, in seconds, where others collect.
       overlap: learn from a due block while the environments step; default where observations are images, whose step
         takes long.
     """
@@ -31,11 +32,12 @@ class Core:
         collector: Collector,
         *,
         step: int = 0,
-        on_step: Callable[[Finished], object] = lambda finished: None,
+        on_step: Callable[[Transitions, Finished], object] = lambda transitions, finished: None,
+        on_wait: Callable[[Mapping[str, float]], object] = lambda waited: None,
         overlap: bool | None = None,
     ):
         self.agent, self.replay, self.collector, self.step = agent, replay, collector, step
-        self._config, self._on_step = config, on_step
+        self._config, self._on_step, self._on_wait = config, on_step, on_wait
         self._overlap = agent.image if overlap is None else overlap
         self._inner_loop: InnerLoop | None = None
 
@@ -56,11 +58,9 @@ class Core:
     def _learn(self, until: int) -> list[dict[str, float]]:
         config, n = self._config, self._config.num_envs
         if self._inner_loop is None:
-            due = (self.step - config.learning_starts) // config.update_every
-            blocks = schedule.blocks(self.replay, config, due, image=self.agent.image)
             self._inner_loop = InnerLoop(
                 self.agent,
-                blocks,
+                self._next_blocks(),
                 lambda actions: self._collect(lambda _: actions),
                 config.update_every // n,
                 self._overlap,
@@ -69,12 +69,19 @@ class Core:
 
     def _collect(self, policy: Act):
         """One vector step. Returns the observations that follow, [N, ...]."""
-        transitions, finished = self.collector.step(self.step // self._config.num_envs, policy)
+        self._absorb(*self.collector.step(self.step // self._config.num_envs, policy))
+        return self.collector.observation
+
+    def _absorb(self, transitions: Transitions, finished: Finished):
         self.replay.add(*transitions)
         self.agent.count_observations(transitions.observation)
         self.step += self._config.num_envs
-        self._on_step(finished)
-        return self.collector.observation
+        self._on_step(transitions, finished)
+
+    def _next_blocks(self) -> Iterator[Batch]:
+        """Blocks of minibatches, beginning with the one that is due next."""
+        due = (self.step - self._config.learning_starts) // self._config.update_every
+        return schedule.blocks(self.replay, self._config, due, image=self.agent.image)
 
 
 def make_replay(config: Config, observation_shape: tuple[int, ...], action_size: int, **others) -> ReplayBuffer:

@@ -18,6 +18,7 @@ from ddpg_tf.files import naming, read_rows, write_atomically
 from ddpg_tf.learner.agent import METRICS
 
 COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
+WAITS = {"learner_waited": "collectors", "collectors_waited": "learner"}  # seconds; whom they waited for
 EVALUATION_COLUMNS = ("step", "episode", "return", "length")
 VALUE_COLUMNS = ("step", "q_start", "discounted_return", "q_bias")
 
@@ -32,6 +33,7 @@ class Logger:
       evaluated: step of the last evaluation; -1: none.
       seconds: wall time the run has taken before.
       goals: whether evaluations tell of success.
+      waits: whether metrics.csv has columns for WAITS.
     """
 
     def __init__(
@@ -41,12 +43,15 @@ class Logger:
         step: int = 0,
         evaluated: int = -1,
         seconds: float = 0.0,
+        *,
         goals: bool = False,
+        waits: bool = False,
     ):
+        self._columns = (*COLUMNS, *WAITS) if waits else COLUMNS
+        self._figures = ("return", "success") if goals else ("return",)
         self._run_dir, self._began = run_dir, time.monotonic() - seconds
         self._window: dict[str, Any] = _empty_window(step, seconds)
-        _cut(run_dir / "metrics.csv", COLUMNS, step)
-        self._figures = ("return", "success") if goals else ("return",)
+        _cut(run_dir / "metrics.csv", self._columns, step)
         _cut(run_dir / "evaluations.csv", (*EVALUATION_COLUMNS, *self._figures[1:]), evaluated)
         _cut(run_dir / "values.csv", VALUE_COLUMNS, evaluated)
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
@@ -88,6 +93,13 @@ class Logger:
         for name, value in metrics.items():
             self._window["sums"][name] = self._window["sums"].get(name, 0.0) + updates * value
 
+    def waited(self, seconds: Mapping[str, float]):
+        """How long, by the keys of WAITS, learner and collectors waited for each other; the bar names the slower."""
+        waits = self._window.setdefault("waits", dict.fromkeys(WAITS, 0.0))
+        for name in WAITS:
+            waits[name] += seconds[name]
+        self._show(slower=WAITS[max(waits, key=waits.__getitem__)])
+
     def write_row(self, step: int):
         """A row of metrics.csv, and TensorBoard: means since the last row."""
         window, seconds = self._window, self.seconds
@@ -105,7 +117,8 @@ class Logger:
                 "episode_length": float(np.mean(window["lengths"])),
             }
         row |= {name: total / updates for name, total in window["sums"].items()}
-        _append(self._run_dir / "metrics.csv", [[row.get(column, "") for column in COLUMNS]])
+        row |= {name: round(total, 3) for name, total in window.get("waits", {}).items()}
+        _append(self._run_dir / "metrics.csv", [[row.get(column, "") for column in self._columns]])
         self._to_board("train", row)
         self._window = _empty_window(step, seconds)
 
@@ -146,8 +159,8 @@ class Logger:
         if not sys.stderr.isatty():
             print(line, file=sys.stderr, flush=True)
 
-    def _show(self, **figures: str):
-        self._shown |= figures
+    def _show(self, **figures: float | str):
+        self._shown |= {name: value if isinstance(value, str) else f"{value:.1f}" for name, value in figures.items()}
         self._bar.set_postfix(self._shown, refresh=False)
 
     def state(self) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 
 from ddpg_tf import _tf, files
-from ddpg_tf.collect.collector import Collector
-from ddpg_tf.config import FIELDS, PIXELS, Config, require_resumable
+from ddpg_tf.collect.collector import Transitions
+from ddpg_tf.config import ELSEWHERE, FIELDS, PIXELS, Config, require_resumable
 from ddpg_tf.envs import factory
 from ddpg_tf.envs.goals import Goals, goals_of
 from ddpg_tf.envs.spaces import Spaces
@@ -27,8 +27,9 @@ from ddpg_tf.replay import ring
 from ddpg_tf.replay.hindsight import Hindsight
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.training import schedule, signals
-from ddpg_tf.training.core import Core, Finished, make_replay
+from ddpg_tf.training.core import Finished, make_replay
 from ddpg_tf.training.logger import Logger
+from ddpg_tf.training.rounds import make_collector
 from ddpg_tf.training.signals import Interrupted
 
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
@@ -104,15 +105,17 @@ def _warn_of_no_effect(config: Config, spaces: Spaces):
             f"batch_size) and total_steps is {config.total_steps}",
             stacklevel=3,
         )
-    unused = [
-        f"--{name}"
-        for name, field in FIELDS.items()
-        if field.metadata["group"] == PIXELS and not spaces.image and getattr(config, name) != field.default
-    ]
-    if unused:
-        warnings.warn(
-            f"{', '.join(unused)}: no effect, for {config.env} is not seen in images; see --pixels", stacklevel=3
-        )
+    for group, used, why in (
+        (PIXELS, spaces.image, f"for {config.env} is not seen in images; see --pixels"),
+        (ELSEWHERE, config.collectors > 0, "for nothing collects elsewhere; see --collectors"),
+    ):
+        changed = [
+            f"--{name}"
+            for name, field in FIELDS.items()
+            if field.metadata["group"] == group and getattr(config, name) != field.default
+        ]
+        if changed and not used:
+            warnings.warn(f"{', '.join(changed)}: no effect, {why}", stacklevel=3)
 
 
 @dataclasses.dataclass
@@ -155,15 +158,25 @@ class _Run:
         )
         with contextlib.ExitStack() as closing:
             evaluated = -1 if self._scores.last_step is None else self._scores.last_step
-            self._logger = Logger(path, config.total_steps, meta["step"], evaluated, meta["seconds"], spaces.has_goals)
+            self._logger = Logger(
+                path,
+                config.total_steps,
+                meta["step"],
+                evaluated,
+                meta["seconds"],
+                goals=spaces.has_goals,
+                waits=config.collectors > 0,
+            )
             closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
             closing.callback(self._logger.close)
-            collector = Collector(config, spaces)
+            collector, core = make_collector(config, spaces)
             closing.callback(collector.close)
             if found:
                 replay.end_episodes(collector.load_state(checkpoint.select(arrays, "collector")))
                 self._logger.load_state(meta["logger"])
-            self._core = Core(config, agent, replay, collector, step=meta["step"], on_step=self._stepped)
+            self._core = core(
+                config, agent, replay, collector, step=meta["step"], on_step=self._stepped, on_wait=self._logger.waited
+            )
             lent = None if config.eval_envs else collector.lend()
             self._evaluator = Evaluator(config, config.eval_episodes, lent=lent)
             closing.callback(self._evaluator.close)
@@ -210,11 +223,11 @@ class _Run:
             ends.append(config.learning_starts)
         return -(-min(ends) // n) * n
 
-    def _stepped(self, finished: Finished):
+    def _stepped(self, transitions: Transitions, finished: Finished):
         config, core = self._config, self._core
         self._logger.steps(config.num_envs, finished)
         if core.agent.image and core.step == config.frame_stack * config.num_envs:
-            video.save_stack(self._path / "observation.png", core.collector.observation[0], config.frame_stack)
+            video.save_stack(self._path / "observation.png", transitions.next_observation[0], config.frame_stack)
 
     def _log_updates(self, blocks: list[dict[str, float]], before: int):
         for metrics in blocks:

@@ -1,0 +1,173 @@
+"""Searches settings for an environment: Ray Tune with Optuna, each trial an ordinary run that bad ones leave early.
+
+    python -m ddpg_tf.tune --env=Pendulum-v1 --trials=20 [--out=DIR] [--ray_address=auto] [train.py's flags]
+
+DIR gets a run directory for each trial, trials.csv, trials.png and winner.flags, which train.py --flagfile takes. A
+cluster's machines share DIR and this folder under the same names. Flags of train.py hold for all trials, but for those
+that are searched: learning rates, batch_size, n_step, noise_sigma, normalization, normalize_observations, hidden_units.
+"""
+
+import csv
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from absl import flags
+
+from ddpg_tf import cli
+from ddpg_tf.collect.cluster import join
+from ddpg_tf.config import Config
+from ddpg_tf.envs import registry
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.flags import define_flags, parse_command_line
+from ddpg_tf.settings import as_flag
+
+_CPUS = 1.0  # of a trial
+
+
+def space(tune: Any) -> dict[str, Any]:
+    """The settings that are searched, and where."""
+    return {
+        "actor_learning_rate": tune.loguniform(1e-4, 3e-3),
+        "critic_learning_rate": tune.loguniform(1e-4, 3e-3),
+        "batch_size": tune.choice([64, 128, 256]),
+        "n_step": tune.choice([1, 3, 5]),
+        "noise_sigma": tune.uniform(0.05, 0.3),
+        "normalization": tune.choice(["none", "layer"]),
+        "normalize_observations": tune.choice([True, False]),
+        "hidden_units": tune.choice(["64,64", "256,256", "400,300"]),
+    }
+
+
+def main(argv):
+    values, own = flags.FlagValues(), flags.FlagValues()
+    groups = {"trials": "Search", "out": "Search"} | define_flags(values)
+    for defined in (values, own):
+        flags.DEFINE_integer("trials", 20, "sets of settings to try", lower_bound=1, flag_values=defined)
+        flags.DEFINE_string("out", "", "directory of the search; default runs/tune-ENV-TIME", flag_values=defined)
+    cli.parse(argv, values, __doc__, groups)
+    arguments = own(list(argv), known_only=True)[1:]  # train.py's
+    config = parse_command_line([argv[0], *arguments], __doc__, registry.resolve_id).config
+    if config.run_dir or config.export_dir or config.collectors:
+        raise UsageError("a trial has neither a --run_dir nor an --export_dir of its own, nor collectors: see --out")
+    name = config.env.replace("/", "-").replace(":", "-")
+    out = Path(own.out or f"runs/tune-{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty: choose another --out")
+    ray, leave = join(config.ray_address, os.cpu_count() or 1, config.env)
+    try:
+        found = _search(ray, config, [*arguments, "--ray_address="], own.trials, out)
+    finally:
+        leave()
+    _report(found, out)
+
+
+def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Path) -> list[dict[str, Any]]:
+    """Trains. Returns {"trial", "return" (the best evaluation's), "step", every setting} of each, the best first."""
+    try:
+        from ray import tune
+        from ray.tune.schedulers import ASHAScheduler
+        from ray.tune.search.optuna import OptunaSearch
+
+        search = OptunaSearch(metric="return", mode="max", seed=config.seed)
+    except ImportError as error:
+        raise UserError(f"a search needs Ray Tune and Optuna: pip install -r requirements-ray.txt ({error})") from None
+    stopper = ASHAScheduler(
+        time_attr="step", metric="return", mode="max", max_t=config.total_steps, grace_period=config.total_steps // 4
+    )
+    results = tune.Tuner(
+        tune.with_resources(_trial(tune, arguments, out), {"cpu": _CPUS}),
+        param_space=space(tune),
+        tune_config=tune.TuneConfig(search_alg=search, scheduler=stopper, num_samples=trials),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=str(out / ".ray"),
+            verbose=1,
+            checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the runs have their own
+        ),
+    ).fit()
+    found = [
+        {"trial": result.metrics["trial"], "return": result.metrics["best"], "step": result.metrics["step"]}
+        | result.config
+        for result in results
+        if result.metrics and "best" in result.metrics
+    ]
+    if not found:
+        errors = [str(error).strip().splitlines()[-1] for error in results.errors]
+        raise UserError(f"no trial came to an evaluation; {errors[0] if errors else 'see --eval_every'}")
+    return sorted(found, key=lambda row: -row["return"])
+
+
+def _trial(tune: Any, arguments: list[str], out: Path) -> type:
+    """What Ray runs: train.py as a process, looked at after each evaluation."""
+    train, sees = Path(__file__).parents[1] / "train.py", [name for name in sys.path if name]
+
+    class Trial(tune.Trainable):
+        def setup(self, settings):
+            self._path, self._seen = out / self.trial_id, 0
+            spelt = [f"--{name}={as_flag(value)}" for name, value in settings.items()]
+            threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
+            self._log = open(f"{self._path}.log", "wb")  # noqa: SIM115 - as long as the process
+            self._process = subprocess.Popen(
+                [sys.executable, str(train), *arguments, *spelt, f"--run_dir={self._path}"],
+                stdout=self._log,
+                stderr=self._log,
+                env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(sees)},
+            )
+
+        def step(self):
+            """The next evaluation."""
+            while True:
+                ended = self._process.poll() is not None  # before the look: what it wrote last is seen
+                scores = list(read_evaluations(self._path / "evaluations.csv").items())
+                if len(scores) > self._seen:
+                    break
+                if ended:
+                    raise RuntimeError(Path(self._log.name).read_text(errors="replace")[-500:])
+                time.sleep(0.2)
+            self._seen += 1
+            means = [float(np.mean(returns)) for _, returns in scores[: self._seen]]
+            done, at = ended and self._seen == len(scores), scores[self._seen - 1][0]
+            return {"return": means[-1], "best": max(means), "step": at, "trial": self.trial_id, "done": done}
+
+        def cleanup(self):
+            self._process.terminate()  # it writes a checkpoint
+            self._process.wait()
+            self._log.close()
+
+    return Trial
+
+
+def _report(found: list[dict[str, Any]], out: Path):
+    """The table, the picture of all learning curves, and the winner's flags."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    with open(out / "trials.csv", "w", newline="") as file:
+        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(found)
+    shutil.copy(out / found[0]["trial"] / "flags.txt", out / "winner.flags")
+    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    for row in reversed(found):  # the winner on top
+        scores = read_evaluations(out / row["trial"] / "evaluations.csv")
+        style = dict(color="C0", linewidth=2) if row is found[0] else dict(color="lightgrey")
+        axes.plot(list(scores), [np.mean(returns) for returns in scores.values()], **style)
+    axes.set(xlabel="steps", ylabel="return of an evaluation", title=f"{len(found)} trials, the best in blue")
+    figure.savefig(out / "trials.png", dpi=100)
+    for row in found[:5]:
+        told = ", ".join(f"{name}={as_flag(value)}" for name, value in row.items() if name not in ("trial", "return"))
+        print(f"{row['return']:10.1f}  {row['trial']}  {told}")
+    print(f"{out / 'winner.flags'}: python train.py --flagfile={out / 'winner.flags'}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,0 +1,246 @@
+"""Collectors in Ray's processes: the same run for any placement, and whoever dies."""
+
+import contextlib
+import importlib.util
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+from conftest import ROOT, timeless
+
+from ddpg_tf import train
+from ddpg_tf.collect import cluster
+from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.files import read_rows
+from ddpg_tf.flags import parse_command_line
+from ddpg_tf.storage import checkpoint, run_dir
+
+ELSEWHERE = dict(num_envs=4, collectors=2, noise="ou", normalize_observations=True)
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for the module, with processes waiting; trainings join it."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install -r requirements-ray.txt")
+    module, leave = cluster.join("", 2, "Pendulum-v1")
+    yield module
+    leave()
+
+
+@pytest.fixture(scope="module")
+def whole(ray, tmp_path_factory):
+    """A run that nothing disturbed."""
+    from conftest import TINY
+
+    from ddpg_tf import Config
+
+    path = tmp_path_factory.mktemp("distributed") / "run"
+    train(Config(**TINY, **ELSEWHERE, run_dir=str(path)))
+    return path
+
+
+def assert_same_run(one, other):
+    assert (one / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
+    assert timeless(one / "metrics.csv") == timeless(other / "metrics.csv")
+    arrays, others = (checkpoint.load(path / "checkpoints")[0] for path in (one, other))
+    assert arrays.keys() == others.keys()
+    assert all((arrays[name] == others[name]).all() for name in arrays)
+
+
+def test_metrics_say_who_waited(whole):
+    rows = read_rows(whole / "metrics.csv")
+    waits = [float(row[name]) for row in rows for name in ("learner_waited", "collectors_waited")]
+    assert len(waits) == 2 * len(rows) and min(waits) >= 0 and sum(waits) > 0
+
+
+def test_killed_collectors_equal_an_undisturbed_run(ray, whole, tmp_path, tiny, monkeypatch):
+    """SIGKILL while they do a round, before learning starts and after."""
+    from ddpg_tf.collect.remote import Fleet
+
+    ask, killed = Fleet._ask, {100: 0, 900: 1}  # step: collector
+
+    def disturbed(self, first):
+        ask(self, first)
+        if first * 4 in killed:
+            process = ray.get(self._members[killed.pop(first * 4)].placed)
+            os.kill(int(re.search(r"process (\d+)", process)[1]), signal.SIGKILL)
+
+    monkeypatch.setattr(Fleet, "_ask", disturbed)
+    with pytest.warns(UserWarning, match=r"collector 1 \(environments 2 to 3\) at .*, process \d+ has died"):
+        train(tiny(tmp_path / "run", **ELSEWHERE))
+    assert not killed
+    assert_same_run(whole, tmp_path / "run")
+
+
+def test_a_collector_that_always_dies_ends_the_run_with_a_checkpoint(ray, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("ddpg_tf.collect.remote._MOST_DEATHS", 1)
+    config = tiny(tmp_path / "run", env="tests.toy_envs:ToyDies-v0", collectors=1, eval_every=0)
+    with pytest.raises(UserError, match=r"collector 0 .* has died: .*, 1 of 1 deaths in one round.*step 0$"):
+        train(config)
+    assert checkpoint.load(tmp_path / "run" / "checkpoints")[1]["step"] == 0
+
+
+def test_without_a_place_the_run_waits_says_so_and_saves(ray, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("ddpg_tf.collect.remote._TELL_AFTER", 0.5)
+    config = tiny(tmp_path / "run", collectors=1, collector_cpus=64, collector_timeout=2)
+    waits = pytest.warns(UserWarning, match="1 of 1 collectors have not started: each takes 64 CPU.* cluster has 2,")
+    with waits, pytest.raises(UserError, match=r"after 2 s. What was learnt is in .*, step 0"):
+        train(config)
+
+
+def test_an_environment_that_only_this_process_knows_is_told(ray, tmp_path, tiny):
+    import gymnasium as gym
+    from gymnasium.envs.classic_control import PendulumEnv
+
+    gym.register("OnlyHere-v0", entry_point=PendulumEnv, max_episode_steps=50)
+    with pytest.raises(UserError, match=r"collector 0 .*no environment 'OnlyHere-v0'"):
+        train(tiny(tmp_path / "run", env="OnlyHere-v0", collectors=1))
+
+
+def test_the_command_starts_ray_and_leaves_nothing_of_it(ray, whole, tmp_path, tiny):
+    """SIGTERM saves, whatever Ray wants with it; resumed elsewhere, on another cluster, it is the undisturbed run."""
+    path, flagfile = tmp_path / "run", tmp_path / "tiny.flags"
+    flagfile.write_text(tiny("", **ELSEWHERE).to_flags())
+    argv = [sys.executable, "train.py", f"--flagfile={flagfile}", f"--run_dir={path}"]
+    process = subprocess.Popen(argv, cwd=ROOT, **QUIET)
+    while len(read_rows(path / "metrics.csv")) < 4:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    started = processes_below(process.pid)
+    assert "raylet" in started.values()
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode in (143, 0), said  # 0: it had just ended
+    deadline = time.monotonic() + 20
+    while any(name_of(pid) == name for pid, name in started.items()):
+        assert time.monotonic() < deadline, started
+        time.sleep(0.1)
+    train(run_dir.read_config(path), resume=True)
+    assert_same_run(whole, path)
+
+
+def test_a_ray_of_another_version_is_told_in_one_line(ray):
+    address = ray.get_runtime_context().gcs_address
+    pretends = f"ray.__version__ = '2.59.0'; cluster.join('{address}', 1, '')"
+    code = f"import ray; from ddpg_tf.collect import cluster; {pretends}"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"RAY_AUTH_MODE": "token"}, **QUIET)
+    assert re.search(rf"UserError: cannot join Ray at {address}: Version mismatch: .*2\.60", done.stderr, re.DOTALL)
+
+
+def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
+    from conftest import TINY
+
+    from benchmarks import suite_file, suite_ray, suite_runs
+
+    flags = {**TINY, "preset": "none", "hidden_units": [8, 8], "total_steps": 40_000, "replay_capacity": 1000}
+    spelt = ", ".join(f"{name} = {json.dumps(value)}" for name, value in flags.items())
+    (tmp_path / "small.toml").write_text(f"[entries.a]\nflags = {{{spelt}}}\n")
+    (tmp_path / "small").mkdir()
+    (run,) = suite_runs.plan(suite_file.read(tmp_path / "small.toml"), tmp_path)
+    start, _ = suite_ray.launcher("auto")
+    placed = start(run, [0])
+    for losses in (0, 1):
+        reached = run.progress[0]
+        while placed.poll() is None and not (placed._began and placed._losses == losses and run.progress[0] > reached):
+            time.sleep(0.05)
+        assert placed.returncode is None, run.log.read_text()
+        if not losses:
+            ray.kill(placed._trainer)
+    placed.send_signal(signal.SIGTERM)
+    while placed.poll() is None:
+        time.sleep(0.05)
+    assert placed.returncode == 143 and reached > 0
+    assert checkpoint.newest_step(run.path / "checkpoints") >= reached
+
+
+def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path, tiny, capsys):
+    pytest.importorskip("optuna", reason="Optuna is not installed: pip install -r requirements-ray.txt")
+    from ddpg_tf import tune
+
+    (tmp_path / "tiny.flags").write_text(tiny("", total_steps=600).to_flags())
+    tune.main(["tune", f"--flagfile={tmp_path / 'tiny.flags'}", "--trials", "2", f"--out={tmp_path / 'out'}"])
+    rows = read_rows(tmp_path / "out" / "trials.csv")
+    returns = [float(row["return"]) for row in rows]
+    assert len(rows) == 2 and returns == sorted(returns, reverse=True)
+    for row in rows:
+        found = read_evaluations(tmp_path / "out" / row["trial"] / "evaluations.csv")
+        assert max(np.mean(scores) for scores in found.values()) == pytest.approx(float(row["return"]))
+    winner, _, _ = parse_command_line(["train.py", f"--flagfile={tmp_path / 'out' / 'winner.flags'}"], "")
+    assert winner.n_step == int(rows[0]["n_step"]) and winner.batch_size == int(rows[0]["batch_size"])
+    assert winner.total_steps == 600 and "winner.flags" in capsys.readouterr().out
+    with pytest.raises(UsageError, match="is not empty"):
+        tune.main(["tune", f"--out={tmp_path / 'out'}"])
+
+
+QUIET = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            name, state = re.search(r"\((.*)\) (.)", file.read()).groups()
+    except OSError:
+        return None
+    return None if state == "Z" else name
+
+
+def processes_below(pid):
+    """{process id: name} of all that `pid` started."""
+    found = {}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
+        for child in map(int, file.read().split()):
+            found |= {child: name_of(child)} | processes_below(child)
+    return found
+
+
+# Without a cluster ----------------------------------------------------------------------------------------------------
+
+
+def test_without_collectors_ray_is_not_even_looked_for(tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
+    assert train(tiny(tmp_path / "run", total_steps=300)).step == 300
+
+
+def test_without_ray_it_says_what_to_install(tmp_path, tiny, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(UserError, match=r"needs Ray: pip install -r requirements-ray\.txt"):
+        train(tiny(tmp_path / "run", collectors=1))
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
+def test_an_address_where_nothing_listens_is_told_at_once(address):
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        address = address.format(held.getsockname()[1])
+        with pytest.raises(UserError, match=rf"cannot join Ray at {address}: .*refused"):
+            cluster._require_listener(address)
+
+
+def test_an_address_that_is_none_is_a_mistake_of_usage():
+    for address in ("somewhere", ":6379", "host:", "http://host:6379/x"):
+        with pytest.raises(UsageError, match="ray_address must be auto, HOST:PORT or ray://HOST:PORT"):
+            cluster._require_listener(address)
+
+
+@pytest.mark.parametrize(
+    "changes, says",
+    [
+        (dict(num_envs=3, collectors=2), r"num_envs \(3\) must be a multiple of collectors \(2\)"),
+        (dict(collectors=1, update_every=7, total_steps=20), r"total_steps \(20\) must be a multiple of update_every"),
+        (dict(collectors=1, eval_envs=0), "needs collectors 0"),
+    ],
+)
+def test_settings_that_do_not_go_together(changes, says):
+    from ddpg_tf import Config
+
+    with pytest.raises(UsageError, match=says):
+        Config(**{"total_steps": 420, **changes})
