@@ -203,9 +203,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = _canonical(
-                field.name, coerce(field.name, FIELD_TYPES[field.name], getattr(self, field.name)), self.num_envs
-            )
+            value = _canonical(field.name, getattr(self, field.name), self.num_envs)
             object.__setattr__(self, field.name, value)
             check(field, value)
         require_consistent(self)
@@ -227,11 +225,8 @@ class Config:
 
     def to_flags(self) -> str:
         """The flagfile that repeats this run; run_dir is left out, for a repeat needs one of its own."""
-        lines = ["--preset=none"]
-        for field in dataclasses.fields(self):
-            if field.name != "run_dir":
-                lines.append(f"--{field.name}={as_flag(getattr(self, field.name))}")
-        return "\n".join(lines) + "\n"
+        settings = {name: as_flag(getattr(self, name)) for name in FIELDS if name != "run_dir"}
+        return "".join(f"--{name}={value}\n" for name, value in ({"preset": "none"} | settings).items())
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -258,9 +253,6 @@ def require_resumable(saved: Config, given: Mapping[str, Any]):
       UsageError: a field that may not change does.
     """
     for name, field in FIELDS.items():
-        value, own = (
-            _canonical(name, coerce(name, FIELD_TYPES[name], given[name]), given["num_envs"]),
-            getattr(saved, name),
-        )
+        value, own = _canonical(name, given[name], given["num_envs"]), getattr(saved, name)
         if value != own and not field.metadata["resumable"]:
             raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")

@@ -30,17 +30,8 @@ if TYPE_CHECKING:
     import gymnasium
 
 # The settings that say what is driven, and how it is seen.
-_ENVIRONMENT = (
-    "env",
-    "env_kwargs",
-    "max_episode_steps",
-    "pixels",
-    "frame_size",
-    "frame_stack",
-    "action_repeat",
-    "frame_source",
-    "grayscale",
-)
+_SEEN = ("pixels", "frame_size", "frame_stack", "action_repeat", "frame_source", "grayscale")
+_ENVIRONMENT = ("env", "env_kwargs", "max_episode_steps", *_SEEN)
 
 
 def _require_same_environment(run_dir: Path, driven: config.Config):
