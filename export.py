@@ -19,31 +19,17 @@ from ddpg_tf.export import runtimes
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values, required=True)
-    flags.DEFINE_string(
-        "export_dir",
-        None,
-        "the model's base path; the version becomes a directory in it",
-        flag_values=values,
-        required=True,
-    )
-    flags.DEFINE_integer(
-        "version", None, "version number; default one above the newest", lower_bound=1, flag_values=values
-    )
-    flags.DEFINE_enum(
-        "checkpoint",
-        "best",
-        ["best", "latest"],
-        "best: weights of the best evaluation; latest: the newest",
-        flag_values=values,
-    )
-    flags.DEFINE_enum(
+    define = cli.definers(values)
+    define.string("run_dir", None, "directory of the run", required=True)
+    define.string("export_dir", None, "the model's base path; the version becomes a directory in it", required=True)
+    define.integer("version", None, "version number; default one above the newest", lower_bound=1)
+    define.enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the newest")
+    define.enum(
         "format",
         "savedmodel",
-        ["savedmodel", "litert", "onnx"],
+        ["savedmodel", *runtimes.FORMATS],
         "savedmodel: the version is a SavedModel; litert, onnx: it holds the actor as model.tflite or model.onnx, and "
         "policy.json. All versions in export_dir are of one format",
-        flag_values=values,
     )
     cli.parse(argv, values, __doc__)
     if values.format != "savedmodel":

@@ -9,10 +9,18 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
+from types import SimpleNamespace
 
 from absl import flags
 
 from ddpg_tf.errors import UsageError, UserError
+
+
+def definers(values: flags.FlagValues) -> SimpleNamespace:
+    """DEFINE_string, ... for `values`: .string(name, default, help), .integer, .float, .boolean, .list, .enum."""
+    kinds = ("string", "integer", "float", "boolean", "list", "enum")
+    return SimpleNamespace(**{kind: partial(getattr(flags, f"DEFINE_{kind}"), flag_values=values) for kind in kinds})
 
 
 def parse(

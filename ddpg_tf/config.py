@@ -85,18 +85,10 @@ class Config:
         above=0,
     )
     eval_every: int = setting(
-        5_000,
-        SCHEDULE,
-        "steps between evaluations; one always runs at the end; 0: only that one",
-        least=0,
-        resumable=True,
+        5_000, SCHEDULE, "steps between evaluations; one always runs at the end; 0: only it", least=0, resumable=True
     )
     eval_episodes: int = setting(
-        10,
-        SCHEDULE,
-        "episodes of an evaluation, without noise, reset with seeds 10000, 10001, ...",
-        least=1,
-        resumable=True,
+        10, SCHEDULE, "episodes of an evaluation, noiseless, with seeds 10000, 10001, ...", least=1, resumable=True
     )
     eval_envs: int = setting(
         10,
@@ -115,11 +107,7 @@ class Config:
     )
     log_every: int = setting(1_000, SCHEDULE, "steps between rows of metrics.csv; 0: none", least=0, resumable=True)
     video_every: int = setting(
-        0,
-        SCHEDULE,
-        "steps between videos of an evaluation episode, taken at the next evaluation; 0: none",
-        least=0,
-        resumable=True,
+        0, SCHEDULE, "steps between videos of an episode, at the next evaluation; 0: none", least=0, resumable=True
     )
 
     hidden_units: tuple[int, ...] = setting(
@@ -158,10 +146,7 @@ class Config:
     conv_kernels: tuple[int, ...] = setting((8, 4, 3), NETWORKS, "kernel size of each convolution", least=1)
     conv_strides: tuple[int, ...] = setting((4, 2, 1), NETWORKS, "stride of each convolution", least=1)
     bottleneck: int = setting(
-        50,
-        NETWORKS,
-        "units between convolutions and hidden layers, with layer norm and tanh (DrQ-v2: 50); 0: none (paper)",
-        least=0,
+        50, NETWORKS, "units after the convolutions, with layer norm and tanh (DrQ-v2: 50); 0: none (paper)", least=0
     )
 
     gamma: float = setting(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
@@ -185,18 +170,11 @@ class Config:
         1, LEARNING, "critic updates for each update of the actor and the targets (TD3: 2; paper: 1)", least=1
     )
     target_noise_sigma: float = setting(
-        0.0,
-        LEARNING,
-        "standard deviation of the noise on the target's action, in "
-        "units of the action's half-range (TD3: 0.2; paper: 0)",
-        least=0,
+        0.0, LEARNING, "standard deviation of the target action's noise, in half-ranges (TD3: 0.2; paper: 0)", least=0
     )
     target_noise_clip: float = setting(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
     saturation_penalty: float = setting(
-        0.0,
-        LEARNING,
-        "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x what its tanh gets (paper: 0)",
-        least=0,
+        0.0, LEARNING, "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x before its tanh (paper: 0)", least=0
     )
     random_shift: int = setting(
         4, LEARNING, "pixels by which minibatches' images are shifted at random, at most (DrQ-v2: 4; paper: 0)", least=0
@@ -215,11 +193,7 @@ class Config:
         0.1, EXPLORATION, "standard deviation of the noise per step (TD3: gaussian 0.1; paper: ou 0.2)", least=0
     )
     noise_decay_steps: int = setting(
-        0,
-        EXPLORATION,
-        "steps, counted from the first, over which noise_sigma goes "
-        "linearly to noise_final_sigma (DrQ-v2); 0: it stays",
-        least=0,
+        0, EXPLORATION, "steps over which noise_sigma goes linearly to noise_final_sigma (DrQ-v2); 0: it stays", least=0
     )
     noise_final_sigma: float = setting(
         0.1, EXPLORATION, "standard deviation after noise_decay_steps (DrQ-v2: 0.1)", least=0
@@ -271,9 +245,7 @@ class Config:
 
     def __post_init__(self):
         for field in dataclasses.fields(self):
-            value = _canonical(
-                field.name, coerce(field.name, FIELD_TYPES[field.name], getattr(self, field.name)), self.num_envs
-            )
+            value = _canonical(field.name, getattr(self, field.name), self.num_envs)
             object.__setattr__(self, field.name, value)
             check(field, value)
         require_consistent(self)
@@ -295,11 +267,8 @@ class Config:
 
     def to_flags(self) -> str:
         """The flagfile that repeats this run; run_dir is left out, for a repeat needs one of its own."""
-        lines = ["--preset=none"]
-        for field in dataclasses.fields(self):
-            if field.name != "run_dir":
-                lines.append(f"--{field.name}={as_flag(getattr(self, field.name))}")
-        return "\n".join(lines) + "\n"
+        settings = {name: as_flag(getattr(self, name)) for name in FIELDS if name != "run_dir"}
+        return "".join(f"--{name}={value}\n" for name, value in ({"preset": "none"} | settings).items())
 
 
 FIELDS = {field.name: field for field in dataclasses.fields(Config)}
@@ -326,9 +295,6 @@ def require_resumable(saved: Config, given: Mapping[str, Any]):
       UsageError: a field that may not change does.
     """
     for name, field in FIELDS.items():
-        value, own = (
-            _canonical(name, coerce(name, FIELD_TYPES[name], given[name]), given["num_envs"]),
-            getattr(saved, name),
-        )
+        value, own = _canonical(name, given[name], given["num_envs"]), getattr(saved, name)
         if value != own and not field.metadata["resumable"]:
             raise UsageError(f"--{name} cannot change when resuming: {saved.run_dir} has {own}, not {value}")

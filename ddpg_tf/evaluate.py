@@ -16,16 +16,11 @@ from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 
 def main(argv: Sequence[str]):
     values = flags.FlagValues()
-    flags.DEFINE_string("run_dir", None, "directory of the run", flag_values=values, required=True)
-    flags.DEFINE_integer("episodes", 100, "episodes to run", lower_bound=1, flag_values=values)
-    flags.DEFINE_enum(
-        "checkpoint",
-        "best",
-        ["best", "latest"],
-        "best: weights of the best evaluation; latest: the newest",
-        flag_values=values,
-    )
-    flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
+    define = cli.definers(values)
+    define.string("run_dir", None, "directory of the run", required=True)
+    define.integer("episodes", 100, "episodes to run", lower_bound=1)
+    define.enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the newest")
+    define.string("video", None, "film the first episode into this file (mp4 or gif)")
     cli.parse(argv, values, __doc__)
     from ddpg_tf.storage.policy import load_policy
 

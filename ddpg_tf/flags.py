@@ -18,6 +18,7 @@ from ddpg_tf.errors import UsageError
 from ddpg_tf.settings import as_flag
 
 PRESETS = Path(__file__).parent / "presets"
+_KINDS = {int: "integer", float: "float", bool: "boolean", str: "string"}  # of a flag; others are lists
 
 
 def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str, str]:
@@ -26,34 +27,27 @@ def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str
     Args:
       only: define these fields' flags and nothing else.
     """
+    define = cli.definers(values)
     for name in only or FIELDS:
         field = FIELDS[name]
-        kind, limits = FIELD_TYPES[name], field.metadata
-        define = {
-            int: flags.DEFINE_integer,
-            float: flags.DEFINE_float,
-            bool: flags.DEFINE_boolean,
-            str: flags.DEFINE_string,
-        }.get(kind, flags.DEFINE_list)
+        define_one = getattr(define, _KINDS.get(FIELD_TYPES[name], "list"))
         default = list(map(str, field.default)) if isinstance(field.default, tuple) else field.default
-        note = f"; one of {', '.join(limits['choices'])}" if limits["choices"] else ""
-        define(name, default, field.metadata["help"] + note, flag_values=values)
+        choices = field.metadata["choices"]
+        define_one(name, default, field.metadata["help"] + (f"; one of {', '.join(choices)}" if choices else ""))
     if only:
         return {name: FIELDS[name].metadata["group"] for name in only}
-    flags.DEFINE_boolean(
+    define.boolean(
         "resume",
         False,
         "continue the run in --run_dir from its newest checkpoint; only total_steps, "
         "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir, "
         "keep_versions and what is said to Ray may change",
-        flag_values=values,
     )
-    flags.DEFINE_string(
+    define.string(
         "preset",
         "auto",
         "flagfile applied before the other flags: auto (the environment's, where "
         "there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
-        flag_values=values,
     )
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 

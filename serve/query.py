@@ -13,19 +13,18 @@ from typing import Any
 import numpy as np
 from absl import flags
 
-from ddpg_tf.cli import parse, run
+from ddpg_tf.cli import definers, parse, run
 from ddpg_tf.errors import UsageError, UserError
 from serve.client import PolicyClient, PolicyError
 
 
 def define_server_flags(values: flags.FlagValues) -> None:
     """--url, --model_name, --version, --label: which policy to ask."""
-    flags.DEFINE_string("url", "http://localhost:8501", "the server", flag_values=values)
-    flags.DEFINE_string("model_name", "default", "name of the model on the server", flag_values=values)
-    flags.DEFINE_integer(
-        "version", None, "version to ask, instead of the newest one", lower_bound=0, flag_values=values
-    )
-    flags.DEFINE_string("label", None, "label of the version to ask", flag_values=values)
+    define = definers(values)
+    define.string("url", "http://localhost:8501", "the server")
+    define.string("model_name", "default", "name of the model on the server")
+    define.integer("version", None, "version to ask, instead of the newest one", lower_bound=0)
+    define.string("label", None, "label of the version to ask")
 
 
 def client_from_flags(values: flags.FlagValues) -> PolicyClient:
@@ -65,19 +64,17 @@ def _brief(observation: dict[str, Any]) -> str:
 def main(argv: Sequence[str]) -> None:
     values = flags.FlagValues()
     define_server_flags(values)
-    flags.DEFINE_string(
+    define = definers(values)
+    define.string(
         "observation",
         None,
         "JSON: an array, or for several inputs an object of arrays by the inputs' "
         "names or the environment's keys; with one dimension more, a batch",
-        flag_values=values,
     )
-    flags.DEFINE_bool(
+    define.boolean(
         "sample",
         False,
-        "draw an observation that fits the model's signature (normal numbers, bytes for "
-        "pixels), and print it to stderr",
-        flag_values=values,
+        "draw an observation that fits the model's signature (normal numbers, bytes for pixels); print it to stderr",
     )
     parse(argv, values, __doc__)
     if (values.observation is None) == (not values.sample):

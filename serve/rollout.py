@@ -18,7 +18,7 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import config
-from ddpg_tf.cli import parse, run
+from ddpg_tf.cli import definers, parse, run
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import define_flags
 from serve.client import PolicyClient, PolicyError
@@ -30,17 +30,8 @@ if TYPE_CHECKING:
     import gymnasium
 
 # The settings that say what is driven, and how it is seen.
-_ENVIRONMENT = (
-    "env",
-    "env_kwargs",
-    "max_episode_steps",
-    "pixels",
-    "frame_size",
-    "frame_stack",
-    "action_repeat",
-    "frame_source",
-    "grayscale",
-)
+_SEEN = ("pixels", "frame_size", "frame_stack", "action_repeat", "frame_source", "grayscale")
+_ENVIRONMENT = ("env", "env_kwargs", "max_episode_steps", *_SEEN)
 
 
 def _require_same_environment(run_dir: Path, driven: config.Config):
@@ -82,23 +73,18 @@ def _parse(argv: Sequence[str]) -> flags.FlagValues:
     define_server_flags(values)
     define_flags(values, only=_ENVIRONMENT)
     values["env"].default = values["env"].value = None
-    flags.DEFINE_integer("episodes", 10, "how many episodes", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0, flag_values=values)
-    flags.DEFINE_string("video", None, "film the first episode into this file (mp4 or gif)", flag_values=values)
-    flags.DEFINE_string(
+    define = definers(values)
+    define.integer("episodes", 10, "how many episodes", lower_bound=1)
+    define.integer("seed", 10000, "episode i (from 0) is reset with this + i", lower_bound=0)
+    define.string("video", None, "film the first episode into this file (mp4 or gif)")
+    define.string(
         "compare_run_dir",
         None,
         "directory of the run that the policy was exported from: check each "
         f"action against its checkpoint's actor, to {TOLERANCE:g} of the action's half-range",
-        flag_values=values,
     )
-    flags.DEFINE_enum(
-        "checkpoint",
-        "best",
-        ["best", "latest"],
-        "weights to compare with: of the best evaluation, or the newest",
-        flag_values=values,
-    )
+    choices, weights = ["best", "latest"], "weights to compare with: of the best evaluation, or the newest"
+    define.enum("checkpoint", "best", choices, weights)
     files, typed = _split(argv[1:])
     training = define_flags(flags.FlagValues())  # by name
     parse([argv[0], f"--undefok={','.join(training)}", *files], values, __doc__)

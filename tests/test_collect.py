@@ -16,6 +16,7 @@ from ddpg_tf.envs.spaces import checked_spaces
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.replay.buffer import ReplayBuffer
+from tests import toy_envs
 from tests.toy_envs import HIGH, LOW
 
 MIDDLE = (LOW + HIGH) / 2
@@ -174,7 +175,12 @@ def test_an_environment_that_takes_no_seed():
 def test_what_is_unambiguous_is_accepted():
     run = Run(config("Odd", env_kwargs={"kind": "arrays of one"}), 4).close()
     assert run.reward.tolist() == [[1.0]] * 4 and run.terminated.dtype == bool
-    Run(config("Odd", env_kwargs={"kind": "double actions"}), 4).close()  # asserts that actions are in its space
+
+
+@pytest.mark.parametrize("kind", toy_envs.DTYPES)
+def test_actions_come_in_the_dtype_of_their_space(kind):
+    """The toy asserts it; an episode that raises is truncated."""
+    assert not Run(config("Odd", env_kwargs={"kind": kind}), 4).close().ended.any()
 
 
 # Transitions ----------------------------------------------------------------------------------------------------------

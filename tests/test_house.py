@@ -105,19 +105,3 @@ def test_clients_workers_films_and_help_do_without_tensorflow(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
-
-
-def test_a_wheel_would_hold_every_package_and_preset():
-    import tomllib
-
-    from setuptools import find_packages
-
-    settings = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
-    packages = find_packages(str(ROOT), include=settings["packages"]["find"]["include"])
-    wanted = {
-        ".".join(path.parent.relative_to(ROOT).parts)
-        for name in ("ddpg_tf", "serve")
-        for path in (ROOT / name).rglob("*.py")
-    }
-    assert set(packages) == wanted
-    assert settings["package-data"]["ddpg_tf"] == ["presets/*.flags"]

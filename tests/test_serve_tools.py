@@ -8,11 +8,14 @@ import signal
 import socket
 import subprocess
 import sys
+import warnings
 
 import gymnasium
 import numpy as np
 import pytest
 from conftest import TINY
+from serving import model as serving_model
+from serving import start
 
 from ddpg_tf import Config, cli, errors, train
 from ddpg_tf._tf import tf
@@ -24,6 +27,7 @@ from ddpg_tf.storage.policy import load_policy
 from serve import episodes, query, rollout
 from serve.client import PolicyClient
 from serve.local.__main__ import main as local_main
+from tests import toy_envs
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -444,6 +448,29 @@ def test_rollout_compares_dict_observations(nested, monkeypatch, capsys):
     status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=2", f"--compare_run_dir={path}")
     assert (status, err) == (0, "")
     assert comparison(out) == (pytest.approx(0, abs=1e-5), 9, 9)
+
+
+@pytest.mark.parametrize("kind", toy_envs.DTYPES)
+def test_actions_reach_the_environment_in_the_dtype_of_its_space(tmp_path, monkeypatch, capsys, kind):
+    """In training, evaluation and rollout, and what is compared is the policy's own, before any rounding.
+
+    The toy asserts it; an episode of training that raises is a warning.
+    """
+    path, odd = tmp_path / "run", {"kind": kind, "max_episode_steps": 9}
+    tiny = dict(env="tests.toy_envs:ToyOdd-v0", env_kwargs=odd, total_steps=60, warmup_steps=60, eval_every=0)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "nothing will be learnt")
+        warnings.filterwarnings("error", ".* raised AssertionError")
+        assert train(Config(**TINY | tiny, run_dir=str(path), normalize_observations=True)).last_return == 9
+    capsys.readouterr()
+    export(path, tmp_path / "policy", "latest")
+    url = start([serving_model("policy", tmp_path / "policy")])
+    flags = [f"--url={url}", "--model_name=policy", f"--flagfile={path / 'flags.txt'}", "--checkpoint=latest"]
+    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=1", f"--compare_run_dir={path}")
+    assert (status, err) == (0, "")
+    assert comparison(out) == (pytest.approx(0, abs=1e-5), 9, 9)
+    action = load_policy(path, "latest").agent.act(np.zeros([1, 2], np.float32))
+    assert (action.astype(np.float16) != action).all()  # rounding would show
 
 
 def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, capsys):

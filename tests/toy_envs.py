@@ -371,14 +371,18 @@ class Picky(Toy):
         raise {"ValueError": ValueError, "AssertionError": AssertionError, "OSError": OSError}[error]("size too small")
 
 
+DTYPES = {"double actions": np.float64, "half actions": np.float16}
+
+
 class Odd(Toy):
     """Does one thing otherwise than Gymnasium's API says."""
 
     def __init__(self, kind, render_mode=None):
         super().__init__(render_mode)
         self.kind = kind
-        if kind == "double actions":
-            self.action_space = Box(LOW.astype(np.float64), HIGH.astype(np.float64), dtype=np.float64)
+        if kind in DTYPES:
+            dtype = DTYPES[kind]
+            self.action_space = Box(LOW.astype(dtype), HIGH.astype(dtype), dtype=dtype)
 
     def reset(self, *, seed=None, options=None):
         if self.kind == "no simulator":
@@ -389,8 +393,8 @@ class Odd(Toy):
     def step(self, action):
         if self.kind == "raises" and self.t == 2:
             raise ArithmeticError("unstable")
-        if self.kind == "double actions":
-            assert self.action_space.contains(action), action.dtype
+        if self.kind in DTYPES:  # a float64 Box contains a float32 too
+            assert self.action_space.contains(action) and action.dtype == self.action_space.dtype, action
         observation, reward, terminated, truncated, info = super().step(action)
         if self.kind == "old step":
             return observation, reward, terminated, info

@@ -83,28 +83,16 @@ def probes(policy: Policy) -> dict[str, np.ndarray]:
             [tf.io.encode_png(frame).numpy() for frame in np.split(image, policy.config.frame_stack, axis=2)]
             for image in images
         ]
-        return {
-            "input/observation": images,
-            "pngs": np.array(pngs, np.object_),
-            "given_action": given,
-            "action": agent.act(images),
-            "q": agent.critic([images, given], training=False).numpy(),
-        }
-    flat = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
-    if agent.normalizer:
-        flat = flat * agent.normalizer.std.numpy() + agent.normalizer.mean.numpy()
-    ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
-    parts = np.split(flat, ends, axis=1)
-    leaves = {
-        f"input/{name}": part.reshape(7, *shape)
-        for part, (name, shape) in zip(parts, spaces.leaves.items(), strict=True)
-    }
-    return {
-        **leaves,
-        "given_action": given,
-        "action": agent.act(flat),
-        "q": agent.critic([flat, given], training=False).numpy(),
-    }
+        observations, asked = images, {"input/observation": images, "pngs": np.array(pngs, np.object_)}
+    else:
+        observations = rng.normal(size=(7, spaces.observation_size)).astype(np.float32)
+        if agent.normalizer:
+            observations = observations * agent.normalizer.std.numpy() + agent.normalizer.mean.numpy()
+        ends = np.cumsum([int(np.prod(shape)) for shape in spaces.leaves.values()])[:-1]
+        parts = zip(np.split(observations, ends, axis=1), spaces.leaves.items(), strict=True)
+        asked = {f"input/{name}": part.reshape(7, *shape) for part, (name, shape) in parts}
+    q = agent.critic([observations, given], training=False).numpy()
+    return asked | {"given_action": given, "action": agent.act(observations), "q": q}
 
 
 def _verify(verifier: str, path: Path, asked: dict[str, np.ndarray]):

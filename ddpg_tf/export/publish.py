@@ -48,8 +48,7 @@ class Publisher:
 
     def finish(self):
         """Returns when everything submitted is published or has failed with a warning."""
-        thread = self._thread
-        if thread:
+        if thread := self._thread:
             thread.join()
 
     def _work(self):
@@ -59,14 +58,8 @@ class Publisher:
                 if snapshot is None:
                     self._thread = None
                     return
-            done = child.run(
-                "ddpg_tf.export.publish",
-                self._run,
-                snapshot,
-                self._config.export_dir,
-                self._config.keep_versions,
-                CUDA_VISIBLE_DEVICES="-1",
-            )
+            given = (self._run, snapshot, self._config.export_dir, self._config.keep_versions)
+            done = child.run("ddpg_tf.export.publish", *given, CUDA_VISIBLE_DEVICES="-1")
             if done.returncode:
                 said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
                 warnings.warn(f"policy not published: {said.removeprefix('error: ')}", stacklevel=2)

@@ -113,14 +113,8 @@ class DDPG:
           TypeError: K is not config.updates_per_block, or an array is not float32 (images: uint8).
         """
         image = np.uint8 if self.image else np.float32
-        metrics = self.learn(
-            Batch(
-                *(
-                    _typed(array, image if "observation" in name else np.float32)
-                    for name, array in batch._asdict().items()
-                )
-            )
-        )
+        kinds = (image if "observation" in name else np.float32 for name in Batch._fields)
+        metrics = self.learn(Batch(*map(_typed, batch, kinds)))
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     def _update_block(self, batch: Batch):
@@ -177,13 +171,8 @@ class DDPG:
                 for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)
             ]
         self.critic_optimizer.apply(gradients, variables)
-        return features, [
-            loss,
-            tf.reduce_mean(q),
-            tf.reduce_mean(target),
-            tf.reduce_mean(tf.abs(error)),
-            _norm(gradients),
-        ]
+        means = [tf.reduce_mean(values) for values in (q, target, tf.abs(error))]
+        return features, [loss, *means, _norm(gradients)]
 
     def _smoothed(self, action):
         """Target policy smoothing (Fujimoto et al. 2018, section 5.3); update i's noise is a function of (seed, i)."""
@@ -248,11 +237,7 @@ class DDPG:
         self._assign(state)
         if self.normalizer:
             self.normalizer.load_host_state(
-                {
-                    name.removeprefix("normalizer/"): array
-                    for name, array in state.items()
-                    if name.startswith("normalizer/")
-                }
+                {name: state[f"normalizer/{name}"] for name in self.normalizer.host_state()}
             )
 
     def policy_state(self) -> dict[str, np.ndarray]:

@@ -18,18 +18,8 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import flags_file, read_flags
 from ddpg_tf.storage import checkpoint
 
-_OF_A_RUN = (
-    "flags.txt",
-    "versions.json",
-    "*.csv",
-    "learning_curve.png",
-    "observation.png",
-    "checkpoints",
-    "replay",
-    "videos",
-    "events.out.tfevents.*",
-    ".*",
-)
+_FILES = ("flags.txt", "versions.json", "*.csv", "events.out.tfevents.*", "learning_curve.png", "observation.png", ".*")
+_OF_A_RUN = (*_FILES, "checkpoints", "replay", "videos")
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
 
 
@@ -70,14 +60,14 @@ def create(path: Path, run_config: Config):
 
 
 def write_flags(path: Path, run_config: Config):
-    files.write_atomically(path / "flags.txt", lambda file: file.write(run_config.to_flags().encode()))
+    files.write_text(path / "flags.txt", run_config.to_flags())
 
 
 def write_versions(path: Path, device: str):
     """versions.json, with the run's random name and what it runs on; one that is there stays."""
     if not (path / "versions.json").exists():
         text = json.dumps({"run": uuid.uuid4().hex, "device": device, **package_versions()}, indent=1)
-        files.write_atomically(path / "versions.json", lambda file: file.write(text.encode()))
+        files.write_text(path / "versions.json", text)
 
 
 def read_config(path: Path) -> Config:

@@ -84,15 +84,8 @@ async def _serve(
     models.configure(configs)
     api = Api(models, metrics_path, values.rest_api_enable_cors_support)
     config_seconds = values.model_config_file_poll_wait_seconds if values.model_config_file else 0
-    await serve(
-        api,
-        models,
-        sock,
-        _log,
-        values.file_system_poll_wait_seconds,
-        lambda: models.configure(models_of(values)),
-        config_seconds,
-    )
+    poll_seconds, configure = values.file_system_poll_wait_seconds, lambda: models.configure(models_of(values))
+    await serve(api, models, sock, _log, poll_seconds, configure, config_seconds)
     sys.stdout.flush()
     os._exit(0)  # a thread that still loads or computes has nothing to save, and would hold up the end
 

@@ -9,6 +9,7 @@ from functools import partial
 
 from absl import flags
 
+from ddpg_tf.cli import definers
 from ddpg_tf.errors import UsageError
 from serve.local.config import Batching, Loading, ModelConfig, read_batching, read_models, valid_name
 
@@ -42,21 +43,14 @@ _SWITCHES_WITHOUT_EFFECT = {
 def define() -> flags.FlagValues:
     """All flags, unparsed."""
     values = flags.FlagValues()
-    text, whole, switch = (
-        partial(kind, flag_values=values) for kind in (flags.DEFINE_string, flags.DEFINE_integer, flags.DEFINE_bool)
-    )
+    define = definers(values)
+    text, whole, switch = define.string, define.integer, define.boolean
     natural = partial(whole, lower_bound=0)
     text("model_name", "default", "name of the model in URLs")
     text("model_base_path", None, "directory of the version directories (1, 2, ...)")
-    text(
-        "model_config_file",
-        None,
-        "in place of these two: models, version policies, labels; a ModelServerConfig in text",
-    )
+    text("model_config_file", None, "in place of these: models, version policies, labels; a ModelServerConfig in text")
     natural("model_config_file_poll_wait_seconds", 0, "seconds between looks whether it has changed; 0 reads it once")
-    switch(
-        "allow_version_labels_for_unavailable_models", False, "take new labels of versions that are not loaded (yet)"
-    )
+    switch("allow_version_labels_for_unavailable_models", False, "take new labels of versions that are not loaded yet")
     natural("file_system_poll_wait_seconds", 1, "seconds between looks for new versions; 0 looks only once")
     text("host", "127.0.0.1", "address to listen on; 0.0.0.0 for all")
     natural("rest_api_port", 8501, "port to listen on; 0 takes a free one (there it turns REST off)", upper_bound=65535)
