@@ -305,6 +305,10 @@ CHANGED = dict(
     saturation_penalty="1",
     noise_decay_steps="9",
     noise_final_sigma="0.3",
+    random_share="0.1",
+    hindsight="future",
+    hindsight_share="0.5",
+    collectors="1",
 )
 
 

@@ -289,7 +289,9 @@ class TestLivePublishing:
             loop.Evaluator,
             "run",
             lambda self, policy, stopped: [
-                Episode(left.pop(0), 1, np.zeros([1, 1], np.float32), np.zeros(1), np.zeros(3, np.float32), False)
+                Episode(
+                    left.pop(0), 1, np.zeros([1, 1], np.float32), np.zeros(1), np.zeros(3, np.float32), False, np.nan
+                )
             ],
         )
 
