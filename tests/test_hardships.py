@@ -16,10 +16,7 @@ from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from tests import toy_envs
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore:.*has no time limit", "ignore:.*raised FloatingPointError"),
-    pytest.mark.usefixtures("uncompiled"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore:.*has no time limit", "ignore:.*raised FloatingPointError")
 
 
 @pytest.fixture
