@@ -6,6 +6,7 @@ os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
 import csv
+import functools
 import subprocess
 import sys
 import warnings
@@ -21,7 +22,7 @@ TINY = dict(
     total_steps=1200,
     warmup_steps=200,
     update_every=20,
-    hidden_units=(8, 8),
+    hidden_units=(8,),
     batch_size=16,
     replay_capacity=300,
     eval_every=250,
@@ -31,12 +32,29 @@ TINY = dict(
 )
 
 
+# Files of minutes, to start with: at the end, one of them would leave the other processes idle.
+LONG = ("test_resume", "test_command_line", "test_live", "test_pixels", "test_suite", "test_hardships", "test_path")
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: LONG.index(item.path.stem) if item.path.stem in LONG else len(LONG))
+
+
 @pytest.fixture
 def tiny():
     """`tiny(run_dir, **changes)` is the Config of a run of a few seconds."""
     from ddpg_tf import Config
 
     return lambda run_dir, **changes: Config(**{**TINY, **changes, "run_dir": str(run_dir)})
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """Trainings without XLA, for tests of what is around the update: compiling is half of a tiny training."""
+    from ddpg_tf.learner.agent import DDPG
+    from ddpg_tf.training import loop
+
+    monkeypatch.setattr(loop, "DDPG", functools.partial(DDPG, jit_compile=False))
 
 
 @pytest.fixture(scope="session")

@@ -16,7 +16,10 @@ from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from tests import toy_envs
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*has no time limit", "ignore:.*raised FloatingPointError")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*has no time limit", "ignore:.*raised FloatingPointError"),
+    pytest.mark.usefixtures("uncompiled"),
+]
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""Live deployment: training publishes, a server takes it up, a client asks without pause; nobody sees an error."""
+"""Live deployment: training publishes, a server takes it up, a client asks all the time; nobody sees an error."""
 
 import contextlib
 import re
@@ -26,7 +26,7 @@ FLAGS = {
     "env_kwargs": '{"max_episode_steps": 200}',
     "total_steps": 1_000_000,
     "warmup_steps": 500,
-    "hidden_units": "32,32",
+    "hidden_units": "32",
     "batch_size": 64,
     "replay_capacity": 10_000,
     "eval_every": 750,
@@ -50,7 +50,7 @@ def process(*argv):
 
 
 class Asking:
-    """A thread that asks for actions without pause or second attempt, and for the version once in a while.
+    """A thread that asks for actions all the time, without a second attempt, and for the version once in a while.
 
     Attributes:
       versions: in the order seen, each once for as long as it stayed.
@@ -75,6 +75,7 @@ class Asking:
                             self.versions.append(version)
                     action = client.act(rng.normal(size=3))
                     self.answers += 1
+                    time.sleep(0.005)  # the processors are training's
                     if not (action.shape == (1,) and abs(action[0]) <= 2):
                         self.wrong.append(action)
         except PolicyError as error:

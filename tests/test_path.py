@@ -47,7 +47,14 @@ def served(tmp_path):
 
 def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     run, model = tmp_path / "run", tmp_path / "reacher"
-    flags = {**TINY, "env": "Reacher-v5", "hidden_units": "8,8", "total_steps": 600, "normalize_observations": "true"}
+    flags = {
+        **TINY,
+        "env": "Reacher-v5",
+        "hidden_units": "8",
+        "total_steps": 600,
+        "eval_every": 300,
+        "normalize_observations": "true",
+    }
     done = command(
         "train.py",
         "--preset=none",
@@ -58,7 +65,7 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     assert done.returncode == 0, done.stderr
     assert "600 steps" in done.stdout
     told = done.stderr.splitlines()  # not on a terminal: a line for each evaluation and checkpoint, and no bar
-    assert "step 250: evaluation" in done.stderr and all(line.startswith("step ") for line in told)
+    assert "step 300: evaluation" in done.stderr and all(line.startswith("step ") for line in told)
     best = load_policy(run, "best")
     card = json.loads((max(model.iterdir()) / "assets.extra" / "policy.json").read_text())
     assert card["step"] == best.step and card["score"] == best.score  # live publishing kept up
