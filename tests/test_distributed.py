@@ -158,7 +158,7 @@ def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
     placed.send_signal(signal.SIGTERM)
     while placed.poll() is None:
         time.sleep(0.05)
-    assert placed.returncode == 143 and reached > 0
+    assert placed.returncode in (143, -signal.SIGTERM) and reached > 0  # the latter: told while it was starting
     assert checkpoint.newest_step(run.path / "checkpoints") >= reached
 
 
