@@ -29,11 +29,9 @@ from ddpg_tf.files import read_rows
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLLECTORS = (1, 2, 4, 8, 16)
+SLEEPING = "benchmarks.sleeping:Sleeping-v0"
 _SMALL = dict(hidden_units=(32, 32), batch_size=64, warmup_steps=0, preset="none")
 _COLUMNS = ("part", "case", "measure", "value", "load")
-
-
-SLEEPING = "benchmarks.sleeping:Sleeping-v0"
 Row = tuple[str, str, float | str]  # case, measure, value
 
 

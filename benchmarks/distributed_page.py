@@ -3,7 +3,7 @@
 import re
 
 from benchmarks.processes import ROOT
-from ddpg_tf.files import read_rows, write_text
+from ddpg_tf.files import read_rows, write_atomically, write_text
 
 RESULTS = ROOT / "benchmarks" / "results"
 _HEADINGS = {
@@ -71,21 +71,14 @@ def _number(text: str) -> str:
 
 
 def _draw(rows: list[dict[str, str]]):
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    speeds = {
-        int(re.search(r"\d+", row["case"])[0]): float(row["value"]) for row in rows if row["measure"] == "steps/s"
-    }
-    speeds.pop(0, None)
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    speeds, figure = _speeds(rows), Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     axes.plot(list(speeds), [k * speeds[1] for k in speeds], "--", color="grey", label="K times that of K = 1")
     axes.plot(list(speeds), list(speeds.values()), "o-", label="measured")
     axes.set(xlabel="collectors K", ylabel="steps per second", xscale="log", yscale="log", xticks=list(speeds))
     axes.set_xticklabels([str(k) for k in speeds])
     axes.minorticks_off()
     axes.legend()
-    figure.savefig(RESULTS / "distributed.png", dpi=100)
-    pyplot.close(figure)
+    write_atomically(RESULTS / "distributed.png", lambda file: figure.savefig(file, format="png", dpi=100))

@@ -8,8 +8,8 @@ that are searched: learning rates, batch_size, n_step, noise_sigma, normalizatio
 """
 
 import csv
+import io
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -25,6 +25,7 @@ from ddpg_tf.config import Config
 from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.files import write_atomically, write_text
 from ddpg_tf.flags import define_flags, parse_command_line
 from ddpg_tf.settings import as_flag
 
@@ -146,23 +147,22 @@ def _trial(tune: Any, arguments: list[str], out: Path) -> type:
 
 def _report(found: list[dict[str, Any]], out: Path):
     """The table, the picture of all learning curves, and the winner's flags."""
-    import matplotlib
+    from matplotlib.figure import Figure
 
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
-    with open(out / "trials.csv", "w", newline="") as file:
-        writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(found)
-    shutil.copy(out / found[0]["trial"] / "flags.txt", out / "winner.flags")
-    figure, axes = pyplot.subplots(figsize=(6, 4), layout="constrained")
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found)
+    write_text(out / "trials.csv", text.getvalue())
+    write_text(out / "winner.flags", (out / found[0]["trial"] / "flags.txt").read_text())
+    figure = Figure(figsize=(6, 4), layout="constrained")
+    axes = figure.subplots()
     for row in reversed(found):  # the winner on top
         scores = read_evaluations(out / row["trial"] / "evaluations.csv")
         style = dict(color="C0", linewidth=2) if row is found[0] else dict(color="lightgrey")
         axes.plot(list(scores), [np.mean(returns) for returns in scores.values()], **style)
     axes.set(xlabel="steps", ylabel="return of an evaluation", title=f"{len(found)} trials, the best in blue")
-    figure.savefig(out / "trials.png", dpi=100)
+    write_atomically(out / "trials.png", lambda file: figure.savefig(file, format="png", dpi=100))
     for row in found[:5]:
         told = ", ".join(f"{name}={as_flag(value)}" for name, value in row.items() if name not in ("trial", "return"))
         print(f"{row['return']:10.1f}  {row['trial']}  {told}")

@@ -159,8 +159,8 @@ class Logger:
         if not sys.stderr.isatty():
             print(line, file=sys.stderr, flush=True)
 
-    def _show(self, **figures: float | str):
-        self._shown |= {name: value if isinstance(value, str) else f"{value:.1f}" for name, value in figures.items()}
+    def _show(self, **figures: str):
+        self._shown |= figures
         self._bar.set_postfix(self._shown, refresh=False)
 
     def state(self) -> dict[str, Any]:

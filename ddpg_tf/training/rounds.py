@@ -1,6 +1,7 @@
 """The core of training where others collect: take a round, begin the next one, learn meanwhile."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import Config
@@ -40,8 +41,8 @@ class Rounds(Core):
         return found
 
 
-def make_collector(config: Config, spaces: Spaces) -> tuple[Collector, type[Core]]:
-    """(what collects for a run of `config`, the core that takes from it)."""
+def make_collector(config: Config, spaces: Spaces) -> tuple[Any, type[Core]]:
+    """(what collects for a run of `config`, a Collector or a Fleet, and the core that takes from it)."""
     if not config.collectors:
         return Collector(config, spaces), Core
     from ddpg_tf.collect.remote import Fleet
