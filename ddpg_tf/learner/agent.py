@@ -180,7 +180,8 @@ class DDPG:
         if not sigma:
             return action
         seed = tf.stack([self.config.seed, tf.cast(self.critic_optimizer.iterations, tf.int32)])
-        noise = tf.clip_by_value(sigma * tf.random.stateless_normal(tf.shape(action), seed), -clip, clip)
+        noise = tf.random.stateless_normal(tf.shape(action), seed, alg="philox")  # left to choose, it takes four times
+        noise = tf.clip_by_value(sigma * noise, -clip, clip)
         return tf.clip_by_value(action + (self.high / 2 - self.low / 2) * noise, self.low, self.high)
 
     def _update_actor(self, features):

@@ -12,7 +12,7 @@ import numpy as np
 from ddpg_tf._tf import keras
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.learner.layers import FromBounds, Normalizer, NotOfNonsense, ToBounds, ToUnit
+from ddpg_tf.learner.layers import FromBounds, LayerNormalization, Normalizer, NotOfNonsense, ToBounds, ToUnit
 from ddpg_tf.learner.vision import convolutions, require_fits
 
 Shape = int | tuple[int, ...]
@@ -118,7 +118,7 @@ def _trunk(config: Config, x, init: "Initialisation", image: bool, action=None):
         x = convolutions(config, x, init, lambda x, name: _normalized(config, x, name))
     if image and config.bottleneck:
         x = init.dense(config.bottleneck, x.shape[-1], "bottleneck")(x)
-        x = keras.ops.tanh(keras.layers.LayerNormalization(name="bottleneck_norm")(x))
+        x = keras.ops.tanh(LayerNormalization(name="bottleneck_norm")(x))
     for i, units in enumerate(config.hidden_units):
         if action is not None and i == config.action_layer:
             x = keras.layers.Concatenate()([x, action])
@@ -132,7 +132,7 @@ def _trunk(config: Config, x, init: "Initialisation", image: bool, action=None):
 def _normalized(config: Config, x, name: str):
     if config.normalization == "batch":
         return keras.layers.BatchNormalization(momentum=config.batch_norm_momentum, name=name)(x)
-    return keras.layers.LayerNormalization(name=name)(x) if config.normalization == "layer" else x
+    return LayerNormalization(name=name)(x) if config.normalization == "layer" else x
 
 
 class Initialisation:
