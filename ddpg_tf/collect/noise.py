@@ -9,11 +9,11 @@ import zlib
 
 import numpy as np
 
-from ddpg_tf._tf import tf
+from ddpg_tf._tf import tf, tfp
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")  # tf-keras, which tensorflow-probability loads, uses retired names
-    import tensorflow_probability as tfp
+    distributions = tfp.distributions
 
 _BLOCK = 1024  # rows drawn at a time: an eager draw costs 1.4 ms, a row of a block microseconds
 
@@ -27,7 +27,7 @@ class Stream:
       name: what the stream is for; streams of different names are independent.
     """
 
-    def __init__(self, distribution: "tfp.distributions.Distribution", seed: int, name: str):
+    def __init__(self, distribution: distributions.Distribution, seed: int, name: str):
         self._key = tf.constant([seed, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
         self._distribution = distribution
         self._at, self._block = -1, np.empty(0)
@@ -52,7 +52,7 @@ class WarmupActions:
 
     def __init__(self, low: np.ndarray, high: np.ndarray, num_envs: int, seed: int, place: range | None = None):
         self._low, self._high, self._rows = low, high, _rows(place or range(num_envs))
-        unit = tfp.distributions.Uniform(tf.zeros([num_envs, len(low)]), tf.ones([num_envs, len(low)]))
+        unit = distributions.Uniform(tf.zeros([num_envs, len(low)]), tf.ones([num_envs, len(low)]))
         self._unit = Stream(unit, seed, "warmup")
 
     def __call__(self, t: int) -> np.ndarray:
@@ -72,7 +72,7 @@ class RandomShare:
 
     def __init__(self, share: float, num_envs: int, seed: int, place: range | None = None):
         self._share, self._rows = share, _rows(place or range(num_envs))
-        unit = tfp.distributions.Uniform(tf.zeros([num_envs, 1]), tf.ones([num_envs, 1]))
+        unit = distributions.Uniform(tf.zeros([num_envs, 1]), tf.ones([num_envs, 1]))
         self._unit = Stream(unit, seed, "random_share")
 
     def __call__(self, t: int) -> np.ndarray:
@@ -113,7 +113,7 @@ class ActionNoise:
         self._rows = _rows(place)
         self._sigma, self._final_sigma, self._decay = sigma, final_sigma, decay
         shape = [num_envs, action_size]
-        self._innovations = Stream(tfp.distributions.Normal(tf.zeros(shape), tf.ones(shape)), seed, "noise")
+        self._innovations = Stream(distributions.Normal(tf.zeros(shape), tf.ones(shape)), seed, "noise")
         self.x = np.zeros([len(place), action_size], np.float32)  # the "ou" process; its only state
 
     def __call__(self, t: int) -> np.ndarray:

@@ -127,6 +127,7 @@ class DDPG:
             total += self._update_round(batch, k * every)
         return total / rounds
 
+    @tf.autograph.experimental.do_not_convert  # nothing below depends on a tensor: tracing takes half the time
     def _update_round(self, batch: Batch, first):
         """Critic, `actor_every` times; then actor through the updated critic, then both targets."""
         total = tf.zeros([len(CRITIC_METRICS)])
