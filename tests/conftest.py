@@ -33,7 +33,10 @@ TINY = dict(
 
 
 # Files of minutes, to start with: at the end, one of them would leave the other processes idle.
-LONG = ("test_resume", "test_command_line", "test_live", "test_pixels", "test_suite", "test_hardships", "test_path")
+LONG = (
+    *("test_distributed", "test_resume", "test_command_line", "test_live", "test_pixels", "test_suite"),
+    *("test_hardships", "test_path", "test_serve_tools", "test_export", "test_docs", "test_formats", "test_wheel"),
+)
 
 
 def pytest_collection_modifyitems(items):

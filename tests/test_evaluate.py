@@ -42,7 +42,7 @@ def test_episodes_do_not_depend_on_how_many_run_together():
     assert len(many) == 12
 
 
-def test_evaluation_leaves_training_untouched(tmp_path, tiny):
+def test_evaluation_leaves_training_untouched(uncompiled, tmp_path, tiny):
     """Noise, normaliser, environments and replay of a run are the same however often it is evaluated."""
     train(tiny(tmp_path / "often", eval_every=100, normalize_observations=True, total_steps=400))
     train(tiny(tmp_path / "never", eval_every=0, normalize_observations=True, total_steps=400))
@@ -84,7 +84,7 @@ def test_a_run_directory_holds_what_a_user_looks_for(trained):
 
 
 @pytest.mark.parametrize("num_envs", [1, 4])
-def test_updates_follow_environment_steps_whatever_the_number_of_environments(tmp_path, tiny, num_envs):
+def test_updates_follow_environment_steps_whatever_the_number_of_environments(uncompiled, tmp_path, tiny, num_envs):
     config = tiny(
         tmp_path / "run", num_envs=num_envs, update_every=4, updates_per_step=0.5, total_steps=400, eval_every=0
     )

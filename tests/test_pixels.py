@@ -187,7 +187,7 @@ def test_an_environment_that_reuses_its_picture_does_not_change_old_frames():
     assert [shown(after, k)[0] for k in range(3)] == [0, 0, 1]
 
 
-def test_flags_for_images_warn_where_there_are_none(tmp_path, tiny):
+def test_flags_for_images_warn_where_there_are_none(uncompiled, tmp_path, tiny):
     with pytest.warns(UserWarning, match=r"--action_repeat, --grayscale: no effect, for Pendulum-v1 is not seen in im"):
         train(tiny(tmp_path / "run", action_repeat=2, grayscale=True, total_steps=300))
 
@@ -252,7 +252,10 @@ def has_gl():
     )
 
 
-@pytest.mark.skipif(not has_gl(), reason="no software OpenGL (libegl1, libgl1-mesa-dri)")
+needs_gl = pytest.mark.skipif(not has_gl(), reason="no software OpenGL (libegl1, libgl1-mesa-dri)")
+
+
+@needs_gl
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "dm_control/cartpole-balance-v0"])
 def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
     """Mesa and TensorFlow in one process end in a segmentation fault; this process has TensorFlow.
@@ -275,7 +278,7 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
         env.close()
 
 
-@pytest.mark.skipif(not has_gl(), reason="no software OpenGL (libegl1, libgl1-mesa-dri)")
+@needs_gl
 def test_the_camera_follows_a_robot_that_walks_away():
     code = """
 import numpy as np

@@ -63,6 +63,9 @@ def wait_for_step(process, path, step):
         time.sleep(0.005)
 
 
+ENDLESS = dict(total_steps=1_000_000, warmup_steps=1_000_000)  # and without an update, which would be compiled
+
+
 class Crash(Exception):
     pass
 
@@ -268,7 +271,9 @@ def test_extending_a_run_equals_having_trained_longer(uncompiled, tmp_path, tiny
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number, status):
     path = tmp_path / "run"
-    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", total_steps=100_000, replay_capacity=300).to_flags())
+    # What goes on is compared with `whole`; what does not need not learn, nor compile.
+    changes = dict(total_steps=100_000) if number == signal.SIGTERM else ENDLESS
+    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", **changes).to_flags())
     process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
     wait_for_step(process, path, 100)
     process.send_signal(number)
@@ -286,7 +291,7 @@ def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number,
 def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path, tiny):
     """As `timeout`, schedulers and, here, a terminal that closes send it."""
     path = tmp_path / "run"
-    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", total_steps=100_000).to_flags())
+    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", **ENDLESS).to_flags())
     process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
     wait_for_step(process, path, 100)
     os.killpg(process.pid, signal.SIGHUP)
@@ -298,7 +303,7 @@ def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path, tiny):
 
 def test_workers_of_a_killed_training_end_without_a_traceback(tmp_path, tiny):
     path = tmp_path / "run"
-    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", num_envs=2, total_steps=100_000).to_flags())
+    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", num_envs=2, **ENDLESS).to_flags())
     process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
     wait_for_step(process, path, 100)
     process.kill()
