@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from ddpg_tf.collect import rounds
-from ddpg_tf.collect.cluster import join
+from ddpg_tf.collect.cluster import ONE_CPU, join
+from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import Config
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
@@ -35,8 +36,6 @@ class Process:
     """
 
     def __init__(self, config: Config, spaces: Spaces, place: range, make_policy: Callable, stack: int):
-        # One thread, on the CPU: the same numbers wherever it runs, and no more than the share it asked for.
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         self._config, self._spaces, self._place, self._stack = config, spaces, place, stack
         self._make_policy, self._ended = make_policy, time.monotonic()
 
@@ -52,8 +51,6 @@ class Process:
         Returns:
           (the state that it is in, bool [n] where that is not `state` but a new episode, warnings).
         """
-        from ddpg_tf.collect.collector import Collector  # imports TensorFlow
-
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             self._policy = self._make_policy(self._config, self._spaces)
@@ -110,12 +107,17 @@ class Fleet:
     def __init__(self, config: Config, spaces: Spaces, make_policy: Callable, stack: int = 1):
         count = config.collectors
         self._ray, self._leave = join(config.ray_address, math.ceil(count * config.collector_cpus), config.env)
-        actor = self._ray.remote(Process).options(num_cpus=config.collector_cpus, scheduling_strategy="SPREAD")
+        actor = self._ray.remote(Process).options(
+            num_cpus=config.collector_cpus,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": ONE_CPU},  # the same numbers wherever it runs
+        )
         self._make = lambda place: actor.remote(config, spaces, place, make_policy, stack)
         self._config, self._stack, self._steps = config, stack, config.update_every // config.num_envs
         n = config.num_envs // count
         self._members = [_Member(k, range(k * n, (k + 1) * n)) for k in range(count)]
         self._weights: Weights | None = None
+        self._told = -math.inf  # when it was last told who has no place
         self.problem = ""
 
     def round(self, first: int, weights: Weights, stopped: Callable[[], object] = lambda: False) -> rounds.Round | None:
