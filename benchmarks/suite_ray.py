@@ -62,7 +62,8 @@ class Placed:
             try:
                 self.returncode, self._began = self._ray.get(self._asked), True
                 self._asked = self._trainer.status.remote()
-            except self._ray.exceptions.RayActorError:  # the run is resumed from its checkpoint
+            except self._ray.exceptions.RayError:  # the run is resumed from its checkpoint
+                self._ray.kill(self._trainer)  # it may be out of reach only
                 self._losses += 1
                 if self._losses < _MOST_LOSSES:
                     self._begin()

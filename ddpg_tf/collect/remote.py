@@ -3,9 +3,12 @@
 Imports Ray only when a fleet is made.
 """
 
+import contextlib
 import math
 import os
 import re
+import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -23,6 +26,7 @@ from ddpg_tf.errors import UserError
 _LOOK = 1.0  # seconds between looks at signals and at who is missing
 _TELL_AFTER = 20.0  # seconds that a collector may wait for a place before it is told
 _MOST_DEATHS = 5  # of a collector in one round
+_MOST_TOLD = 300  # characters of what Ray says about a death: of one for want of memory it says 4,000
 Weights = Sequence[np.ndarray]
 
 
@@ -194,10 +198,11 @@ class Fleet:
         except errors.RayTaskError as error:
             if not isinstance(error.cause, UserError | OSError | MemoryError):
                 raise
-            raise UserError(f"{member.name}: {error.cause or type(error.cause).__name__}") from None
+            raise UserError(f"{member.name}: {str(error.cause) or type(error.cause).__name__}") from None
         except errors.RayError as error:
             detail = re.search(r"exit detail: (.*)", str(error))
-            why = f"{member.name} has died: {' '.join((detail[1] if detail else str(error)).split())}"
+            told = textwrap.shorten(detail[1] if detail else str(error), _MOST_TOLD, placeholder=" ...")
+            why = f"{member.name} has died: {told}"
             member.deaths += 1
             self._give_up(member)
             if member.deaths < _MOST_DEATHS:
@@ -218,20 +223,35 @@ class Fleet:
             for member in waiting
             if member.begun is not None and not self._ray.wait([member.placed], timeout=0)[0]
         ]
-        if max(without, default=0) < _TELL_AFTER:
+        config, longest, now = self._config, max(without, default=0.0), time.monotonic()
+        late = longest > config.collector_timeout
+        if not late and (longest < _TELL_AFTER or now < self._told + _TELL_AFTER):
             return
-        config = self._config
-        free, total = (
-            found.get("CPU", 0) for found in (self._ray.available_resources(), self._ray.cluster_resources())
-        )
+        self._told = now
         line = (
             f"{len(without)} of {config.collectors} collectors have not started: each takes {config.collector_cpus:g} "
-            f"CPU (--collector_cpus), of which the cluster has {total:g}, {free:g} of them free"
+            f"CPU (--collector_cpus), {self._cpus()}"
         )
-        if max(without) > config.collector_timeout:
+        if late:
             self.problem = f"{line}, after {config.collector_timeout:g} s"
         else:
             _warn([line])
+
+    def _cpus(self) -> str:
+        """What the cluster has of them. Asked in a thread, for nothing comes back while the head is out of reach."""
+        found = []
+
+        def ask():
+            with contextlib.suppress(Exception):
+                for resources in (self._ray.cluster_resources, self._ray.available_resources):
+                    found.append(resources().get("CPU", 0))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_LOOK)
+        if len(found) < 2:
+            return "and the cluster's head does not answer"
+        return f"of which the cluster has {found[0]:g}, {found[1]:g} of them free"
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything `load_state` needs: the collectors' as a local one's, and the weights of the round under way."""
