@@ -76,7 +76,7 @@ def _modules(env_id: str) -> list[str]:
     found = []
     for name in ("ddpg_tf", *env_id.rpartition(":")[0].split(".")[:1]):
         spec = importlib.util.find_spec(name) if name else None
-        if spec and spec.origin:
+        if spec:
             place = next(iter(spec.submodule_search_locations or [spec.origin]))
             if Path(sysconfig.get_path("purelib")) not in Path(place).parents:
                 found.append(place)
