@@ -191,7 +191,7 @@ def bytes_(directory: Path) -> Iterator[Row]:
     from ddpg_tf.collect.collector import Collector
     from ddpg_tf.envs import factory
     from ddpg_tf.flags import parse_command_line
-    from ddpg_tf.learner.acting import Acting
+    from ddpg_tf.learner.acting import Acting, actor_weights
 
     for env, every in (("Pendulum-v1", 50), ("HalfCheetah-v5", 50), ("CarRacing-v3", 10)):
         argv = ["", f"--env={env}", "--warmup_steps=0", f"--update_every={every}", "--total_steps=10000"]
@@ -202,11 +202,12 @@ def bytes_(directory: Path) -> Iterator[Row]:
         answers = [rounds.collect(collector, policy, first, every, stack) for first in range(0, 200, every)]
         collector.close()
         steps = len(answers) * every
+        case = f"{env}, rounds of {every} steps"
         sent = sum(len(pickle.dumps(answer, 5)) for answer in answers) / steps
-        yield f"{env}, rounds of {every} steps", "bytes/step, answers", sent
-        yield f"{env}, rounds of {every} steps", "bytes/step, weights", len(pickle.dumps(policy.weights(), 5)) / every
+        yield case, "bytes/step, answers", sent
+        yield case, "bytes/step, weights", len(pickle.dumps(actor_weights(policy), 5)) / every
         new = sum(a["successor"].nbytes + a["begun"].nbytes for a in answers) / steps
-        yield f"{env}, rounds of {every} steps", "answers over new observations", sent / new
+        yield case, "answers over new observations", sent / new
 
 
 PARTS: dict[str, Callable[[Path], Iterator[Row]]] = {

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks import suite_runs
 from benchmarks.processes import ROOT
 from benchmarks.suite_runs import SuiteRun
-from ddpg_tf.collect.cluster import join
+from ddpg_tf.collect.cluster import ONE_CPU, join
 
 _HELD_SECONDS = 60.0
 _MOST_LOSSES = 10  # of one run's place, until it counts as failed
@@ -26,12 +26,11 @@ class Trainer:
         deadline = time.monotonic() + _HELD_SECONDS
         while suite_runs.is_locked(Path(path)) and time.monotonic() < deadline:
             time.sleep(0.5)  # the run's last process still writes its checkpoint
-        threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         with open(log, "wb") as file:
             self._process = subprocess.Popen(
                 [sys.executable, *argv],
                 cwd=ROOT,
-                env=os.environ | threads,
+                env=os.environ | ONE_CPU,
                 stdin=subprocess.DEVNULL,
                 stdout=file,
                 stderr=file,
@@ -63,7 +62,8 @@ class Placed:
             try:
                 self.returncode, self._began = self._ray.get(self._asked), True
                 self._asked = self._trainer.status.remote()
-            except self._ray.exceptions.RayActorError:  # the run is resumed from its checkpoint
+            except self._ray.exceptions.RayError:  # the run is resumed from its checkpoint
+                self._ray.kill(self._trainer)  # it may be out of reach only
                 self._losses += 1
                 if self._losses < _MOST_LOSSES:
                     self._begin()

@@ -20,7 +20,7 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import cli
-from ddpg_tf.collect.cluster import join
+from ddpg_tf.collect.cluster import ONE_CPU, join
 from ddpg_tf.config import Config
 from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError, UserError
@@ -113,13 +113,12 @@ def _trial(tune: Any, arguments: list[str], out: Path) -> type:
         def setup(self, settings):
             self._path, self._seen = out / self.trial_id, 0
             spelt = [f"--{name}={as_flag(value)}" for name, value in settings.items()]
-            threads = {"TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
             self._log = open(f"{self._path}.log", "wb")  # noqa: SIM115 - as long as the process
             self._process = subprocess.Popen(
                 [sys.executable, str(train), *arguments, *spelt, f"--run_dir={self._path}"],
                 stdout=self._log,
                 stderr=self._log,
-                env=os.environ | threads | {"PYTHONPATH": os.pathsep.join(sees)},
+                env=os.environ | ONE_CPU | {"PYTHONPATH": os.pathsep.join(sees)},
             )
 
         def step(self):

@@ -147,8 +147,11 @@ def test_a_failing_environment_loses_its_episode_and_goes_on_with_the_next_seed(
 def test_after_ten_failures_in_a_row_the_collector_says_that_it_is_no_use():
     run = Run(config("Odd", env_kwargs={"kind": "raises"}), 29)
     assert not run.collector.problem
-    run.more(29, 1).close()
+    run.more(29, 1)
     assert re.search("ToyOdd-v0 raised .* and so ended 10 episodes in a row", run.collector.problem)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # it has been said
+        run.more(30, 3).close()
 
 
 def test_an_environment_whose_reset_fails_is_one_line():

@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -245,3 +246,72 @@ def test_settings_that_do_not_go_together(changes, says):
 
     with pytest.raises(UsageError, match=says):
         Config(**{"total_steps": 420, **changes})
+
+
+# The cluster's head, ports, memory ------------------------------------------------------------------------------------
+
+
+def test_a_head_out_of_reach_delays_new_collectors_only(ray, tiny, monkeypatch):
+    """Rounds go on; a collector that dies meanwhile is made anew afterwards. Each has one CPU from the start."""
+    from ddpg_tf.collect.remote import Fleet
+    from ddpg_tf.envs import factory
+    from ddpg_tf.learner.acting import Acting, actor_weights
+
+    monkeypatch.setattr("ddpg_tf.collect.remote._TELL_AFTER", 0.5)
+    config = tiny("", collectors=1)
+    spaces = factory.spaces_of(config)
+    weights, fleet = actor_weights(Acting(config, spaces)), Fleet(config, spaces, Acting)
+    try:
+        assert len(fleet.round(0, weights).steps) == 20
+        collector = int(re.search(r"process (\d+)", fleet._members[0].where)[1])
+        with open(f"/proc/{collector}/environ") as file:
+            assert {f"{name}={value}" for name, value in cluster.ONE_CPU.items()} <= set(file.read().split("\0"))
+        (head,) = (pid for pid, name in processes_below(os.getpid()).items() if name == "gcs_server")
+        os.kill(head, signal.SIGSTOP)
+        try:
+            assert len(fleet.round(20, weights).steps) == 20
+            os.kill(collector, signal.SIGKILL)
+            until = time.monotonic() + 4
+            died = pytest.warns(UserWarning, match=r"collector 0 .* has died: .{1,310} It is made anew")
+            with died, pytest.warns(UserWarning, match="1 of 1 collectors.*, and the cluster's head does not answer"):
+                assert fleet.round(40, weights, lambda: time.monotonic() > until) is None
+        finally:
+            os.kill(head, signal.SIGCONT)
+        assert len(fleet.round(40, weights).steps) == 20 and not fleet.problem
+    finally:
+        fleet.close()
+
+
+def test_ray_listens_on_this_machine_only(ray):
+    processes, sockets, hosts = processes_below(os.getpid()), set(), set()
+    for pid in (os.getpid(), *processes):
+        with contextlib.suppress(OSError):
+            sockets |= {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
+    for protocol in ("tcp", "tcp6"):
+        with open(f"/proc/net/{protocol}") as file:
+            for _, local, _, state, *_, inode in (line.split()[:10] for line in file.readlines()[1:]):
+                if state == "0A" and f"socket:[{inode}]" in sockets:  # it listens
+                    hosts.add(local.partition(":")[0])
+    assert {"gcs_server", "raylet"} <= set(processes.values())
+    assert hosts and hosts <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1
+
+
+def test_a_run_of_a_suite_whose_place_ran_out_of_memory_gets_another():
+    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
+    from benchmarks import suite_ray
+
+    def lost(_):
+        raise exceptions.OutOfMemoryError("the machine is full")
+
+    made, killed = [], []
+
+    def make():
+        made.append(SimpleNamespace(status=SimpleNamespace(remote=object)))
+        return made[-1]
+
+    ray = SimpleNamespace(wait=lambda asked, timeout: (asked, []), get=lost, kill=killed.append, exceptions=exceptions)
+    placed = suite_ray.Placed(ray, make)
+    assert placed.poll() is None and len(made) == 2 and killed == made[:1]
+    while placed.poll() is None:
+        pass
+    assert placed.returncode == 1 and len(made) == 10 and all(trainer in killed for trainer in made)

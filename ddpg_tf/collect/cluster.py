@@ -16,6 +16,8 @@ from typing import Any
 from ddpg_tf.errors import UsageError, UserError
 
 _OBJECT_STORE = 500_000_000  # bytes: some rounds and the actor's weights
+# The environment of a process that takes one CPU, and no more; TensorFlow reads it when it is imported.
+ONE_CPU = {"CUDA_VISIBLE_DEVICES": "-1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
 
 
 def join(address: str, cpus: int, env_id: str) -> tuple[Any, Callable[[], None]]:
@@ -34,7 +36,6 @@ def join(address: str, cpus: int, env_id: str) -> tuple[Any, Callable[[], None]]
     if not address and "ray" not in sys.modules:  # then Ray listens on 127.0.0.1 only, and asks callers for a token
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         os.environ.setdefault("RAY_AUTH_MODE", "token")
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # a warning; collectors hide GPUs themselves
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_worker_niceness", "0")  # where collectors share cores, they are not the last to get them
     try:
@@ -75,7 +76,7 @@ def _modules(env_id: str) -> list[str]:
     found = []
     for name in ("ddpg_tf", *env_id.rpartition(":")[0].split(".")[:1]):
         spec = importlib.util.find_spec(name) if name else None
-        if spec and spec.origin:
+        if spec:
             place = next(iter(spec.submodule_search_locations or [spec.origin]))
             if Path(sysconfig.get_path("purelib")) not in Path(place).parents:
                 found.append(place)

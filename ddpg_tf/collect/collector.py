@@ -109,9 +109,11 @@ class Collector:
         failed = info.get(f"_{FAILED}", np.zeros(self._n, bool))
         self._failures = np.where(ended, np.where(failed, self._failures + 1, 0), self._failures)
         for i in np.flatnonzero(failed):
+            if self.problem:
+                return  # the run ends when it looks; until then there is nothing new to tell
             told, count = info[FAILED][i], self._failures[i]
             warnings.warn(f"{told}: the episode ends there, {count} in a row", stacklevel=2)
-            if count >= _MOST_FAILURES and not self.problem:
+            if count >= _MOST_FAILURES:
                 self.problem = f"{told}, and so ended {count} episodes in a row"
 
     def _choose(self, t: int, policy: Act) -> np.ndarray:

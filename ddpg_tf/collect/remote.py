@@ -3,9 +3,12 @@
 Imports Ray only when a fleet is made.
 """
 
+import contextlib
 import math
 import os
 import re
+import textwrap
+import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
@@ -14,7 +17,8 @@ from typing import Any
 import numpy as np
 
 from ddpg_tf.collect import rounds
-from ddpg_tf.collect.cluster import join
+from ddpg_tf.collect.cluster import ONE_CPU, join
+from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import Config
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UserError
@@ -22,6 +26,7 @@ from ddpg_tf.errors import UserError
 _LOOK = 1.0  # seconds between looks at signals and at who is missing
 _TELL_AFTER = 20.0  # seconds that a collector may wait for a place before it is told
 _MOST_DEATHS = 5  # of a collector in one round
+_MOST_TOLD = 300  # characters of what Ray says about a death: of one for want of memory it says 4,000
 Weights = Sequence[np.ndarray]
 
 
@@ -35,8 +40,6 @@ class Process:
     """
 
     def __init__(self, config: Config, spaces: Spaces, place: range, make_policy: Callable, stack: int):
-        # One thread, on the CPU: the same numbers wherever it runs, and no more than the share it asked for.
-        os.environ |= {"CUDA_VISIBLE_DEVICES": "-1", "TF_NUM_INTRAOP_THREADS": "1", "TF_NUM_INTEROP_THREADS": "1"}
         self._config, self._spaces, self._place, self._stack = config, spaces, place, stack
         self._make_policy, self._ended = make_policy, time.monotonic()
 
@@ -52,8 +55,6 @@ class Process:
         Returns:
           (the state that it is in, bool [n] where that is not `state` but a new episode, warnings).
         """
-        from ddpg_tf.collect.collector import Collector  # imports TensorFlow
-
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             self._policy = self._make_policy(self._config, self._spaces)
@@ -110,12 +111,17 @@ class Fleet:
     def __init__(self, config: Config, spaces: Spaces, make_policy: Callable, stack: int = 1):
         count = config.collectors
         self._ray, self._leave = join(config.ray_address, math.ceil(count * config.collector_cpus), config.env)
-        actor = self._ray.remote(Process).options(num_cpus=config.collector_cpus, scheduling_strategy="SPREAD")
+        actor = self._ray.remote(Process).options(
+            num_cpus=config.collector_cpus,
+            scheduling_strategy="SPREAD",
+            runtime_env={"env_vars": ONE_CPU},  # the same numbers wherever it runs
+        )
         self._make = lambda place: actor.remote(config, spaces, place, make_policy, stack)
         self._config, self._stack, self._steps = config, stack, config.update_every // config.num_envs
         n = config.num_envs // count
         self._members = [_Member(k, range(k * n, (k + 1) * n)) for k in range(count)]
         self._weights: Weights | None = None
+        self._told = -math.inf  # when it was last told who has no place
         self.problem = ""
 
     def round(self, first: int, weights: Weights, stopped: Callable[[], object] = lambda: False) -> rounds.Round | None:
@@ -192,10 +198,11 @@ class Fleet:
         except errors.RayTaskError as error:
             if not isinstance(error.cause, UserError | OSError | MemoryError):
                 raise
-            raise UserError(f"{member.name}: {error.cause or type(error.cause).__name__}") from None
+            raise UserError(f"{member.name}: {str(error.cause) or type(error.cause).__name__}") from None
         except errors.RayError as error:
             detail = re.search(r"exit detail: (.*)", str(error))
-            why = f"{member.name} has died: {' '.join((detail[1] if detail else str(error)).split())}"
+            told = textwrap.shorten(detail[1] if detail else str(error), _MOST_TOLD, placeholder=" ...")
+            why = f"{member.name} has died: {told}"
             member.deaths += 1
             self._give_up(member)
             if member.deaths < _MOST_DEATHS:
@@ -216,20 +223,35 @@ class Fleet:
             for member in waiting
             if member.begun is not None and not self._ray.wait([member.placed], timeout=0)[0]
         ]
-        if max(without, default=0) < _TELL_AFTER:
+        config, longest, now = self._config, max(without, default=0.0), time.monotonic()
+        late = longest > config.collector_timeout
+        if not late and (longest < _TELL_AFTER or now < self._told + _TELL_AFTER):
             return
-        config = self._config
-        free, total = (
-            found.get("CPU", 0) for found in (self._ray.available_resources(), self._ray.cluster_resources())
-        )
+        self._told = now
         line = (
             f"{len(without)} of {config.collectors} collectors have not started: each takes {config.collector_cpus:g} "
-            f"CPU (--collector_cpus), of which the cluster has {total:g}, {free:g} of them free"
+            f"CPU (--collector_cpus), {self._cpus()}"
         )
-        if max(without) > config.collector_timeout:
+        if late:
             self.problem = f"{line}, after {config.collector_timeout:g} s"
         else:
             _warn([line])
+
+    def _cpus(self) -> str:
+        """What the cluster has of them. Asked in a thread, for nothing comes back while the head is out of reach."""
+        found = []
+
+        def ask():
+            with contextlib.suppress(Exception):
+                for resources in (self._ray.cluster_resources, self._ray.available_resources):
+                    found.append(resources().get("CPU", 0))
+
+        asking = threading.Thread(target=ask, daemon=True)
+        asking.start()
+        asking.join(_LOOK)
+        if len(found) < 2:
+            return "and the cluster's head does not answer"
+        return f"of which the cluster has {found[0]:g}, {found[1]:g} of them free"
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything `load_state` needs: the collectors' as a local one's, and the weights of the round under way."""

@@ -4,14 +4,12 @@ Relabelled when sampling: the ring holds what happened. A step's new goal is one
 step's own outcome included ("future"), as far as the draw may see; so episodes under way are learnt from too.
 """
 
-from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
 
-from ddpg_tf.replay.storage import Layout
+from ddpg_tf.replay.storage import Layout, Ring
 
-Ring = Mapping[str, np.ndarray]
 _UNDER_WAY = np.iinfo(np.int64).max
 
 
