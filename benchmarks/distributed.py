@@ -47,7 +47,7 @@ def main(argv):
             found = [(part, *row, load) for row in PARTS[part](Path(directory))]
         kept = [tuple(row.values()) for row in read_rows(RESULTS / "distributed.csv") if row["part"] != part]
         note = [("note", part, "", values.note, load)] if values.note else []
-        kept = [row for row in kept if not (note and row[:2] == ("note", part))]
+        kept = [row for row in kept if row[:2] != ("note", part)]
         with open(RESULTS / "distributed.csv", "w", newline="") as file:
             csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *kept, *found, *note])
         from benchmarks import distributed_page
