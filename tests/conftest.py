@@ -5,8 +5,11 @@ import os
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 
+import contextlib
 import csv
 import functools
+import importlib.util
+import re
 import subprocess
 import sys
 import warnings
@@ -34,7 +37,7 @@ TINY = dict(
 
 # Files of minutes, to start with: at the end, one of them would leave the other processes idle.
 LONG = (
-    *("test_distributed", "test_resume", "test_command_line", "test_live", "test_pixels", "test_suite"),
+    *("test_distributed", "test_resume", "test_cluster", "test_command_line", "test_live", "test_pixels", "test_suite"),
     *("test_hardships", "test_path", "test_serve_tools", "test_export", "test_docs", "test_formats", "test_wheel"),
 )
 
@@ -58,6 +61,18 @@ def uncompiled(monkeypatch):
     from ddpg_tf.training import loop
 
     monkeypatch.setattr(loop, "DDPG", functools.partial(DDPG, jit_compile=False))
+
+
+@pytest.fixture(scope="module")
+def ray():
+    """One Ray for a file's tests, with processes waiting; trainings join it."""
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed: pip install -r requirements-ray.txt")
+    from ddpg_tf.collect import cluster
+
+    module, leave = cluster.join("", 2, "Pendulum-v1")
+    yield module
+    leave()
 
 
 @pytest.fixture(scope="session")
@@ -116,3 +131,21 @@ def timeless(path):
             {name: value for name, value in row.items() if name != "seconds" and not name.endswith(_CLOCKS)}
             for row in csv.DictReader(file)
         ]
+
+
+def name_of(pid):
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            name, state = re.search(r"\((.*)\) (.)", file.read()).groups()
+    except OSError:
+        return None
+    return None if state == "Z" else name
+
+
+def processes_below(pid):
+    """{process id: name} of all that `pid` started."""
+    found = {}
+    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
+        for child in map(int, file.read().split()):
+            found |= {child: name_of(child)} | processes_below(child)
+    return found

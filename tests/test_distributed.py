@@ -1,40 +1,21 @@
 """Collectors in Ray's processes: the same run for any placement, and whoever dies."""
 
-import contextlib
-import importlib.util
-import json
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
-from types import SimpleNamespace
 
-import numpy as np
 import pytest
-from conftest import ROOT, timeless
+from conftest import ROOT, name_of, processes_below, timeless
 
 from ddpg_tf import train
-from ddpg_tf.collect import cluster
 from ddpg_tf.errors import UsageError, UserError
-from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import read_rows
-from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
 
 ELSEWHERE = dict(num_envs=4, collectors=2, noise="ou", normalize_observations=True)
-
-
-@pytest.fixture(scope="module")
-def ray():
-    """One Ray for the module, with processes waiting; trainings join it."""
-    if importlib.util.find_spec("ray") is None:
-        pytest.skip("Ray is not installed: pip install -r requirements-ray.txt")
-    module, leave = cluster.join("", 2, "Pendulum-v1")
-    yield module
-    leave()
 
 
 @pytest.fixture(scope="module")
@@ -112,7 +93,7 @@ def test_the_command_starts_ray_and_leaves_nothing_of_it(ray, whole, tmp_path, t
     path, flagfile = tmp_path / "run", tmp_path / "tiny.flags"
     flagfile.write_text(tiny("", **ELSEWHERE).to_flags())
     argv = [sys.executable, "train.py", f"--flagfile={flagfile}", f"--run_dir={path}"]
-    process = subprocess.Popen(argv, cwd=ROOT, **QUIET)
+    process = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     while len(read_rows(path / "metrics.csv")) < 4:
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
@@ -129,81 +110,6 @@ def test_the_command_starts_ray_and_leaves_nothing_of_it(ray, whole, tmp_path, t
     assert_same_run(whole, path)
 
 
-def test_a_ray_of_another_version_is_told_in_one_line(ray):
-    address = ray.get_runtime_context().gcs_address
-    pretends = f"ray.__version__ = '2.59.0'; cluster.join('{address}', 1, '')"
-    code = f"import ray; from ddpg_tf.collect import cluster; {pretends}"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ | {"RAY_AUTH_MODE": "token"}, **QUIET)
-    assert re.search(rf"UserError: cannot join Ray at {address}: Version mismatch: .*2\.60", done.stderr, re.DOTALL)
-
-
-def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
-    from conftest import TINY
-
-    from benchmarks import suite_file, suite_ray, suite_runs
-
-    # It learns nothing: there would be an update to compile in each place.
-    flags = {**TINY, "preset": "none", "hidden_units": [8, 8], "total_steps": 10_000_000, "warmup_steps": 10_000_000}
-    spelt = ", ".join(f"{name} = {json.dumps(value)}" for name, value in flags.items())
-    (tmp_path / "small.toml").write_text(f"[entries.a]\nflags = {{{spelt}}}\n")
-    (tmp_path / "small").mkdir()
-    (run,) = suite_runs.plan(suite_file.read(tmp_path / "small.toml"), tmp_path)
-    start, _ = suite_ray.launcher("auto")
-    placed = start(run, [0])
-    for losses in (0, 1):
-        reached = run.progress[0]
-        while placed.poll() is None and not (placed._began and placed._losses == losses and run.progress[0] > reached):
-            time.sleep(0.05)
-        assert placed.returncode is None, run.log.read_text()
-        if not losses:
-            ray.kill(placed._trainer)
-    placed.send_signal(signal.SIGTERM)
-    while placed.poll() is None:
-        time.sleep(0.05)
-    assert placed.returncode in (143, -signal.SIGTERM) and reached > 0  # the latter: told while it was starting
-    assert checkpoint.newest_step(run.path / "checkpoints") >= reached
-
-
-def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path, tiny, capsys):
-    pytest.importorskip("optuna", reason="Optuna is not installed: pip install -r requirements-ray.txt")
-    from ddpg_tf import tune
-
-    (tmp_path / "tiny.flags").write_text(tiny("", total_steps=300, eval_every=150).to_flags())
-    tune.main(["tune", f"--flagfile={tmp_path / 'tiny.flags'}", "--trials", "2", f"--out={tmp_path / 'out'}"])
-    rows = read_rows(tmp_path / "out" / "trials.csv")
-    returns = [float(row["return"]) for row in rows]
-    assert len(rows) == 2 and returns == sorted(returns, reverse=True)
-    for row in rows:
-        found = read_evaluations(tmp_path / "out" / row["trial"] / "evaluations.csv")
-        assert max(np.mean(scores) for scores in found.values()) == pytest.approx(float(row["return"]))
-    winner, _, _ = parse_command_line(["train.py", f"--flagfile={tmp_path / 'out' / 'winner.flags'}"], "")
-    assert winner.n_step == int(rows[0]["n_step"]) and winner.batch_size == int(rows[0]["batch_size"])
-    assert winner.total_steps == 300 and "winner.flags" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="is not empty"):
-        tune.main(["tune", f"--out={tmp_path / 'out'}"])
-
-
-QUIET = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def name_of(pid):
-    try:
-        with open(f"/proc/{pid}/stat") as file:
-            name, state = re.search(r"\((.*)\) (.)", file.read()).groups()
-    except OSError:
-        return None
-    return None if state == "Z" else name
-
-
-def processes_below(pid):
-    """{process id: name} of all that `pid` started."""
-    found = {}
-    with contextlib.suppress(OSError), open(f"/proc/{pid}/task/{pid}/children") as file:
-        for child in map(int, file.read().split()):
-            found |= {child: name_of(child)} | processes_below(child)
-    return found
-
-
 # Without a cluster ----------------------------------------------------------------------------------------------------
 
 
@@ -216,21 +122,6 @@ def test_without_ray_it_says_what_to_install(tmp_path, tiny, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(UserError, match=r"needs Ray: pip install -r requirements-ray\.txt"):
         train(tiny(tmp_path / "run", collectors=1))
-
-
-@pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
-def test_an_address_where_nothing_listens_is_told_at_once(address):
-    with socket.socket() as held:
-        held.bind(("127.0.0.1", 0))
-        address = address.format(held.getsockname()[1])
-        with pytest.raises(UserError, match=rf"cannot join Ray at {address}: .*refused"):
-            cluster._require_listener(address)
-
-
-def test_an_address_that_is_none_is_a_mistake_of_usage():
-    for address in ("somewhere", ":6379", "host:", "http://host:6379/x"):
-        with pytest.raises(UsageError, match="ray_address must be auto, HOST:PORT or ray://HOST:PORT"):
-            cluster._require_listener(address)
 
 
 @pytest.mark.parametrize(
@@ -246,72 +137,3 @@ def test_settings_that_do_not_go_together(changes, says):
 
     with pytest.raises(UsageError, match=says):
         Config(**{"total_steps": 420, **changes})
-
-
-# The cluster's head, ports, memory ------------------------------------------------------------------------------------
-
-
-def test_a_head_out_of_reach_delays_new_collectors_only(ray, tiny, monkeypatch):
-    """Rounds go on; a collector that dies meanwhile is made anew afterwards. Each has one CPU from the start."""
-    from ddpg_tf.collect.remote import Fleet
-    from ddpg_tf.envs import factory
-    from ddpg_tf.learner.acting import Acting, actor_weights
-
-    monkeypatch.setattr("ddpg_tf.collect.remote._TELL_AFTER", 0.5)
-    config = tiny("", collectors=1)
-    spaces = factory.spaces_of(config)
-    weights, fleet = actor_weights(Acting(config, spaces)), Fleet(config, spaces, Acting)
-    try:
-        assert len(fleet.round(0, weights).steps) == 20
-        collector = int(re.search(r"process (\d+)", fleet._members[0].where)[1])
-        with open(f"/proc/{collector}/environ") as file:
-            assert {f"{name}={value}" for name, value in cluster.ONE_CPU.items()} <= set(file.read().split("\0"))
-        (head,) = (pid for pid, name in processes_below(os.getpid()).items() if name == "gcs_server")
-        os.kill(head, signal.SIGSTOP)
-        try:
-            assert len(fleet.round(20, weights).steps) == 20
-            os.kill(collector, signal.SIGKILL)
-            until = time.monotonic() + 4
-            died = pytest.warns(UserWarning, match=r"collector 0 .* has died: .{1,310} It is made anew")
-            with died, pytest.warns(UserWarning, match="1 of 1 collectors.*, and the cluster's head does not answer"):
-                assert fleet.round(40, weights, lambda: time.monotonic() > until) is None
-        finally:
-            os.kill(head, signal.SIGCONT)
-        assert len(fleet.round(40, weights).steps) == 20 and not fleet.problem
-    finally:
-        fleet.close()
-
-
-def test_ray_listens_on_this_machine_only(ray):
-    processes, sockets, hosts = processes_below(os.getpid()), set(), set()
-    for pid in (os.getpid(), *processes):
-        with contextlib.suppress(OSError):
-            sockets |= {os.readlink(f"/proc/{pid}/fd/{number}") for number in os.listdir(f"/proc/{pid}/fd")}
-    for protocol in ("tcp", "tcp6"):
-        with open(f"/proc/net/{protocol}") as file:
-            for _, local, _, state, *_, inode in (line.split()[:10] for line in file.readlines()[1:]):
-                if state == "0A" and f"socket:[{inode}]" in sockets:  # it listens
-                    hosts.add(local.partition(":")[0])
-    assert {"gcs_server", "raylet"} <= set(processes.values())
-    assert hosts and hosts <= {"0100007F", "0000000000000000FFFF00000100007F"}  # 127.0.0.1
-
-
-def test_a_run_of_a_suite_whose_place_ran_out_of_memory_gets_another():
-    exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
-    from benchmarks import suite_ray
-
-    def lost(_):
-        raise exceptions.OutOfMemoryError("the machine is full")
-
-    made, killed = [], []
-
-    def make():
-        made.append(SimpleNamespace(status=SimpleNamespace(remote=object)))
-        return made[-1]
-
-    ray = SimpleNamespace(wait=lambda asked, timeout: (asked, []), get=lost, kill=killed.append, exceptions=exceptions)
-    placed = suite_ray.Placed(ray, make)
-    assert placed.poll() is None and len(made) == 2 and killed == made[:1]
-    while placed.poll() is None:
-        pass
-    assert placed.returncode == 1 and len(made) == 10 and all(trainer in killed for trainer in made)
