@@ -48,7 +48,7 @@ def _film(run: Path, count: int) -> list[np.ndarray]:
         if not video.record(path, policy.config, FIRST_SEED, episode.actions):
             raise UserError(f"there is no film of {run}")
         with imageio.get_reader(path) as reader:
-            each, found = reader.get_meta_data()["fps"] / PER_SECOND, list(reader)
+            each, found = reader.get_meta_data()["fps"] / PER_SECOND, [*reader.iter_data()]
     return [_square(found[int(i * each) % len(found)]) for i in range(count)]
 
 
