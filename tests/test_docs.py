@@ -43,7 +43,7 @@ def help_of(*program) -> str:
 def commands():
     for page in PAGES:
         for block in re.findall(r"```sh\n(.*?)```", page.read_text(), re.S):
-            for line in re.split(r"\n|&& |; do |& ", block):
+            for line in re.split(r"\n|&& |; do |& ", block.replace("\\\n", "")):
                 words = shlex.split(line.removesuffix("; done").strip())
                 if words[:1] == ["python"] and words[1:3] != ["-m", "pytest"]:
                     program = words[1:3] if words[1] == "-m" else words[1:2]
