@@ -81,6 +81,7 @@ def draw_comparisons(results: Mapping[str, Results], path: Path):
                 finished(results[name]),
                 name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-"),
                 color=f"C{i % 10}",
+                linestyle="-" if i < 10 else "--",
             )
         axes.set_title(env, fontsize=7)
         axes.legend(fontsize=5)
@@ -213,6 +214,7 @@ def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel:
     for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
         draw(axes, item)
         axes.tick_params(labelsize=7)
+        axes.locator_params(axis="x", nbins=5)
     for axes in figure.axes[len(items) :]:
         axes.set_axis_off()
     figure.supxlabel(xlabel, fontsize=9)
