@@ -9,6 +9,7 @@ from conftest import timeless
 from tensorboard.backend.event_processing import event_accumulator
 
 from ddpg_tf import Config, evaluate, train
+from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.storage.policy import load_policy
@@ -142,3 +143,18 @@ def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(tmp_path):
 
     with pytest.warns(UserWarning, match="no video"):
         assert not video.record(tmp_path / "film.gif", Config(env="Nonsense-v0"), 0, np.zeros([1, 1], np.float32))
+
+
+def test_films_of_policies_side_by_side(trained, tmp_path):
+    """Two runs are two tiles of one moving picture, which begins again for ever."""
+    from PIL import Image
+
+    from benchmarks import films
+
+    out = tmp_path / "films.gif"
+    films.main(["films", str(trained), str(trained), f"--out={out}", "--seconds=0.5"])
+    with Image.open(out) as picture:
+        assert (picture.size, picture.n_frames, picture.info["loop"]) == ((2 * films.SIDE, films.SIDE), 6, 0)
+        assert np.unique(picture.convert("L")).size > 2  # something is to be seen
+    with pytest.raises(UsageError, match="at least one run directory"):
+        films.main(["films"])
