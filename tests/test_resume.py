@@ -156,7 +156,7 @@ BATCH_NORM = dict(normalization="batch", action_layer=1, hidden_units=(8, 8))
         ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, normalize_observations=True)),
     ],
 )
-def test_crash_and_resume(tmp_path, tiny, monkeypatch, steps, changes):
+def test_crash_and_resume(uncompiled, tmp_path, tiny, monkeypatch, steps, changes):
     """From pixels; several environments; an update per step, which draws minibatches for several steps at a time."""
     changes = dict(checkpoint_every=100, normalize_observations=True) | changes
     train(tiny(tmp_path / "whole", **changes))
