@@ -30,6 +30,7 @@ from absl import flags
 
 from benchmarks.processes import ROOT, run
 from benchmarks.report import Part, Row, chosen, installed, write
+from benchmarks.suite import available_cores
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import write_atomically
@@ -81,7 +82,7 @@ class Setting(NamedTuple):
     runs: int = 1
 
 
-_CORES = sorted(os.sched_getaffinity(0))
+_CORES = available_cores()
 SETTINGS = {
     "update_per_step": Setting(
         Work(), "One update per step, 256-256, batch 256, HalfCheetah-v5.", {"sbx": 1.25, "sb3": 2.0}

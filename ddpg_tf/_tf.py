@@ -39,7 +39,7 @@ if os.environ["KERAS_BACKEND"] != "tensorflow":
     raise UserError(f"ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says {os.environ['KERAS_BACKEND']!r}")
 
 with _quiet_stderr():
-    # Before TensorFlow, it loads only what is asked of it: half a second less.
+    # Imported before TensorFlow, it loads only what is asked of it.
     import tensorflow_probability as tfp  # isort: skip
     import keras
     import tensorflow as tf

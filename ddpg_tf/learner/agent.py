@@ -127,7 +127,7 @@ class DDPG:
             total += self._update_round(batch, k * every)
         return total / rounds
 
-    @tf.autograph.experimental.do_not_convert  # nothing below depends on a tensor: tracing takes half the time
+    @tf.autograph.experimental.do_not_convert  # nothing below branches on a tensor; tracing is quicker so
     def _update_round(self, batch: Batch, first):
         """Critic, `actor_every` times; then actor through the updated critic, then both targets."""
         total = tf.zeros([len(CRITIC_METRICS)])
@@ -181,7 +181,7 @@ class DDPG:
         if not sigma:
             return action
         seed = tf.stack([self.config.seed, tf.cast(self.critic_optimizer.iterations, tf.int32)])
-        # Named, for choosing an algorithm costs three times as much as drawing the numbers.
+        # Named: where TensorFlow chooses the algorithm itself, a draw takes several times as long.
         noise = tf.random.stateless_normal(tf.shape(action), seed, alg="philox")
         noise = tf.clip_by_value(sigma * noise, -clip, clip)
         return tf.clip_by_value(action + (self.high / 2 - self.low / 2) * noise, self.low, self.high)

@@ -53,7 +53,7 @@ class Normalizer(keras.layers.Layer):
 
 
 class LayerNormalization(keras.layers.LayerNormalization):
-    """Keras' own over the last axis, whose sums are products: XLA makes them faster, an update a tenth shorter."""
+    """Keras' own, over the last axis; its means are matrix products, which XLA does faster than reductions."""
 
     def call(self, x):
         mean_of = tf.fill([x.shape[-1], 1], 1.0 / x.shape[-1])
