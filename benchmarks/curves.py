@@ -107,12 +107,14 @@ def report(results: Results, commands: Sequence[str]) -> str:
         name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes if name in outcome.versions}))
         for name in results.outcomes[0].versions
     }
+    peer = results.peer
+    trainer = f", {peer.algorithm} of {peer.library} with {json.dumps(peer.settings)}" if peer else ""
     lines = [
         MARK,
         f"# {results.path.name}",
         "",
         f"{config.env}, {config.total_steps:,} steps, "
-        f"{seeds(results.outcomes)}; measured with "
+        f"{seeds(results.outcomes)}{trainer}; measured with "
         f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
         "",
         "| seed | " + " | ".join(columns) + " |",

@@ -17,7 +17,7 @@ from absl import flags
 from benchmarks.processes import ROOT
 from benchmarks.report import Part, Row, installed, write
 from benchmarks.suite import available_cores, settle
-from benchmarks.throughput import FIRST_MARK, Work, our_seconds_between_marks
+from benchmarks.throughput import FIRST_MARK, Work, seconds_between_marks
 from ddpg_tf import cli
 from ddpg_tf.errors import UserError
 
@@ -72,7 +72,7 @@ def _steps_per_second(shares: list[list[int]], steps: int) -> float:
         ]
         if any(process.wait() for process in processes):
             raise UserError("a training failed")
-        return sum(steps / our_seconds_between_marks(work, path) for path in paths)
+        return sum(steps / seconds_between_marks(work, path) for path in paths)
 
 
 if __name__ == "__main__":

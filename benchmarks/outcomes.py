@@ -4,6 +4,7 @@ flags.txt       what the runs had in common, a flagfile
 seed-N.csv      evaluations.csv of seed N
 values-N.csv    values.csv of seed N: what the critic expected, and what followed
 runs.csv        a row a run: how it ended, how long it took, its last weights on many episodes, versions
+peer.json       who trained, where it was not this project
 scatter.csv     what the critic expected at single steps, and what followed; where it was asked for
 """
 
@@ -18,6 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
+from benchmarks import peer_runs
+from benchmarks.peer_runs import Peer
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.results import read_evaluations
@@ -28,7 +31,8 @@ from ddpg_tf.storage.checkpoint import newest_step
 
 RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
-VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras")
+VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras", *peer_runs.PACKAGES)
+_PEER = "peer.json"  # in a run directory and in a folder of results
 _COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS, "success")
 _OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ
 _SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
@@ -80,6 +84,7 @@ class Results:
     path: Path
     config: Config
     outcomes: tuple[Outcome, ...]
+    peer: Peer | None = None
 
 
 def folder(suite: str, entry: str) -> Path:
@@ -87,15 +92,19 @@ def folder(suite: str, entry: str) -> Path:
 
 
 def is_finished(path: Path, total_steps: int) -> bool:
-    """Whether the run in `path` made its last evaluation, and the checkpoint after it."""
-    return (newest_step(path / "checkpoints") or 0) >= total_steps and total_steps in read_scores(
-        path / "evaluations.csv"
-    )
+    """Whether the run in `path` made its last evaluation, and the checkpoint after it (a peer: its model)."""
+    saved = (newest_step(path / "checkpoints") or 0) >= total_steps or (path / "model.zip").exists()
+    return saved and total_steps in read_scores(path / "evaluations.csv")
 
 
-def has(path: Path, config: Config) -> bool:
+def read_peer(path: Path) -> Peer | None:
+    """Who trained the run, or the runs of the folder, in `path`; None: this project."""
+    return Peer(**json.loads((path / _PEER).read_text())) if (path / _PEER).exists() else None
+
+
+def has(path: Path, config: Config, peer: Peer | None = None) -> bool:
     """Whether the results in `path` have a run of `config`."""
-    return _is_of(path, config) and any(int(row["seed"]) == config.seed for row in read_rows(path / "runs.csv"))
+    return _is_of(path, config, peer) and any(int(row["seed"]) == config.seed for row in read_rows(path / "runs.csv"))
 
 
 def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
@@ -108,10 +117,13 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
       UsageError: the run is not finished.
     """
     require_ended(run)
-    config, diverged = run_dir.read_config(run), (run / DIVERGED).exists()
-    if not _is_of(path, config):
+    config, diverged, peer = run_dir.read_config(run), (run / DIVERGED).exists(), read_peer(run)
+    if not _is_of(path, config, peer):
         clear(path)
     path.mkdir(parents=True, exist_ok=True)
+    if peer:
+        shutil.copyfile(run / _PEER, path / _PEER)
+        episodes, scatter = 0, False  # its weights are not ours to play
     write_text(path / "flags.txt", shared_flags(config))
     rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")}
     versions = json.loads((run / "versions.json").read_text())
@@ -179,7 +191,7 @@ def clear(path: Path):
     for file in (
         *path.glob("seed-*.csv"),
         *path.glob("values-*.csv"),
-        *(path / name for name in ("flags.txt", "runs.csv", "scatter.csv")),
+        *(path / name for name in ("flags.txt", "runs.csv", "scatter.csv", _PEER)),
     ):
         file.unlink(missing_ok=True)
 
@@ -193,7 +205,7 @@ def read(path: Path) -> Results:
     rows = read_rows(path / "runs.csv")
     if not rows:
         raise UsageError(f"{path} holds no results: no runs.csv")
-    return Results(path, _config(path), tuple(_outcome(path, row) for row in rows))
+    return Results(path, _config(path), tuple(_outcome(path, row) for row in rows), read_peer(path))
 
 
 def read_scores(path: Path) -> dict[int, float]:
@@ -215,8 +227,8 @@ def difference(one: Config, other: Config) -> str | None:
     return next((name for name in FIELDS if name not in _OWN and getattr(one, name) != getattr(other, name)), None)
 
 
-def _is_of(path: Path, config: Config) -> bool:
-    return (path / "flags.txt").exists() and difference(_config(path), config) is None
+def _is_of(path: Path, config: Config, peer: Peer | None) -> bool:
+    return (path / "flags.txt").exists() and difference(_config(path), config) is None and read_peer(path) == peer
 
 
 def _config(path: Path) -> Config:
@@ -234,7 +246,7 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
         float(row["rescored"]) if row["rescored"] else None,
         int(row["episodes"]),
         *(float(row[name]) if row[name] else None for name in ("seconds", "steps_per_second")),
-        {name: row[name] for name in VERSIONS if row[name]},
+        {name: row[name] for name in VERSIONS if row.get(name)},
         float(row["success"]) if row.get("success") else None,
     )
 

@@ -74,6 +74,8 @@ def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
                     f"{run} was run with --{name}={getattr(found, name)}, and the suite says "
                     f"{getattr(config, name)}: delete it, or give the entry another name"
                 )
+            if outcomes.read_peer(run) != entry.peer:
+                raise UsageError(f"{run} was trained by another library, or with other settings: delete it")
             outcomes.collect(run, path, episodes, entry.scatter)
 
 
@@ -82,7 +84,10 @@ def _write_folder(suite: Suite, entry: Entry):
     if (path / "runs.csv").exists():
         results = outcomes.read(path)
         curves.draw(results, outcomes.read(beside) if entry.beside and (beside / "runs.csv").exists() else None)
-        commands = [*curves.trainings(results, f"runs/{suite.name}"), "python -m benchmarks.results"]
+        trainings = [f"python -m benchmarks.suite {SUITES}/{suite.name}.toml --only='{entry.name}-*'"]
+        if not entry.peer:
+            trainings = curves.trainings(results, f"runs/{suite.name}")
+        commands = [*trainings, "python -m benchmarks.results"]
         write_text(path / "README.md", curves.report(results, commands))
 
 

@@ -20,7 +20,7 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks import suite_ray, suite_runs
+from benchmarks import peer_runs, suite_ray, suite_runs
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Suite, read
 from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
@@ -57,11 +57,14 @@ def main(argv) -> int:
         "runs_dir; jobs is then as many as there are runs",
         flag_values=values,
     )
+    peer_runs.define(values)
     paths = cli.parse(argv, values, __doc__, positional=True)
     if len(paths) != 1:
         raise UsageError("name one suite file. See --help.")
     suite = read(Path(paths[0]))
-    runs = suite_runs.plan(suite, Path(values.runs_dir), values.only)
+    runs = suite_runs.plan(suite, Path(values.runs_dir), values.only, Path(values.peers))
+    if values.ray_address and any(run.entry.peer for run in runs):
+        raise UsageError("other libraries train on this machine only: leave out --ray_address, or these runs by --only")
     if values.ray_address:
         cores = list(range(values.jobs or len(runs)))  # places in the queue
     elif (values.jobs or 1) > len(cores := available_cores()):

@@ -8,6 +8,10 @@ published = {score = 1577.0, steps = 1_000_000, source = "..."}
 sets = ["Hopper-v5"]
 flags = {preset = "none", normalization = "layer"}
 seeds = [0, 1, 2]
+[entries."SBX DDPG, Hopper-v5"]     # another library's training; of the flags, only what says how long and how scored
+sets = ["Hopper-v5"]
+flags = {preset = "none"}
+peer = {library = "sbx", algorithm = "DDPG", settings = {net_arch = [256, 256]}}
 """
 
 import dataclasses
@@ -17,6 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from benchmarks.peer_runs import Peer
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
@@ -28,12 +33,14 @@ _ENTRY_KEYS = {
     "flags": dict,
     "seeds": list,
     "published": dict,
+    "peer": dict,
     "readme": str,
     "note": str,
     "beside": str,
     "scatter": bool,
 }
 _PUBLISHED_KEYS = {"score": float, "steps": int, "source": str}
+_PEER_KEYS = {"library": str, "algorithm": str, "settings": dict}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +59,7 @@ class Entry:
     Attributes:
       name: also the folder of its results.
       arguments: train.py's, but for the seed and the run directory.
+      peer: who trains, where it is not this project.
       readme: what the README's table calls it; empty where it has no row there.
       note: a sentence on what it shows, or why it was stopped, for the suite's page.
       beside: another entry of the suite, whose curve is drawn too; empty for none.
@@ -63,6 +71,7 @@ class Entry:
     seeds: tuple[int, ...]
     config: Config  # of the first seed
     published: Published | None = None
+    peer: Peer | None = None
     readme: str = ""
     note: str = ""
     beside: str = ""
@@ -139,6 +148,7 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
         tuple(seeds),
         configs[0],
         _published(merged.get("published")),
+        _peer(merged.get("peer")),
         **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged},
     )
 
@@ -156,9 +166,21 @@ def _published(found: dict[str, Any] | None) -> Published | None:
         name: float(value) if name == "score" and isinstance(value, int) else value for name, value in found.items()
     }
     _check_keys(found, _PUBLISHED_KEYS)
-    if missing := _PUBLISHED_KEYS.keys() - found.keys():
-        raise UsageError(f"published lacks {', '.join(sorted(missing))}")
+    _require_keys("published", found, _PUBLISHED_KEYS)
     return Published(**found)
+
+
+def _peer(found: dict[str, Any] | None) -> Peer | None:
+    if found is None:
+        return None
+    _check_keys(found, _PEER_KEYS)
+    _require_keys("peer", found, _PEER_KEYS)
+    return Peer(**found)
+
+
+def _require_keys(what: str, found: Mapping[str, Any], needed: Mapping[str, type]):
+    if missing := needed.keys() - found.keys():
+        raise UsageError(f"{what} lacks {', '.join(sorted(missing))}")
 
 
 def _check_keys(found: Any, known: Mapping[str, type]):

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from benchmarks import outcomes
+from benchmarks import outcomes, peer_runs
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite
 from ddpg_tf.errors import UsageError, UserError
@@ -38,12 +38,12 @@ class SuiteRun:
       problem: why it failed.
     """
 
-    def __init__(self, suite: Suite, entry: Entry, seed: int, runs_dir: Path):
+    def __init__(self, suite: Suite, entry: Entry, seed: int, runs_dir: Path, peers: Path):
         self.entry, self.seed, self.name = entry, seed, f"{entry.name}-{seed}"
         self.config = entry.seed_config(seed)
         self.path = runs_dir / suite.name / self.name
         self.log = self.path.with_name(f"{self.name}.log")
-        self.problem = ""
+        self.problem, self._peers = "", peers
         self._published = outcomes.folder(suite.name, entry.name)
         self.state = OPEN
         self.look()
@@ -60,7 +60,7 @@ class SuiteRun:
             return DIVERGED
         if outcomes.is_finished(self.path, self.config.total_steps):
             return FINISHED
-        if outcomes.has(self._published, self.config):
+        if outcomes.has(self._published, self.config, self.entry.peer):
             return PUBLISHED
         return BUSY if is_locked(self.path) else OPEN
 
@@ -72,6 +72,8 @@ class SuiteRun:
             return
         saved, steps = run_dir.read_config(self.path), self.config.total_steps
         name = outcomes.difference(dataclasses.replace(saved, total_steps=steps), self.config)
+        if outcomes.read_peer(self.path) != self.entry.peer:
+            raise UsageError(f"{self.path} was trained by another library, or with other settings: delete it")
         if name or saved.total_steps > steps:
             name = name or "total_steps"
             raise UsageError(
@@ -80,7 +82,16 @@ class SuiteRun:
             )
 
     def command(self) -> list[str]:
-        """What starts or continues it."""
+        """What starts or continues it; a peer's training begins anew."""
+        if self.entry.peer:
+            config = self.config
+            return peer_runs.command(
+                peer_runs.python_of(self._peers),
+                self.entry.peer,
+                self.path.absolute(),
+                flags=config.to_flags(),
+                **{name: getattr(config, name) for name in peer_runs.WORK},
+            )
         begun = (self.path / "flags.txt").exists()
         if not begun:  # killed before it became a run
             for partial in self.path.glob(".*"):
@@ -128,14 +139,16 @@ class SuiteRun:
         return step / seconds if seconds else None
 
 
-def plan(suite: Suite, runs_dir: Path, only: str = "*") -> list[SuiteRun]:
+def plan(suite: Suite, runs_dir: Path, only: str = "*", peers: Path = Path(peer_runs.DIRECTORY)) -> list[SuiteRun]:
     """The runs of `suite` that match `only`: every entry's first seed, then the second ones.
 
+    Args:
+      peers: the virtual environment of other libraries, if they are to train.
     Raises:
       UsageError: none matches, or a directory holds a run of other flags.
     """
     runs = [
-        SuiteRun(suite, entry, entry.seeds[i], runs_dir)
+        SuiteRun(suite, entry, entry.seeds[i], runs_dir, peers)
         for i in range(max(len(e.seeds) for e in suite.entries))
         for entry in suite.entries
         if i < len(entry.seeds)
@@ -156,7 +169,8 @@ def require_disk(runs: Sequence[SuiteRun]):
     from ddpg_tf.training import schedule
 
     needed, spaces = 0, {}
-    for run in (run for run in runs if run.state == OPEN and not (run.path / "replay").exists()):
+    new = (run for run in runs if run.state == OPEN and not run.entry.peer and not (run.path / "replay").exists())
+    for run in new:
         if run.entry.name not in spaces:
             spaces[run.entry.name] = factory.spaces_of(run.config)
         of_entry = spaces[run.entry.name]

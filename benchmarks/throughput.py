@@ -10,11 +10,9 @@ status 1 if a ratio is not as wanted.
 """
 
 import concurrent.futures
-import contextlib
 import csv
 import dataclasses
 import io
-import json
 import os
 import shlex
 import statistics
@@ -28,14 +26,16 @@ from typing import NamedTuple
 
 from absl import flags
 
+from benchmarks import peer_runs
 from benchmarks.processes import ROOT, run
 from benchmarks.report import Part, Row, chosen, installed, write
 from benchmarks.suite import available_cores
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import read_rows, write_atomically
 
 OURS, LIBRARIES = "ddpg_tf", ("ddpg_tf", "sbx", "sb3")
+LOG_EVERY = 1000  # steps
 FIRST_MARK = 2000  # warm-up is 1,000 random steps; then everything is compiled
 SOLVED = -200.0
 _PATIENCE_SECONDS = 600
@@ -61,16 +61,39 @@ class Work:
         settings = dataclasses.asdict(self) | {
             "hidden_units": ",".join(map(str, self.hidden_units)),
             "checkpoint_every": 0,
-            "log_every": FIRST_MARK // 2,
+            "log_every": LOG_EVERY,
             "eval_episodes": self.eval_episodes if self.eval_every else 1,
             "run_dir": run_dir,
         }
         return [sys.executable, "train.py", "--preset=none", *(f"--{name}={value}" for name, value in settings.items())]
 
-    def theirs(self, python: Path, library: str) -> list[str]:
+    def theirs(self, python: Path, library: str, run_dir: Path) -> list[str]:
         """The command that trains with a peer."""
-        job = dataclasses.asdict(self) | {"library": library, "marks": [FIRST_MARK, self.total_steps]}
-        return [str(python), "-P", "benchmarks/peers.py", json.dumps(job)]  # -P: profile.py here hides Python's own
+        settings = {
+            "net_arch": self.hidden_units,
+            "batch_size": self.batch_size,
+            "buffer_size": self.replay_capacity,
+            "learning_starts": self.warmup_steps,
+            "train_freq": self.update_every,
+            "gradient_steps": self.update_every,
+            "gamma": 0.99,
+            "tau": 0.005,
+            "learning_rate": 1e-3,
+        }
+        return peer_runs.command(
+            python,
+            peer_runs.Peer(library, "DDPG", settings),
+            run_dir,
+            env=self.env,
+            seed=self.seed,
+            total_steps=self.total_steps,
+            log_every=LOG_EVERY,
+            eval_every=self.eval_every,
+            eval_episodes=self.eval_episodes,
+        )
+
+    def command(self, library: str, python: Path, run_dir: Path) -> list[str]:
+        return self.ours(run_dir) if library == OURS else self.theirs(python, library, run_dir)
 
 
 class Setting(NamedTuple):
@@ -109,17 +132,16 @@ def main(argv) -> int:
         "steps", 5000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000, flag_values=values
     )
     flags.DEFINE_integer("seeds", 5, "seeds of `solve`", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("peers", "benchmarks/.peers", "the peers' virtual environment", flag_values=values)
+    peer_runs.define(values)
     flags.DEFINE_string("out", "benchmarks/results/throughput.md", "file for the results", flag_values=values)
     parts = {name: _compare for name in SETTINGS} | {"solve": _solve}
     names = chosen(cli.parse(argv, values, __doc__, positional=True), parts)
     if values.steps % 1000:
         raise UsageError("--steps must be a multiple of 1000")
-    python = _peers(Path(values.peers))
+    python = peer_runs.python_of(Path(values.peers))
     out, done, figures = Path(values.out), {}, []
     out.parent.mkdir(parents=True, exist_ok=True)
-    theirs = json.loads(subprocess.check_output([python, "-c", _VERSIONS], text=True))
-    versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | theirs
+    versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | peer_runs.versions(python)
     for name in names:
         done[name] = parts[name](name, values, python, figures)
         write(
@@ -199,19 +221,14 @@ def _side_by_side(works: Sequence[Work], library: str, python: Path) -> list[flo
 
 def _seconds_between_marks(work: Work, library: str, python: Path) -> float:
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
-        if library == OURS:
-            run_dir = Path(directory) / "run"
-            run(work.ours(run_dir))
-            return our_seconds_between_marks(work, run_dir)
-        lines = [json.loads(line) for line in run(work.theirs(python, library)).splitlines()]
-        at = {line["step"]: line["seconds"] for line in lines}
-    return at[work.total_steps] - at[FIRST_MARK]
+        run_dir = Path(directory) / "run"
+        run(work.command(library, python, run_dir))
+        return seconds_between_marks(work, run_dir)
 
 
-def our_seconds_between_marks(work: Work, run_dir: Path) -> float:
+def seconds_between_marks(work: Work, run_dir: Path) -> float:
     """From step FIRST_MARK to the last."""
-    with open(run_dir / "metrics.csv", newline="") as file:
-        at = {int(row["step"]): float(row["seconds"]) for row in csv.DictReader(file)}
+    at = {int(row["step"]): float(row["seconds"]) for row in read_rows(run_dir / "metrics.csv")}
     return at[work.total_steps] - at[FIRST_MARK]
 
 
@@ -219,60 +236,32 @@ def _seconds_to_solve(work: Work, library: str, python: Path) -> float:
     """From the process's start to the evaluation that solves; the process is then stopped."""
     with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
         run_dir = Path(directory) / "run"
-        command = work.ours(run_dir) if library == OURS else work.theirs(python, library)
         started = time.monotonic()
-        process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            work.command(library, python, run_dir), cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         try:
-            scores = _our_scores(run_dir, process) if library == OURS else _their_scores(process)
-            for score in scores:
+            for score in _scores(run_dir, process):
                 if score >= SOLVED:
                     return time.monotonic() - started
         finally:
             process.kill()
-            process.communicate()
+            process.wait()
     raise UserError(f"{library} did not solve {work.env} in {work.total_steps} steps")
 
 
-def _our_scores(run_dir: Path, process: subprocess.Popen) -> Iterator[float]:
+def _scores(run_dir: Path, process: subprocess.Popen) -> Iterator[float]:
     """Mean returns, as they appear in evaluations.csv."""
     path, seen, deadline = run_dir / "evaluations.csv", 0, time.monotonic() + _PATIENCE_SECONDS
     while time.monotonic() < deadline:
         ended = process.poll() is not None
-        with contextlib.suppress(FileNotFoundError), open(path, newline="") as file:
-            returns = [float(row["return"]) for row in csv.DictReader(file)]
-            for first in range(seen, len(returns) - 9, 10):  # an evaluation is written at once
-                seen += 10
-                yield statistics.fmean(returns[first : first + 10])
+        returns = [float(row["return"]) for row in read_rows(path)]
+        for first in range(seen, len(returns) - 9, 10):  # an evaluation is written at once
+            seen += 10
+            yield statistics.fmean(returns[first : first + 10])
         if ended:
             return
         time.sleep(0.01)
-
-
-def _their_scores(process: subprocess.Popen) -> Iterator[float]:
-    for line in process.stdout:
-        if "mean" in (said := json.loads(line)):
-            yield said["mean"]
-
-
-# --- The peers' environment ------------------------------------------------------------------------------------------
-
-
-_VERSIONS = """
-import importlib.metadata, json
-print(json.dumps({name: importlib.metadata.version(name) for name in
-                  ("sbx-rl", "jax", "stable-baselines3", "torch")}))
-"""
-
-
-def _peers(directory: Path) -> Path:
-    """The Python that has the peers."""
-    python = (ROOT / directory / "bin" / "python").absolute()
-    if not (ROOT / directory / "complete").exists():
-        print(f"installing the peers in {directory} ...", flush=True)
-        run([sys.executable, "-m", "venv", "--clear", str(ROOT / directory)])
-        run([str(python), "-m", "pip", "install", "--quiet", "-r", "benchmarks/requirements-peers.txt"])
-        (ROOT / directory / "complete").touch()
-    return python
 
 
 def _write_figures(path: Path, figures: list):

@@ -107,6 +107,8 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         ("[entries.'a/b']", "no slash"),
         ("[entries.a]\npublished = {score = 1}", "published lacks source, steps"),
         ("[entries.a]\nbeside = 'b'", "no entry 'b'"),
+        ("[entries.a]\npeer = {library = 'sbx'}", "peer lacks algorithm, settings"),
+        ("[entries.a]\npeer = {library = 'sbx', seed = 1}", "'seed' is not one of library"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(written, text, says):
@@ -313,6 +315,45 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
         ("bad-0", suite_runs.PUBLISHED),
         ("good-1", suite_runs.OPEN),
     ]
+
+
+# A training of another library: only its files count here. Told as benchmarks/peers.py is.
+TRAINS = """
+import json, pathlib, sys
+work = json.loads(sys.argv[3])
+home = pathlib.Path(work["run_dir"])
+home.mkdir()
+versions = {"run": "1", "sbx-rl": "0.1"}
+for name, text in (("flags.txt", work["flags"]), ("peer.json", json.dumps(work["peer"])),
+                   ("versions.json", json.dumps(versions)), ("model.zip", ""),
+                   ("metrics.csv", "step,seconds,steps_per_second,updates\\n300,2,150,10\\n900,6,100,300\\n"),
+                   ("evaluations.csv", "step,episode,return,length\\n900,0,-3,200\\n")):
+    home.joinpath(name).write_text(text)
+"""
+
+
+def test_another_librarys_training_is_run_and_published_beside_ours(place, capsys):
+    python = place / "peers" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f"#!{sys.executable}\n{TRAINS}")
+    python.chmod(0o755)
+    (place / "peers" / "complete").touch()
+    path, runs = place / "small.toml", place / "runs"
+    path.write_text("[entries.theirs]\n" + toml(FLAGS) + "peer = {library='sbx', algorithm='DDPG', settings={tau=0.1}}")
+    assert suite.main(["suite", str(path), f"--runs_dir={runs}", f"--peers={place / 'peers'}"]) == 0
+    results.main(["results", f"--runs_dir={runs}"])
+    found = outcomes.read(place / "results" / "small" / "theirs")
+    (outcome,) = found.outcomes
+    assert found.peer.settings == {"tau": 0.1} and outcome.scores == {900: -3.0} and outcome.steps_per_second == 125
+    page = (found.path / "README.md").read_text()
+    assert "DDPG of sbx" in page and "sbx-rl 0.1" in page and "benchmarks.suite" in page and "train.py" not in page
+    assert [run.state for run in suite_runs.plan(suite_file.read(path), place / "gone")] == [suite_runs.PUBLISHED]
+
+    path.write_text(path.read_text().replace("0.1", "0.2"))
+    with pytest.raises(UsageError, match="with other settings"):
+        suite.main(["suite", str(path), f"--runs_dir={runs}"])
+    with pytest.raises(UsageError, match="on this machine only"):
+        suite.main(["suite", str(path), f"--runs_dir={place / 'gone'}", "--ray_address=auto"])
 
 
 def test_scores_beside_the_papers_have_their_zero_at_random_actions(disturbed, place):

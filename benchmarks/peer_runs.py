@@ -1,0 +1,65 @@
+"""Other libraries' trainings, to compare with: their Python, and the command that benchmarks/peers.py is run with."""
+
+import dataclasses
+import json
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from absl import flags
+
+from benchmarks.processes import ROOT, run
+
+DIRECTORY = "benchmarks/.peers"
+PACKAGES = ("stable-baselines3", "torch", "sbx-rl", "jax")
+WORK = ("env", "seed", "total_steps", "log_every", "eval_every", "eval_episodes")  # flags that hold for peers too
+
+
+@dataclasses.dataclass(frozen=True)
+class Peer:
+    """Who trains instead of this project.
+
+    Attributes:
+      library: "sbx" or "sb3".
+      algorithm: its class, "DDPG" or "TD3".
+      settings: the class's arguments, and net_arch.
+    """
+
+    library: str
+    algorithm: str
+    settings: Mapping[str, Any]
+
+
+def define(values: flags.FlagValues):
+    flags.DEFINE_string(
+        "peers",
+        DIRECTORY,
+        "virtual environment of the other libraries; made when it is first needed, from "
+        "benchmarks/requirements-peers.txt",
+        flag_values=values,
+    )
+
+
+def command(python: Path, peer: Peer, run_dir: Path, **work) -> list[str]:
+    """What trains; `work` has a value for each of WORK."""
+    job = {"flags": "", "peer": dataclasses.asdict(peer), "run_dir": str(run_dir), **work}
+    return [str(python), "-P", str(ROOT / "benchmarks/peers.py"), json.dumps(job)]  # -P: profile.py hides Python's own
+
+
+def python_of(directory: Path) -> Path:
+    """The Python that has the peers, in the virtual environment `directory`."""
+    python = (ROOT / directory / "bin" / "python").absolute()
+    if not (ROOT / directory / "complete").exists():
+        print(f"installing the peers in {directory} ...", flush=True)
+        run([sys.executable, "-m", "venv", "--clear", str(ROOT / directory)])
+        run([str(python), "-m", "pip", "install", "--quiet", "-r", "benchmarks/requirements-peers.txt"])
+        (ROOT / directory / "complete").touch()
+    return python
+
+
+def versions(python: Path) -> dict[str, str]:
+    """Of each of PACKAGES."""
+    script = "import importlib.metadata as m, json; print(json.dumps({name: m.version(name) for name in %s}))"
+    return json.loads(subprocess.check_output([python, "-c", script % (PACKAGES,)], text=True))
