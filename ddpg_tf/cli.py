@@ -79,11 +79,16 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
 _ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
 
 
+is_command = False  # whether this process is one of the project's commands, by `run`
+
+
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
     """Runs `main(sys.argv)` and exits with its status; a UserError becomes one line on stderr.
 
     absl's own `app.run` exits 1 on `--help`, hides flags of other modules and ignores positional arguments.
     """
+    global is_command
+    is_command = True
     sys.stdout, sys.stderr = (
         stream or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
         for stream in (sys.stdout, sys.stderr)

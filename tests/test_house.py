@@ -105,3 +105,17 @@ def test_clients_workers_films_and_help_do_without_tensorflow(module):
     code = f"import sys, {module}; print(sorted({{'tensorflow', 'keras'}} & sys.modules.keys()))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_commands_do_not_wait_for_what_only_keras_would_use():
+    code = (
+        "import sys\n"
+        "from ddpg_tf import cli\n"
+        "def main(argv):\n"
+        "    from ddpg_tf import _tf\n"
+        "    print({'h5py', 'matplotlib', 'pandas'} & sys.modules.keys())\n"
+        "    import h5py, matplotlib\n"
+        "cli.run(main)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "set()\n"), done.stderr
