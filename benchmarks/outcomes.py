@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import peer_runs
+from benchmarks import peer_runs, scoring
 from benchmarks.peer_runs import Peer
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.errors import UsageError
@@ -33,9 +33,8 @@ RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
 VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras", *peer_runs.PACKAGES)
 _PEER = "peer.json"  # in a run directory and in a folder of results
-_COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS, "success")
+_COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS, "success", "best")
 _OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ
-_SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Outcome:
       q_bias: {step: (Q(s0, mu(s0)) - discounted return) / |discounted return|}; empty where it was not measured.
       rescored: mean return of the last weights over `episodes` episodes; None where they were not scored again.
       success: share of successes of the last weights on these episodes; None where there are no goals.
+      best: mean return of the best evaluation's weights over as many other episodes; None where it was not asked for.
       steps_per_second: median of the rows of metrics.csv with updates in them.
     """
 
@@ -61,6 +61,7 @@ class Outcome:
     steps_per_second: float | None
     versions: dict[str, str]
     success: float | None = None
+    best: float | None = None
 
     def last(self, count: int) -> float:
         """Mean of the last `count` evaluations."""
@@ -107,12 +108,13 @@ def has(path: Path, config: Config, peer: Peer | None = None) -> bool:
     return _is_of(path, config, peer) and any(int(row["seed"]) == config.seed for row in read_rows(path / "runs.csv"))
 
 
-def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
+def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best: bool = False):
     """Adds the run in directory `run` to the results in `path`; results of other flags make way.
 
     Args:
       episodes: on which the last weights are scored again, unless they have been on as many.
       scatter: whether the critic's estimates are noted too.
+      best: whether the best evaluation's weights are scored too.
     Raises:
       UsageError: the run is not finished.
     """
@@ -123,7 +125,8 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
     path.mkdir(parents=True, exist_ok=True)
     if peer:
         shutil.copyfile(run / _PEER, path / _PEER)
-        episodes, scatter = 0, False  # its weights are not ours to play
+        episodes, scatter = 0, False  # its weights cannot be played here
+    scatter, best = scatter and not diverged, best and not diverged and episodes > 0
     write_text(path / "flags.txt", shared_flags(config))
     rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")}
     versions = json.loads((run / "versions.json").read_text())
@@ -132,11 +135,8 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
         row
         and row["run"] == versions["run"]
         and int(row["episodes"]) >= episodes
-        and (
-            not scatter
-            or diverged
-            or any(int(point["seed"]) == config.seed for point in read_rows(path / "scatter.csv"))
-        )
+        and (row.get("best") or not best)
+        and (not scatter or any(int(point["seed"]) == config.seed for point in read_rows(path / "scatter.csv")))
     ):
         return
     shutil.copyfile(run / "evaluations.csv", path / f"seed-{config.seed}.csv")
@@ -145,7 +145,7 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
     metrics = read_rows(run / "metrics.csv")
     speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
     ended = _divergence(run) if diverged else "finished"
-    again, success = _score_again(run, episodes) if episodes and not diverged else ("", "")
+    again, success = scoring.score(run, "latest", episodes) if episodes and not diverged else ("", "")
     rows[config.seed] = {
         "seed": config.seed,
         "run": versions["run"],
@@ -156,8 +156,9 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
         "rescored": again,
         **{name: versions.get(name, "") for name in VERSIONS},
         "success": success,
+        "best": scoring.score(run, "best", episodes)[0] if best else "",
     }
-    if scatter and not diverged:
+    if scatter:
         _write_rows(
             path / "scatter.csv",
             ("seed", "q", "discounted_return"),
@@ -167,7 +168,7 @@ def collect(run: Path, path: Path, episodes: int, scatter: bool = False):
                     for row in read_rows(path / "scatter.csv")
                     if int(row["seed"]) != config.seed
                 ),
-                *([config.seed, q, g] for q, g in _estimates(run)),
+                *([config.seed, q, g] for q, g in scoring.estimates(run)),
             ],
         )
     _write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
@@ -247,52 +248,8 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
         int(row["episodes"]),
         *(float(row[name]) if row[name] else None for name in ("seconds", "steps_per_second")),
         {name: row[name] for name in VERSIONS if row.get(name)},
-        float(row["success"]) if row.get("success") else None,
+        *(float(row[name]) if row.get(name) else None for name in ("success", "best")),
     )
-
-
-def _score_again(run: Path, episodes: int) -> tuple[float, float | str]:
-    """(mean return, share of successes or "") of the last weights."""
-    from ddpg_tf.evaluation.evaluator import Evaluator
-    from ddpg_tf.storage.policy import load_policy
-
-    policy = load_policy(run, "latest")
-    evaluator = Evaluator(policy.config, episodes)
-    found = evaluator.run(policy.agent.act)
-    evaluator.close()
-    success = float(np.mean([episode.success for episode in found]))
-    return float(np.mean([episode.episode_return for episode in found])), "" if np.isnan(success) else success
-
-
-def _estimates(run: Path) -> list[tuple[float, float]]:
-    """(Q(s, mu(s)), discounted return from there) at steps of test episodes (Lillicrap et al., Fig. 3).
-
-    Where a time limit ends an episode, the steps before it lack a part of their return: those that lack more than a
-    hundredth are left out, or the second half of the episode if that is less.
-    """
-    from ddpg_tf.evaluation.evaluator import Evaluator
-    from ddpg_tf.storage.policy import load_policy
-
-    policy = load_policy(run, "latest")
-    gamma, found = policy.config.gamma, []
-    for i in range(_SCATTER_EPISODES):
-        seen: list[np.ndarray] = []
-
-        def act(observations, seen=seen):
-            seen.append(observations[0].copy())
-            return policy.agent.act(observations)
-
-        evaluator = Evaluator(policy.config, 1, first_seed=20_000 + i)
-        (episode,) = evaluator.run(act)
-        evaluator.close()
-        returns, following = np.zeros(episode.length), 0.0
-        for t in reversed(range(episode.length)):
-            returns[t] = following = episode.rewards[t] + gamma * following
-        lacking = np.searchsorted(-(gamma ** np.arange(episode.length)), -0.01)  # steps until gamma^t is below 0.01
-        whole = episode.length - (0 if episode.terminated else min(lacking, episode.length // 2))
-        found += zip(policy.agent.value(np.stack(seen[:whole])).tolist(), returns[:whole].tolist(), strict=True)
-    chosen = np.random.default_rng(0).permutation(len(found))[:_SCATTER_POINTS]
-    return [found[i] for i in sorted(chosen)]
 
 
 def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence]):

@@ -100,8 +100,8 @@ def all_entries(published: Published) -> str:
         "![curves of all entries](curves.png)",
         "",
         "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
-        "100 episodes | published | reached |",
-        "|---" * 10 + "|",
+        "100 episodes | best policy, 100 other episodes | published | reached |",
+        "|---" * 11 + "|",
     ]
     for suite, results in published:
         for name, found in results.items():
@@ -133,14 +133,14 @@ def all_entries(published: Published) -> str:
 def readme_table(published: Published) -> list[str]:
     """The rows of those entries that the project's README names."""
     lines = [
-        "| run | steps | seeds | last evaluation | best evaluation | last weights, 100 episodes | published |",
+        "| run | steps | seeds | last evaluation | last weights, 100 episodes | best policy, 100 others | published |",
         "|---" * 7 + "|",
     ]
     for suite, results in published:
         for name, found in results.items():
             entry, done = _entry(suite, name), finished(found)
             if entry.readme:
-                last, _, best, again = _scores(done)
+                last, _, _, again, best = _scores(done)
                 lines.append(
                     _row(
                         [
@@ -148,8 +148,8 @@ def readme_table(published: Published) -> list[str]:
                             f"{found.config.total_steps:,}",
                             _seeds(found),
                             last,
-                            best,
                             again,
+                            best,
                             _against(entry, found)[0],
                         ]
                     )
@@ -223,9 +223,9 @@ def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel:
 
 
 def _scores(done: Sequence[Outcome]) -> list[str]:
-    """Cells: last evaluation, mean of the last ten, best, last weights scored again."""
+    """Cells: last evaluation, mean of the last ten, best, last weights scored again, the best policy of all seeds."""
     if not done:
-        return ["-"] * 4
+        return ["-"] * 5
     few = "" if done[0].episodes == 100 else f" ({done[0].episodes} episodes)"
     again, success = summary(done, lambda o: o.rescored), summary(done, lambda o: o.success)
     return [
@@ -233,7 +233,16 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
         summary(done, lambda o: o.last(10)),
         summary(done, lambda o: max(o.scores.values())),
         again + few * (again != "-") + f", success {success}" * (success != "-"),
+        _best_policy(done),
     ]
+
+
+def _best_policy(done: Sequence[Outcome]) -> str:
+    """A cell: what the best weights of any seed come to."""
+    best = max((outcome for outcome in done if outcome.best is not None), key=lambda o: o.best, default=None)
+    if not best:
+        return "-"
+    return summary([best], lambda o: o.best) + f" (seed {best.seed})" * (len(done) > 1)
 
 
 def _against(entry: Entry, found: Results) -> list[str]:

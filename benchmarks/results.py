@@ -76,7 +76,7 @@ def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
                 )
             if outcomes.read_peer(run) != entry.peer:
                 raise UsageError(f"{run} was trained by another library, or with other settings: delete it")
-            outcomes.collect(run, path, episodes, entry.scatter)
+            outcomes.collect(run, path, episodes, scatter=entry.scatter, best=bool(entry.readme))
 
 
 def _write_folder(suite: Suite, entry: Entry):

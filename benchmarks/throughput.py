@@ -1,8 +1,8 @@
 """Steps per second beside SBX (JAX) and Stable-Baselines3 (PyTorch): the same work, in turn, on this machine.
 
-    python -m benchmarks.throughput [update_per_step] [blocks] [paper] [seeds] [solve] [--rounds=5] [--steps=5000]
+    python -m benchmarks.throughput [NAME ...] [--rounds=5] [--steps=5000]
 
-Without a name all are measured. The peers get an environment of their own (--peers; made at the first call from
+NAME is update_per_step, blocks, paper, wide, humanoid, seeds or solve; default all. The peers get an environment of their own (--peers; made at the first call from
 benchmarks/requirements-peers.txt). Each library runs its own training loop in a process of its own, environment
 included; the clock runs between two steps of it, so that neither imports nor compilation count, except in `solve`.
 Rounds take turns in who comes first. Writes --out, the same as csv, and every single figure (NAME-rounds.csv); exit
@@ -116,6 +116,10 @@ SETTINGS = {
         "The paper's sizes: 400-300, batch 64, one update per step.",
         {"sbx": 1.1},
     ),
+    "wide": Setting(
+        Work(update_every=50, hidden_units=(512, 512), batch_size=1024), "As blocks, but 512-512, batch 1,024.", {}
+    ),
+    "humanoid": Setting(Work(env="Humanoid-v5", update_every=50), "As blocks, but Humanoid-v5: 348 observations.", {}),
     "seeds": Setting(
         Work(update_every=50),
         f"As blocks, {len(_CORES)} seeds at once, each on a core of its own: the sum of their steps/s.",

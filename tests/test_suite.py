@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import outcomes, paper, results, suite, suite_file, suite_runs
+from benchmarks import outcomes, paper, results, scoring, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.storage import run_dir
@@ -289,6 +289,7 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
     (outcome,) = outcomes.read(folder).outcomes
     scores = outcomes.read_scores(runs / "small" / "good-0" / "evaluations.csv")
     assert outcome.scores == scores and outcome.rescored == pytest.approx(scores[900])  # the same two episodes
+    assert outcome.best not in (None, outcome.rescored)  # two others, for the README's row
     assert (folder / "seed-0.csv").read_bytes() == (runs / "small" / "good-0" / "evaluations.csv").read_bytes()
     estimates = np.loadtxt(folder / "scatter.csv", delimiter=",", skiprows=1)
     assert estimates.shape == (1000, 3) and (estimates[:, 2] < 0).all()
@@ -373,7 +374,7 @@ def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(d
     runs, *_ = disturbed
     folder = place / "results" / "small" / "good"
     outcomes.collect(runs / "small" / "good-0", folder, 1)
-    monkeypatch.setattr(outcomes, "_score_again", lambda *_: pytest.fail("scored again"))
+    monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
     outcomes.collect(runs / "small" / "good-0", folder, 1)
     flags = (folder / "flags.txt").read_text()
     (folder / "flags.txt").write_text(flags.replace("--gamma=0.99", "--gamma=0.5"))
