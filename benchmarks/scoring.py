@@ -9,7 +9,7 @@ _SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
 
 
 def score(run: Path, weights: str, episodes: int) -> tuple[float, float | str]:
-    """(mean return, share of successes or "") of the "latest" `weights`, or the "best" on episodes that did not choose."""
+    """(mean return, share of successes or "") of the "latest" weights, or of the "best", on other episodes."""
     from ddpg_tf.evaluation.evaluator import Evaluator
     from ddpg_tf.storage.policy import load_policy
 

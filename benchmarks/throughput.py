@@ -2,11 +2,11 @@
 
     python -m benchmarks.throughput [NAME ...] [--rounds=5] [--steps=5000]
 
-NAME is update_per_step, blocks, paper, wide, humanoid, seeds or solve; default all. The peers get an environment of their own (--peers; made at the first call from
-benchmarks/requirements-peers.txt). Each library runs its own training loop in a process of its own, environment
-included; the clock runs between two steps of it, so that neither imports nor compilation count, except in `solve`.
-Rounds take turns in who comes first. Writes --out, the same as csv, and every single figure (NAME-rounds.csv); exit
-status 1 if a ratio is not as wanted.
+NAME is update_per_step, blocks, paper, wide, humanoid, seeds or solve; default all. The peers get an environment of
+their own (--peers; made at the first call from benchmarks/requirements-peers.txt). Each library runs its own training
+loop in a process of its own, environment included; the clock runs between two steps of it, so that neither imports nor
+compilation count, except in `solve`. Rounds take turns in who comes first. Writes --out, the same as csv, and every
+single figure (NAME-rounds.csv); exit status 1 if a ratio is not as wanted.
 """
 
 import concurrent.futures
