@@ -1,20 +1,22 @@
 """What a step costs as the replay, the number of environments, the observation and the networks grow; and memory.
 
-    python -m benchmarks.scale [replay] [environments] [observations] [networks] [memory] [--rounds=5] [--steps=960]
+    python -m benchmarks.scale [NAME ...] [--rounds=5] [--steps=960]
 
-Without a name all are measured. A step is the whole inner loop (act, environment, replay, its share of a block of
-updates), in blocks of 48. The settings of a part take turns; figures are medians over the rounds. Writes --out, the
-same as csv, and a plot; exit status 1 if a figure is not as wanted.
+NAME is replay, environments, observations, networks, memory or cold; default all. A step is the whole inner loop (act,
+environment, replay, its share of a block of updates), in blocks of 48. The settings of a part take turns; figures are
+medians over the rounds. Writes --out, the same as csv, and a plot; exit status 1 if a figure is not as wanted.
 """
 
 import concurrent.futures
 import dataclasses
 import itertools
 import multiprocessing
+import os
 import re
 import shlex
 import statistics
 import time
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -77,7 +79,7 @@ def main(argv) -> int:
         flag_values=values,
     )
     flags.DEFINE_string("out", "benchmarks/results/scale.md", "file for the results", flag_values=values)
-    names = chosen(cli.parse(argv, values, __doc__, positional=True), PARTS | {"memory": ()})
+    names = chosen(cli.parse(argv, values, __doc__, positional=True), PARTS | {"memory": (), "cold": ()})
     if values.steps % BLOCK:
         raise UsageError(f"--steps must be a multiple of {BLOCK}")
     out, done, series = Path(values.out), {}, {}
@@ -85,6 +87,8 @@ def main(argv) -> int:
     for name in names:
         if name == "memory":
             done[name] = _memory()
+        elif name == "cold":
+            done[name] = _cold(values.rounds)
         else:
             series[name] = _measure(name, values.rounds, values.steps)
             done[name] = _part(name, series[name])
@@ -152,28 +156,26 @@ class Steps:
             num_envs=setting.num_envs,
             directory=directory,
         )
-        self._fill(replay, setting.num_envs, setting.transitions // setting.num_envs, spaces)
+        _fill(replay, setting.num_envs, setting.transitions // setting.num_envs, spaces)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
         self._core = Core(config, agent, replay, Collector(config, spaces), step=replay.rows * setting.num_envs)
         self.run(2 * BLOCK)  # compiles
-
-    @staticmethod
-    def _fill(replay, n: int, rows: int, spaces):
-        rng, shape = np.random.default_rng(0), [1000, n, spaces.observation_size]
-        for t in range(rows):
-            if t % 1000 == 0:
-                observation, successor = rng.normal(size=(2, *shape)).astype(np.float32)
-                action = rng.uniform(spaces.low, spaces.high, [1000, n, spaces.action_size])
-            ended = np.full(n, t % 1000 == 999)
-            replay.add(
-                observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000], np.zeros(n, bool), ended
-            )
 
     def run(self, steps: int):
         self._core.run(self._core.step + steps)
 
     def close(self):
         self._core.collector.close()
+
+
+def _fill(replay, n: int, rows: int, spaces):
+    rng, shape = np.random.default_rng(0), [1000, n, spaces.observation_size]
+    for t in range(rows):
+        if t % 1000 == 0:
+            observation, successor = rng.normal(size=(2, *shape)).astype(np.float32)
+            action = rng.uniform(spaces.low, spaces.high, [1000, n, spaces.action_size])
+        ended = np.full(n, t % 1000 == 999)
+        replay.add(observation[t % 1000], action[t % 1000], np.ones(n), successor[t % 1000], np.zeros(n, bool), ended)
 
 
 def _memory() -> Part:
@@ -199,6 +201,35 @@ def _resident(transitions: int) -> dict[str, float]:
         what: int(re.search(rf"{field}:\s+(\d+) kB", status)[1]) / 1024
         for what, field in (("all", "VmRSS"), ("its own", "RssAnon"), ("mapped files", "RssFile"))
     }
+
+
+def _cold(rounds: int) -> Part:
+    from ddpg_tf import Config, ReplayBuffer
+    from ddpg_tf.envs import factory
+
+    spaces, shape = factory.spaces_of(Config(env="Humanoid-v5")), (50, 256)
+    times: dict[str, list[float]] = {"on disk only": [], "in memory": []}
+    with TemporaryDirectory(prefix="scale-", dir=".") as directory:
+        ring = partial(ReplayBuffer, MOST_ROWS, spaces.observation_size, spaces.action_size, directory=directory)
+        replay = ring()
+        _fill(replay, 1, MOST_ROWS, spaces)
+        files = [path for path in Path(directory).rglob("*") if path.is_file()]
+        for i in range(rounds):
+            replay.flush()
+            del replay  # mapped pages would stay
+            for file in files:
+                with open(file, "rb") as opened:
+                    os.posix_fadvise(opened.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            replay = ring(rows=MOST_ROWS)
+            for found in times.values():  # the second draws what the first has read
+                started = time.perf_counter()
+                replay.sample(np.random.default_rng(i), shape)
+                found.append(1000 * (time.perf_counter() - started) / shape[0])
+        size = sum(file.stat().st_size for file in files)
+    about = f"""Milliseconds for a minibatch of 256 of Humanoid-v5, in a draw of 50, from a replay of {MOST_ROWS:,}
+        transitions ({size / 1e9:.1f} GB) that the system has put out of memory, as it does where memory is short, and
+        the same draw again. Draws are made during updates."""
+    return Part(about, [Row(f"{label} [ms]", statistics.median(found)) for label, found in times.items()])
 
 
 def _draw(path: Path, series: dict[str, dict[str, float]]):
