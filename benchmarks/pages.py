@@ -17,78 +17,6 @@ Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the r
 _COLUMNS = 4  # of small pictures
 
 
-def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
-    """Entries of the same environment side by side: after equal steps, and after equal wall time."""
-    lines = [
-        f"# {suite.name}",
-        "",
-        suite.about,
-        "",
-        "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
-        "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
-        "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
-        "above 0 the critic overestimates.",
-        "",
-        *([f"![curves]({suite.name}.png)", ""] if comparisons(results) else []),
-    ]
-    for env in dict.fromkeys(found.config.env for found in results.values()):
-        group = {name: found for name, found in results.items() if found.config.env == env}
-        seconds = min((_training_seconds(found) for found in group.values() if finished(found)), default=0.0)
-        lines += [
-            f"## {env}",
-            "",
-            "| entry | steps | seeds | area | last five | equal time | q_bias | steps/s |",
-            "|---|---|---|---|---|---|---|---|",
-        ]
-        for name, found in group.items():
-            done, speed = finished(found), _speed(found)
-            lines.append(
-                _row(
-                    [
-                        f"[{name}]({suite.name}/{quote(name)})",
-                        f"{found.config.total_steps:,}",
-                        _seeds(found),
-                        summary(done, lambda o: o.area),
-                        summary(done, lambda o: o.last(5)),
-                        summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
-                        summary(done, lambda o: o.last_q_bias),
-                        f"{speed:.0f}" if speed else "-",
-                    ]
-                )
-            )
-        lines.append("")
-    notes = [f"- **{entry.name}**: {entry.note}" for entry in suite.entries if entry.note and entry.name in results]
-    return "\n".join([*lines, *notes, ""])
-
-
-def comparisons(results: Mapping[str, Results]) -> dict[str, list[str]]:
-    """{environment: its entries} where there are several that finished."""
-    by_env: dict[str, list[str]] = {}
-    for name, found in results.items():
-        if finished(found):
-            by_env.setdefault(found.config.env, []).append(name)
-    return {env: names for env, names in by_env.items() if len(names) > 1}
-
-
-def draw_comparisons(results: Mapping[str, Results], path: Path):
-    """Of each environment the curves of its entries, as Lillicrap et al., Fig. 2; nothing without `comparisons`."""
-
-    def draw(axes, item):
-        env, names = item
-        for i, name in enumerate(names):
-            draw_on(
-                axes,
-                finished(results[name]),
-                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-"),
-                color=f"C{i % 10}",
-                linestyle="-" if i < 10 else "--",
-            )
-        axes.set_title(env, fontsize=7)
-        axes.legend(fontsize=5)
-
-    _draw_grid(path, list(comparisons(results).items()), draw, "steps", "evaluation return")
-
-
 def all_entries(published: Published) -> str:
     """README.md of the results: one table over all entries."""
     lines = [
@@ -107,12 +35,12 @@ def all_entries(published: Published) -> str:
         for name, found in results.items():
             done, entry = finished(found), _entry(suite, name)
             lines.append(
-                _row(
+                row(
                     [
                         f"{suite.name}: [{name}]({suite.name}/{quote(name)})",
                         found.config.env,
                         f"{found.config.total_steps:,}",
-                        _seeds(found),
+                        seeds_cell(found),
                         *_scores(done),
                         *_against(entry, found),
                     ]
@@ -142,11 +70,11 @@ def readme_table(published: Published) -> list[str]:
             if entry.readme:
                 last, _, _, again, best = _scores(done)
                 lines.append(
-                    _row(
+                    row(
                         [
                             f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})",
                             f"{found.config.total_steps:,}",
-                            _seeds(found),
+                            seeds_cell(found),
                             last,
                             again,
                             best,
@@ -173,7 +101,7 @@ def draw_all(published: Published, path: Path):
             axes.axhline(entry.published.score, color="black", linestyle=":", linewidth=1)
         axes.set_title(f"{entry.readme}, {seeds(finished(found))}", fontsize=7)
 
-    _draw_grid(path, shown, draw, "steps", "evaluation return")
+    draw_grid(path, shown, draw, "steps", "evaluation return")
 
 
 def draw_estimates(published: Published, path: Path):
@@ -190,7 +118,7 @@ def draw_estimates(published: Published, path: Path):
         axes.scatter(following, q, s=2, alpha=0.3)
         axes.set_title(name, fontsize=7)
 
-    _draw_grid(path, _scatters(published), draw, "discounted return that followed", "estimated Q")
+    draw_grid(path, _scatters(published), draw, "discounted return that followed", "estimated Q")
 
 
 def _scatters(published: Published) -> list[tuple[str, Path]]:
@@ -203,7 +131,7 @@ def _scatters(published: Published) -> list[tuple[str, Path]]:
     ]
 
 
-def _draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str):
+def draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str):
     from matplotlib.figure import Figure
 
     if not items:
@@ -255,31 +183,15 @@ def _against(entry: Entry, found: Results) -> list[str]:
     return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", "yes" if reached else "no"]
 
 
-def _seeds(found: Results) -> str:
+def seeds_cell(found: Results) -> str:
     """A cell: how many runs, and which of them did not finish."""
     others = [f"seed {outcome.seed} {outcome.ended}" for outcome in found.outcomes if outcome.ended != "finished"]
     return ", ".join([str(len(finished(found))), *others])
-
-
-def _speed(found: Results) -> float:
-    """Median over its runs of their median steps/s."""
-    speeds = [outcome.steps_per_second for outcome in found.outcomes if outcome.steps_per_second]
-    return float(np.median(speeds)) if speeds else 0.0
-
-
-def _training_seconds(found: Results) -> float:
-    speed = _speed(found)
-    return found.config.total_steps / speed if speed else np.inf
-
-
-def _last_five_until(outcome: Outcome, step: float) -> float | None:
-    scores = [score for at, score in outcome.scores.items() if at <= step * (1 + 1e-9)]
-    return float(np.mean(scores[-5:])) if scores else None
 
 
 def _entry(suite: Suite, name: str) -> Entry:
     return next(entry for entry in suite.entries if entry.name == name)
 
 
-def _row(cells: Sequence[str]) -> str:
+def row(cells: Sequence[str]) -> str:
     return f"| {' | '.join(cells)} |"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks import curves, outcomes, pages, paper
+from benchmarks import curves, outcomes, pages, paper, side_by_side
 from benchmarks.outcomes import Results
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite, read
@@ -51,8 +51,8 @@ def main(argv):
     outcomes.RESULTS.mkdir(parents=True, exist_ok=True)
     for suite, results in published:
         if results:
-            pages.draw_comparisons(results, outcomes.RESULTS / f"{suite.name}.png")
-            write_text(outcomes.RESULTS / f"{suite.name}.md", pages.suite_page(suite, results))
+            side_by_side.draw_comparisons(results, outcomes.RESULTS / f"{suite.name}.png")
+            write_text(outcomes.RESULTS / f"{suite.name}.md", side_by_side.suite_page(suite, results))
     write_text(outcomes.RESULTS / "README.md", pages.all_entries(published))
     pages.draw_all(published, outcomes.RESULTS / "curves.png")
     pages.draw_estimates(published, outcomes.RESULTS / "values.png")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import outcomes, paper, results, scoring, suite, suite_file, suite_runs
+from benchmarks import outcomes, paper, results, scoring, side_by_side, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.storage import run_dir
@@ -381,6 +381,24 @@ def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(d
     (folder / "seed-7.csv").write_text("of another time")
     outcomes.collect(runs / "small" / "good-0", folder, 0)
     assert (folder / "flags.txt").read_text() == flags and not (folder / "seed-7.csv").exists()
+
+
+def test_the_page_says_how_soon_an_entry_catches_up_with_the_first():
+    def entry(name, scores, speed):
+        outcome = outcomes.Outcome(0, "finished", scores, {}, None, 0, None, speed, {})
+        return name, outcomes.Results(outcomes.folder("small", name), Config(total_steps=10_000), (outcome,))
+
+    steps = range(1000, 11_000, 1000)
+    found = dict(
+        [
+            entry("first", {step: step / 100 for step in steps}, 50.0),  # last five: 80
+            entry("twice as good", {step: step / 50 for step in steps}, 25.0),  # 80 over five evaluations at step 6,000
+            entry("worse", {step: 0.0 for step in steps}, 100.0),
+        ]
+    )
+    page = side_by_side.suite_page(suite_file.Suite("small", "", ()), found).splitlines()
+    cells = {line.split("]")[0][3:]: line.split(" | ")[6] for line in page if line.startswith("| [")}
+    assert cells == {"first": "", "twice as good": "1.20", "worse": "no"}
 
 
 def test_a_readme_without_a_place_for_the_results_is_refused(place):

@@ -1,0 +1,124 @@
+"""Entries of a suite side by side, by environment: the suite's page and its picture."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import quote
+
+import numpy as np
+
+from benchmarks.curves import draw_on, finished, interval, summary
+from benchmarks.outcomes import Outcome, Results
+from benchmarks.pages import draw_grid, row, seeds_cell
+from benchmarks.suite_file import Suite
+
+
+def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
+    """Entries of the same environment side by side: after equal steps, and after equal wall time."""
+    lines = [
+        f"# {suite.name}",
+        "",
+        suite.about,
+        "",
+        "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
+        "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
+        "Caught up: the training time after which the mean of five evaluations first comes to the first entry's last "
+        "five, as a share of the first entry's own training time; median over seeds. "
+        "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
+        "above 0 the critic overestimates.",
+        "",
+        *([f"![curves]({suite.name}.png)", ""] if comparisons(results) else []),
+    ]
+    for env in dict.fromkeys(found.config.env for found in results.values()):
+        group = {name: found for name, found in results.items() if found.config.env == env}
+        seconds = min((_training_seconds(found) for found in group.values() if finished(found)), default=0.0)
+        first = next(iter(group.values()))
+        lines += [
+            f"## {env}",
+            "",
+            "| entry | steps | seeds | area | last five | equal time | caught up | q_bias | steps/s |",
+            "|---" * 9 + "|",
+        ]
+        for name, found in group.items():
+            done, speed = finished(found), _speed(found)
+            lines.append(
+                row(
+                    [
+                        f"[{name}]({suite.name}/{quote(name)})",
+                        f"{found.config.total_steps:,}",
+                        seeds_cell(found),
+                        summary(done, lambda o: o.area),
+                        summary(done, lambda o: o.last(5)),
+                        summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
+                        _caught_up(found, first) if found is not first else "",
+                        summary(done, lambda o: o.last_q_bias),
+                        f"{speed:.0f}" if speed else "-",
+                    ]
+                )
+            )
+        lines.append("")
+    notes = [f"- **{entry.name}**: {entry.note}" for entry in suite.entries if entry.note and entry.name in results]
+    return "\n".join([*lines, *notes, ""])
+
+
+def comparisons(results: Mapping[str, Results]) -> dict[str, list[str]]:
+    """{environment: its entries} where there are several that finished."""
+    by_env: dict[str, list[str]] = {}
+    for name, found in results.items():
+        if finished(found):
+            by_env.setdefault(found.config.env, []).append(name)
+    return {env: names for env, names in by_env.items() if len(names) > 1}
+
+
+def draw_comparisons(results: Mapping[str, Results], path: Path):
+    """Of each environment the curves of its entries, as Lillicrap et al., Fig. 2; nothing without `comparisons`."""
+
+    def draw(axes, item):
+        env, names = item
+        for i, name in enumerate(names):
+            draw_on(
+                axes,
+                finished(results[name]),
+                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-"),
+                color=f"C{i % 10}",
+                linestyle="-" if i < 10 else "--",
+            )
+        axes.set_title(env, fontsize=7)
+        axes.legend(fontsize=5)
+
+    draw_grid(path, list(comparisons(results).items()), draw, "steps", "evaluation return")
+
+
+def _speed(found: Results) -> float:
+    """Median over its runs of their median steps/s."""
+    speeds = [outcome.steps_per_second for outcome in found.outcomes if outcome.steps_per_second]
+    return float(np.median(speeds)) if speeds else 0.0
+
+
+def _training_seconds(found: Results) -> float:
+    speed = _speed(found)
+    return found.config.total_steps / speed if speed else np.inf
+
+
+def _last_five_until(outcome: Outcome, step: float) -> float | None:
+    scores = [score for at, score in outcome.scores.items() if at <= step * (1 + 1e-9)]
+    return float(np.mean(scores[-5:])) if scores else None
+
+
+def _caught_up(found: Results, first: Results) -> str:
+    """A cell: of the first entry's training time, what `found` takes to its last five."""
+    if not finished(first) or not finished(found):
+        return "-"
+    aim = interval(np.array([[outcome.last(5)] for outcome in finished(first)]))[0][0]
+    shares = [
+        _first_at(outcome, aim) / _speed(found) / _training_seconds(first) if _speed(found) else np.inf
+        for outcome in finished(found)
+    ]
+    share = float(np.median(shares))
+    return f"{share:.2f}" if np.isfinite(share) else "no"
+
+
+def _first_at(outcome: Outcome, score: float) -> float:
+    """The first step at which the mean of the last five evaluations is at least `score`."""
+    steps, scores = list(outcome.scores), list(outcome.scores.values())
+    reached = (step for i, step in enumerate(steps) if i >= 4 and np.mean(scores[i - 4 : i + 1]) >= score)
+    return next(reached, np.inf)
