@@ -166,11 +166,11 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
 
 
 def _best_policy(done: Sequence[Outcome]) -> str:
-    """A cell: what the best weights of any seed come to."""
-    best = max((outcome for outcome in done if outcome.best is not None), key=lambda o: o.best, default=None)
-    if not best:
+    """A cell: what the best weights of any seed come to, once those of all have been scored."""
+    if any(outcome.best is None for outcome in done):
         return "-"
-    return summary([best], lambda o: o.best) + f" (seed {best.seed})" * (len(done) > 1)
+    best = max(done, key=lambda outcome: outcome.best)
+    return summary([best], lambda outcome: outcome.best) + f" (seed {best.seed})" * (len(done) > 1)
 
 
 def _against(entry: Entry, found: Results) -> list[str]:
