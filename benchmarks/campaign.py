@@ -18,7 +18,6 @@ import numpy as np
 from benchmarks.kills import is_complete
 from benchmarks.processes import ROOT
 from ddpg_tf.errors import UserError
-from ddpg_tf.export.versions import versions
 from ddpg_tf.storage import checkpoint
 
 PATIENCE = 300  # seconds: a training that takes longer hangs
@@ -256,6 +255,7 @@ def _timeless(path: Path) -> list[dict[str, str]]:
 def _published(run: Path) -> dict[str, object]:
     """The newest version: its step, score and weights; versions that lack a part."""
     from ddpg_tf._tf import tf  # takes long, and only publications need it
+    from ddpg_tf.export.versions import versions
 
     exports = exports_of(run)
     found = {f"version {n}": "not whole" for n in versions(exports) if not is_complete(exports / str(n))}

@@ -18,7 +18,6 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation import video
 from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 from ddpg_tf.files import write_atomically
-from ddpg_tf.storage.policy import load_policy
 
 SIDE, PER_SECOND, IN_A_ROW = 128, 12, 5
 
@@ -38,6 +37,8 @@ def main(argv):
 def _film(run: Path, count: int) -> list[np.ndarray]:
     """`count` pictures uint8 [SIDE, SIDE, 3], PER_SECOND of them for a second of the film of an episode."""
     import imageio
+
+    from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run)
     evaluator = Evaluator(policy.config, 1)

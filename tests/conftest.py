@@ -22,6 +22,7 @@ ROOT = Path(__file__).parents[1]
 # A run of a few seconds on which everything happens several times.
 TINY = dict(
     env="Pendulum-v1",
+    max_episode_steps=50,
     total_steps=1200,
     warmup_steps=200,
     update_every=20,

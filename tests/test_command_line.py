@@ -1,10 +1,12 @@
 """What train.py, export.py and ddpg_tf.evaluate answer to mistakes: one line, non-zero exit, nothing changed."""
 
 import dataclasses
+import json
 import os
 import re
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import warnings
@@ -410,11 +412,12 @@ def test_a_run_that_another_process_trains(refused, finished):
         os.close(lock)
 
 
-def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run):
-    path = tmp_path / "a run"
-    flags = ["--env=tests.toy_envs:ToyInterrupted-v0", '--env_kwargs={"at": 25}', f"--run_dir={path}", *QUICK]
+@pytest.mark.parametrize("number, ends_with", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run, number, ends_with):
+    path, kwargs = tmp_path / "a run", json.dumps({"at": 25, "number": number})
+    flags = ["--env=tests.toy_envs:ToyInterrupted-v0", f"--env_kwargs={kwargs}", f"--run_dir={path}", *QUICK]
     status, out, err = command(train.main, *flags)
-    assert (status, out) == (130, "")
+    assert (status, out) == (ends_with, "")
     said, _, to_copy = err.splitlines()[-1].partition(": ")
     assert said == "interrupted; continue with"
     assert shlex.split(to_copy) == ["python", "train.py", "--resume", f"--run_dir={path}"]
@@ -561,18 +564,7 @@ def test_nobody_listening_to_help_is_no_traceback():
     assert done.stderr == "" and done.stdout.startswith("Trains")
 
 
-def export_with(directory, *flags, **environment):
-    """export.py in a process of its own, in `directory`."""
-    return subprocess.run(
-        [sys.executable, ROOT / "export.py", *flags],
-        cwd=directory,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
-    )
-
-
-def test_a_home_directory_whose_name_the_shell_left_as_it_is_and_whose_keras_json_changes_nothing(
+def test_a_closed_stderr_a_home_directory_as_the_shell_left_it_and_its_keras_json_change_nothing(
     tmp_path, finished_run
 ):
     """bash does not expand the ~ of --run_dir=~/run."""
@@ -581,24 +573,18 @@ def test_a_home_directory_whose_name_the_shell_left_as_it_is_and_whose_keras_jso
     (tmp_path / ".keras" / "keras.json").write_text(
         '{"floatx": "float16", "epsilon": 0.1, "backend": "jax", "image_data_format": "channels_first"}'
     )
-    done = export_with(tmp_path, "--run_dir=~/run", "--export_dir=~/model", HOME=str(tmp_path))
-    assert done.returncode == 0, done.stderr  # verified against the live policy
+    export_it = f"{sys.executable} {ROOT}/export.py --run_dir=~/run --export_dir=~/model 2>&-"
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(["bash", "-c", export_it], cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "serving_default" in done.stdout  # verified against the live policy
     assert (tmp_path / "model" / "1").is_dir() and not (tmp_path / "~").exists()
     assert Config(run_dir="~/run").run_dir == os.path.expanduser("~/run")
 
 
 def test_another_backend_of_keras_is_one_line(tmp_path, finished_run):
-    done = export_with(tmp_path, f"--run_dir={finished_run}", "--export_dir=model", KERAS_BACKEND="jax")
+    command = [sys.executable, ROOT / "export.py", f"--run_dir={finished_run}", "--export_dir=model"]
+    environment = {**os.environ, "KERAS_BACKEND": "jax"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == 1 and done.stderr == (
         "error: ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says 'jax'\n"
     )
-
-
-def test_a_closed_stderr_is_no_end(tmp_path, finished_run):
-    done = subprocess.run(
-        ["bash", "-c", f"{sys.executable} {ROOT}/export.py --run_dir={finished_run} --export_dir=model 2>&-"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0 and "serving_default" in done.stdout

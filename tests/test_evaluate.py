@@ -135,7 +135,7 @@ def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
     taken = []
     monkeypatch.setattr(loop.video, "record", lambda path, *rest: taken.append((path.name, len(rest[-1]))))
     train(tiny(tmp_path / "run", total_steps=600, eval_every=100, video_every=300, warmup_steps=600))
-    assert taken == [("step-300.mp4", 200), ("step-600.mp4", 200)]
+    assert taken == [("step-300.mp4", 50), ("step-600.mp4", 50)]
 
 
 def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(tmp_path):

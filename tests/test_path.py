@@ -50,6 +50,7 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     flags = {
         **TINY,
         "env": "Reacher-v5",
+        "max_episode_steps": 0,
         "hidden_units": "8",
         "total_steps": 600,
         "eval_every": 300,

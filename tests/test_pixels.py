@@ -2,6 +2,7 @@
 
 import base64
 import concurrent.futures
+import contextlib
 import importlib.util
 import io
 import json
@@ -13,10 +14,12 @@ import types
 import numpy as np
 import pytest
 import requests
-from conftest import ROOT, command, layer_of, timeless
+import serving
+from conftest import command, layer_of, timeless
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import export
 from ddpg_tf import DDPG, Config, ReplayBuffer, train
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.envs import factory, frames, quirks, registry, rendering, workers
@@ -27,6 +30,7 @@ from ddpg_tf.learner.vision import random_shift
 from ddpg_tf.replay.buffer import Batch
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import schedule
+from serve import rollout
 from tests import toy_envs
 
 PICTURE = "tests.toy_envs:ToyPicture-v0"
@@ -300,19 +304,13 @@ print(np.abs(pictures[1] - pictures[0]).max())
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "dm_control/cartpole-balance-v0"])
-def test_mujoco_without_a_gl_backend_says_what_to_install(tmp_path, env_id):
-    done = command(
-        "train.py",
-        f"--env={env_id}",
-        "--pixels",
-        "--total_steps=10",
-        f"--run_dir={tmp_path / 'run'}",
-        env={**os.environ, "MUJOCO_GL": "disable"},
-    )
-    assert done.returncode == 1
-    last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: ") and "libegl1" in last and "libgl1-mesa-dri" in last and "MUJOCO_GL" in last
-    assert "Traceback" not in done.stderr
+def test_mujoco_without_a_gl_backend_says_what_to_install(tmp_path, monkeypatch, capfd, env_id):
+    monkeypatch.setenv("MUJOCO_GL", "disable")
+    with pytest.raises(UserError) as error:
+        train(Config(env=env_id, pixels=True, total_steps=10, run_dir=str(tmp_path / "run")))
+    said = str(error.value)
+    assert "libegl1" in said and "libgl1-mesa-dri" in said and "MUJOCO_GL" in said
+    assert "Traceback" not in capfd.readouterr().err  # of the process that draws
 
 
 # Replay ---------------------------------------------------------------------------------------------------------------
@@ -576,31 +574,17 @@ def test_a_run_shows_what_the_networks_see(finished):
 def exported(finished, tmp_path_factory):
     """(run, base path of the model)"""
     base = tmp_path_factory.mktemp("models") / "policy"
-    done = command("export.py", f"--run_dir={finished}", f"--export_dir={base}", "--checkpoint=latest")
-    assert done.returncode == 0, done.stderr
-    assert "observation uint8 [None, 16, 16, 9]" in done.stdout and "observation_bytes string [None, 3]" in done.stdout
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        export.main(["export.py", f"--run_dir={finished}", f"--export_dir={base}", "--checkpoint=latest"])
+    for spec in ("observation uint8 [None, 16, 16, 9]", "observation_bytes string [None, 3]"):
+        assert spec in said.getvalue()
     return finished, base
 
 
 @pytest.fixture(scope="module")
 def url(exported):
     """A running server of the exported model."""
-    with subprocess.Popen(
-        [
-            sys.executable,
-            "-u",
-            "-m",
-            "serve.local",
-            "--model_name=policy",
-            "--rest_api_port=0",
-            f"--model_base_path={exported[1]}",
-        ],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as process:
-        yield next(line.split()[-1] for line in process.stdout if line.startswith("serving policy on"))
-        process.terminate()
+    return serving.start([serving.model("policy", exported[1])])
 
 
 TOLERANCE = 1e-5
@@ -750,18 +734,10 @@ def test_frames_are_decoded_as_they_were_encoded(channels, stack):
     np.testing.assert_array_equal(found, images)
 
 
-def test_rollout_of_pixels_reports_bytes_and_latency_of_both(exported, url):
-    done = command(
-        "-m",
-        "serve.rollout",
-        f"--url={url}",
-        "--model_name=policy",
-        "--episodes=2",
-        f"--flagfile={exported[0] / 'flags.txt'}",
-        f"--compare_run_dir={exported[0]}",
-        "--checkpoint=latest",
-    )
-    assert done.returncode == 0, done.stderr
+def test_rollout_of_pixels_reports_bytes_and_latency_of_both(exported, url, capsys):
+    flags = [f"--url={url}", "--model_name=policy", "--episodes=2", f"--flagfile={exported[0] / 'flags.txt'}"]
+    rollout.main(["rollout", *flags, f"--compare_run_dir={exported[0]}", "--checkpoint=latest"])
+    said = capsys.readouterr().out
     for says in (
         "images of [16, 16, 9]; each action is held for 3 steps",
         "asked with numbers: ",
@@ -770,8 +746,8 @@ def test_rollout_of_pixels_reports_bytes_and_latency_of_both(exported, url):
         "largest difference of their",
         "largest difference to the latest checkpoint's actor",
     ):
-        assert says in done.stdout
-    assert "latency p50" not in done.stdout.replace("question, latency p50", "")  # only that of each way of asking
+        assert says in said
+    assert "latency p50" not in said.replace("question, latency p50", "")  # only that of each way of asking
 
 
 def test_rollout_of_an_environment_seen_otherwise_says_what_to_give(url):

@@ -1,10 +1,10 @@
 """A run that is killed and resumed ends as one that never was: checkpoints, signals, determinism."""
 
 import contextlib
-import dataclasses
 import os
 import re
 import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT, command, timeless
+from conftest import ROOT, timeless
 
 from ddpg_tf import files, train
 from ddpg_tf.errors import UserError
@@ -63,9 +63,6 @@ def wait_for_step(process, path, step):
         time.sleep(0.005)
 
 
-ENDLESS = dict(total_steps=1_000_000, warmup_steps=1_000_000)  # and without an update, which would be compiled
-
-
 class Crash(Exception):
     pass
 
@@ -99,24 +96,33 @@ def whole(tmp_path_factory):
     return path
 
 
+@pytest.mark.filterwarnings("ignore:nothing will be learnt")
 def test_same_seed_twice_is_the_same_run_and_another_seed_is_not(whole, tmp_path, tiny):
     train(tiny(tmp_path / "again", noise="ou"))
     assert_same_run(whole, tmp_path / "again")
-    train(tiny(tmp_path / "other", noise="ou", seed=1, total_steps=300))
-    assert timeless(whole / "metrics.csv")[:6] != timeless(tmp_path / "other" / "metrics.csv")
+    train(tiny(tmp_path / "other", noise="ou", seed=1, total_steps=200))
+    assert timeless(whole / "metrics.csv")[:4] != timeless(tmp_path / "other" / "metrics.csv")
 
 
-def test_sigkill_twice_then_resume_equals_never_interrupted(whole, tmp_path, tiny):
-    path = tmp_path / "killed"
-    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou").to_flags())
+def test_sigterm_then_sigkill_and_each_time_resume_equals_never_interrupted(whole, tmp_path, tiny):
+    """SIGTERM to the whole group, as `timeout` and schedulers send it, spares the workers until all is saved.
+
+    After SIGKILL they end without a traceback.
+    """
+    path = tmp_path / "run"
+    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", vectorization="async").to_flags())
     process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
-    wait_for_step(process, path, 550)
-    process.kill()
-    process.wait()
+    wait_for_step(process, path, 100)
+    os.killpg(process.pid, signal.SIGTERM)
+    output = process.communicate(timeout=60)
+    assert process.returncode == 143, output
+    assert re.search(r"^step \d+: checkpoint$", output[1], re.MULTILINE)
+    assert output[1].strip().splitlines()[-1].endswith(f"train.py --resume --run_dir={path}")
+    assert 100 <= checkpoint.load(path / "checkpoints")[1]["step"] < 950
     process = start("--resume", f"--run_dir={path}")
     wait_for_step(process, path, 950)
     process.kill()
-    process.wait()
+    assert "Traceback" not in process.communicate(timeout=60)[1]  # the pipe ends when the last of them has
     assert last_step(path / "metrics.csv") < 1200
     train(run_dir.read_config(path), resume=True)
     assert_same_run(whole, path)
@@ -268,48 +274,6 @@ def test_extending_a_run_equals_having_trained_longer(uncompiled, tmp_path, tiny
     assert_same_run(tmp_path / "long", tmp_path / "run")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signals_checkpoint_and_say_how_to_resume(whole, tmp_path, tiny, number, status):
-    path = tmp_path / "run"
-    # What goes on is compared with `whole`; what does not need not learn, nor compile.
-    changes = dict(total_steps=100_000) if number == signal.SIGTERM else ENDLESS
-    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", **changes).to_flags())
-    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
-    wait_for_step(process, path, 100)
-    process.send_signal(number)
-    output = process.communicate(timeout=60)
-    assert process.returncode == status, output
-    assert re.search(r"^step \d+: checkpoint$", output[1], re.MULTILINE)
-    assert output[1].strip().splitlines()[-1].endswith(f"train.py --resume --run_dir={path}")
-    assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
-    config = dataclasses.replace(run_dir.read_config(path), total_steps=1200)
-    if number == signal.SIGTERM and checkpoint.load(path / "checkpoints")[1]["step"] < 1200:
-        train(config, resume=True)
-        assert (path / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
-
-
-def test_a_signal_to_the_whole_group_spares_the_workers(tmp_path, tiny):
-    """As `timeout`, schedulers and, here, a terminal that closes send it."""
-    path = tmp_path / "run"
-    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", **ENDLESS).to_flags())
-    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
-    wait_for_step(process, path, 100)
-    os.killpg(process.pid, signal.SIGHUP)
-    output = process.communicate(timeout=60)
-    assert process.returncode == 129, output
-    assert f"train.py --resume --run_dir={path}\n" in output[1]
-    assert checkpoint.load(path / "checkpoints")[1]["step"] >= 100
-
-
-def test_workers_of_a_killed_training_end_without_a_traceback(tmp_path, tiny):
-    path = tmp_path / "run"
-    (tmp_path / "tiny.flags").write_text(tiny("", vectorization="async", num_envs=2, **ENDLESS).to_flags())
-    process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
-    wait_for_step(process, path, 100)
-    process.kill()
-    assert "Traceback" not in process.communicate(timeout=60)[1]  # the pipe ends when the last of them has
-
-
 def test_resuming_with_total_steps_at_the_interruption_evaluates_there(uncompiled, tmp_path, tiny, monkeypatch):
     received = []
 
@@ -343,21 +307,12 @@ def test_a_run_too_short_to_learn_is_warned_of(tmp_path, tiny):
         train(tiny(tmp_path / "run", total_steps=100, warmup_steps=100))
 
 
-def test_a_finished_run_says_so_and_exits_0(trained):
-    before = {file: file.stat().st_mtime_ns for file in trained.rglob("*.npz")}
-    done = command("train.py", "--resume", f"--run_dir={trained}")
-    assert done.returncode == 0 and "is finished" in done.stderr
-    assert before == {file: file.stat().st_mtime_ns for file in trained.rglob("*.npz")}
-
-
-def test_only_one_process_trains_in_a_run_directory(trained):
-    held = run_dir.lock(trained)
+def test_only_one_process_trains_in_a_run_directory(tmp_path):
+    held = run_dir.lock(tmp_path)
     try:
         with pytest.raises(UserError, match="another process"):
-            run_dir.lock(trained)
+            run_dir.lock(tmp_path)
     finally:
-        import os
-
         os.close(held)
 
 
@@ -377,10 +332,8 @@ def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(uncompiled
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 
-def test_an_incompatible_checkpoint_is_named(trained, tmp_path):
-    import shutil
-
-    shutil.copytree(trained, tmp_path / "run")
+def test_an_incompatible_checkpoint_is_named(whole, tmp_path):
+    shutil.copytree(whole, tmp_path / "run")
     flagfile = tmp_path / "run" / "flags.txt"
     flagfile.write_text(flagfile.read_text().replace("--hidden_units=8", "--hidden_units=9"))
     with pytest.raises(UserError, match="incompatible checkpoint"):

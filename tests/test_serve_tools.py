@@ -98,15 +98,9 @@ def url(model, tmp_path_factory):
         assert process.stdout.read() == ""
 
 
-@contextlib.contextmanager
 def serving(base):
-    """The URL of a server of the model `base`, named "policy"."""
-    with server("--model_name=policy", f"--model_base_path={base}") as process:
-        for line in process.stdout:
-            if found := re.search(r"http://\S+", line):
-                yield found[0]
-                return
-        raise AssertionError("the server did not start")
+    """The URL of a server, in this process, of the model `base`, named "policy"."""
+    return start([serving_model("policy", base)])
 
 
 def export(path, base, which):
@@ -121,8 +115,7 @@ def trained_url(trained, tmp_path_factory):
     """A server of the best policy of `trained`, as version 1."""
     base = tmp_path_factory.mktemp("trained-model")
     export(trained, base, "best")
-    with serving(base) as url:
-        yield url
+    return serving(base)
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +128,7 @@ def nested(tmp_path_factory):
                 **TINY,
                 "env": NESTED,
                 "env_kwargs": {"max_episode_steps": 9},
+                "max_episode_steps": 0,
                 "total_steps": 60,
                 "warmup_steps": 20,
                 "eval_every": 0,
@@ -144,16 +138,14 @@ def nested(tmp_path_factory):
         )
     )
     export(path / "run", path / "model", "latest")
-    with serving(path / "model") as url:
-        yield path / "run", url
+    return path / "run", serving(path / "model")
 
 
 @pytest.fixture(scope="module")
 def camera_url(tmp_path_factory):
     base, policy = tmp_path_factory.mktemp("camera"), Camera()
     tf.saved_model.save(policy, str(base / "1"), signatures={"serving_default": policy.act})
-    with serving(base) as url:
-        yield url
+    return serving(base)
 
 
 def run(monkeypatch, capsys, main, *flags):
@@ -456,16 +448,20 @@ def test_actions_reach_the_environment_in_the_dtype_of_its_space(tmp_path, monke
 
     The toy asserts it; an episode of training that raises is a warning.
     """
-    path, odd = tmp_path / "run", {"kind": kind, "max_episode_steps": 9}
-    tiny = dict(env="tests.toy_envs:ToyOdd-v0", env_kwargs=odd, total_steps=60, warmup_steps=60, eval_every=0)
+    path, odd = tmp_path / "run", dict(env="tests.toy_envs:ToyOdd-v0", env_kwargs={"kind": kind}, max_episode_steps=9)
+    tiny = dict(**odd, total_steps=60, warmup_steps=60, eval_every=0)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "nothing will be learnt")
         warnings.filterwarnings("error", ".* raised AssertionError")
         assert train(Config(**TINY | tiny, run_dir=str(path), normalize_observations=True)).last_return == 9
     capsys.readouterr()
     export(path, tmp_path / "policy", "latest")
-    url = start([serving_model("policy", tmp_path / "policy")])
-    flags = [f"--url={url}", "--model_name=policy", f"--flagfile={path / 'flags.txt'}", "--checkpoint=latest"]
+    flags = [
+        f"--url={serving(tmp_path / 'policy')}",
+        "--model_name=policy",
+        f"--flagfile={path / 'flags.txt'}",
+        "--checkpoint=latest",
+    ]
     status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=1", f"--compare_run_dir={path}")
     assert (status, err) == (0, "")
     assert comparison(out) == (pytest.approx(0, abs=1e-5), 9, 9)
@@ -474,7 +470,7 @@ def test_actions_reach_the_environment_in_the_dtype_of_its_space(tmp_path, monke
 
 
 def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, capsys):
-    flags = [f"--url={url}", "--model_name=policy", "--env=Pendulum-v1", "--episodes=2"]
+    flags = [f"--url={url}", "--model_name=policy", f"--flagfile={trained / 'flags.txt'}", "--episodes=2"]
     status, out, err = run(monkeypatch, capsys, rollout.main, *flags, f"--compare_run_dir={trained}")
     difference, deployed, checkpoint = comparison(out)
     assert status == 1 and difference > 1e-5 and deployed != checkpoint
@@ -507,7 +503,7 @@ def test_rollout_says_where_another_policy_differs(trained, url, monkeypatch, ca
 )
 def test_rollout_mistakes_about_runs_are_one_line(trained, url, monkeypatch, capsys, flags, status, error):
     monkeypatch.chdir(ROOT)
-    flags = ["--env=Pendulum-v1", *(flag.format(trained=trained) for flag in flags)]
+    flags = ["--env=Pendulum-v1", "--max_episode_steps=50", *(flag.format(trained=trained) for flag in flags)]
     got, out, err = run(monkeypatch, capsys, rollout.main, f"--url={url}", "--model_name=policy", *flags)
     assert (got, out) == (status, "")
     assert err.startswith("error: ") and error.format(trained=trained) in err and err.count("\n") == 1

@@ -135,16 +135,16 @@ class Forgetful(Counter):
 
 
 class Interrupted(Counter):
-    """Ctrl-C at step `at` of the process, while the environment steps."""
+    """Ctrl-C, or another signal, at step `at` of the process, while the environment steps."""
 
-    def __init__(self, at: int = 10, render_mode=None):
+    def __init__(self, at: int = 10, number: int = signal.SIGINT, render_mode=None):
         super().__init__(render_mode)
-        self.left = at
+        self.left, self.number = at, number
 
     def step(self, action):
         self.left -= 1
         if self.left == 0:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), self.number)
         return super().step(action)
 
 
