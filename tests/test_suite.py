@@ -277,7 +277,7 @@ def place(tmp_path, monkeypatch):
 
 
 def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed, place, monkeypatch):
-    monkeypatch.setattr(outcomes, "_SCATTER_POINTS", 400)  # of 500 that the short episodes give
+    monkeypatch.setattr(scoring, "_SCATTER_POINTS", 400)  # of 500 that the short episodes give
     runs, path, *_ = disturbed
     text = path.read_text().replace(
         "seeds = [0]",
