@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from conftest import command, processes_below
 
+from ddpg_tf import train
 from ddpg_tf.collect import cluster
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
@@ -60,6 +61,23 @@ def test_a_head_out_of_reach_delays_new_collectors_only(ray, tiny, monkeypatch):
         assert len(fleet.round(40, weights).steps) == 20 and not fleet.problem
     finally:
         fleet.close()
+
+
+def test_without_a_place_the_run_waits_says_so_and_saves(ray, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("ddpg_tf.collect.remote._TELL_AFTER", 0.5)
+    config = tiny(tmp_path / "run", collectors=1, collector_cpus=64, collector_timeout=2)
+    waits = pytest.warns(UserWarning, match="1 of 1 collectors have not started: each takes 64 CPU.* cluster has 2,")
+    with waits, pytest.raises(UserError, match=r"after 2 s. What was learnt is in .*, step 0"):
+        train(config)
+
+
+def test_an_environment_that_only_this_process_knows_is_told(ray, tmp_path, tiny):
+    import gymnasium as gym
+    from gymnasium.envs.classic_control import PendulumEnv
+
+    gym.register("OnlyHere-v0", entry_point=PendulumEnv, max_episode_steps=50)
+    with pytest.raises(UserError, match=r"collector 0 .*no environment 'OnlyHere-v0'"):
+        train(tiny(tmp_path / "run", env="OnlyHere-v0", collectors=1))
 
 
 def test_ray_listens_on_this_machine_only(ray):
