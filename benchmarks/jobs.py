@@ -14,9 +14,9 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, available_cores
 from benchmarks.report import Part, Row, installed, write
-from benchmarks.suite import available_cores, settle
+from benchmarks.suite import settle
 from benchmarks.throughput import FIRST_MARK, Work, seconds_between_marks
 from ddpg_tf import cli
 from ddpg_tf.errors import UserError

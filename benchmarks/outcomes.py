@@ -103,6 +103,12 @@ def read_peer(path: Path) -> Peer | None:
     return Peer(**json.loads((path / _PEER).read_text())) if (path / _PEER).exists() else None
 
 
+def require_peer(run: Path, peer: Peer | None):
+    """Raises UsageError unless `peer` trained the run in directory `run`."""
+    if read_peer(run) != peer:
+        raise UsageError(f"{run} was trained by another library, or with other settings: delete it")
+
+
 def has(path: Path, config: Config, peer: Peer | None = None) -> bool:
     """Whether the results in `path` have a run of `config`."""
     return _is_of(path, config, peer) and any(int(row["seed"]) == config.seed for row in read_rows(path / "runs.csv"))

@@ -166,7 +166,10 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
 
 
 def _best_policy(done: Sequence[Outcome]) -> str:
-    """A cell: what the best weights of any seed come to, once those of all have been scored."""
+    """A cell: what the best weights of any seed come to, once those of all have been scored.
+
+    The seed is the best on these very episodes, so of many seeds the figure flatters a little.
+    """
     if any(outcome.best is None for outcome in done):
         return "-"
     best = max(done, key=lambda outcome: outcome.best)

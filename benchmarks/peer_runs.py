@@ -13,6 +13,7 @@ from absl import flags
 from benchmarks.processes import ROOT, run
 
 DIRECTORY = "benchmarks/.peers"
+LIBRARIES, ALGORITHMS = ("sbx", "sb3"), ("DDPG", "TD3")
 PACKAGES = ("stable-baselines3", "torch", "sbx-rl", "jax")
 WORK = ("env", "seed", "total_steps", "log_every", "eval_every", "eval_episodes")  # flags that hold for peers too
 
@@ -22,8 +23,8 @@ class Peer:
     """Who trains instead of this project.
 
     Attributes:
-      library: "sbx" or "sb3".
-      algorithm: its class, "DDPG" or "TD3".
+      library: one of LIBRARIES.
+      algorithm: its class, one of ALGORITHMS.
       settings: the class's arguments, and net_arch.
     """
 

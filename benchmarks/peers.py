@@ -95,6 +95,7 @@ def make(work: dict, env: gymnasium.Env):
 def main(work: dict):
     directory = Path(work["run_dir"])
     directory.mkdir(parents=True, exist_ok=True)
+    (directory / "model.zip").unlink(missing_ok=True)  # it says that the training is finished
     versions = {"run": uuid.uuid4().hex, **{name: importlib.metadata.version(name) for name in PACKAGES}}
     for name, text in (
         ("versions.json", json.dumps(versions)),

@@ -1,5 +1,6 @@
 """Commands of the project, and servers, in processes of their own."""
 
+import os
 import re
 import subprocess
 import sys
@@ -24,6 +25,11 @@ def run(command: list) -> str:
     if done.returncode:
         raise UserError(f"{command[1]} failed: {done.stderr[-2000:]}")
     return done.stdout
+
+
+def available_cores() -> list[int]:
+    """The numbers of the cores that this process may use."""
+    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 class Server:

@@ -6,11 +6,11 @@ import dataclasses
 import importlib.metadata
 import io
 import operator
-import os
 import platform
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from benchmarks.processes import available_cores
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically
 
@@ -78,7 +78,7 @@ def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, P
     lines = [
         f"# {title}",
         "",
-        f"{about}; {os.cpu_count()} CPU cores, python {platform.python_version()}, {used}.",
+        f"{about}; {len(available_cores())} CPU cores, python {platform.python_version()}, {used}.",
         "Made by",
         "",
         "```",

@@ -74,8 +74,7 @@ def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
                     f"{run} was run with --{name}={getattr(found, name)}, and the suite says "
                     f"{getattr(config, name)}: delete it, or give the entry another name"
                 )
-            if outcomes.read_peer(run) != entry.peer:
-                raise UsageError(f"{run} was trained by another library, or with other settings: delete it")
+            outcomes.require_peer(run, entry.peer)
             outcomes.collect(run, path, episodes, scatter=entry.scatter, best=bool(entry.readme))
 
 

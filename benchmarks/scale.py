@@ -228,7 +228,8 @@ def _cold(rounds: int) -> Part:
         size = sum(file.stat().st_size for file in files)
     about = f"""Milliseconds for a minibatch of 256 of Humanoid-v5, in a draw of 50, from a replay of {MOST_ROWS:,}
         transitions ({size / 1e9:.1f} GB) that the system has put out of memory, as it does where memory is short, and
-        the same draw again. Draws are made during updates."""
+        the same draw again. In training a draw is made while
+        the last block of updates runs, which hides a part of this."""
     return Part(about, [Row(f"{label} [ms]", statistics.median(found)) for label, found in times.items()])
 
 

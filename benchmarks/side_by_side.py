@@ -78,7 +78,7 @@ def draw_comparisons(results: Mapping[str, Results], path: Path):
             draw_on(
                 axes,
                 finished(results[name]),
-                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-"),
+                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-, "),
                 color=f"C{i % 10}",
                 linestyle="-" if i < 10 else "--",
             )
@@ -106,13 +106,10 @@ def _last_five_until(outcome: Outcome, step: float) -> float | None:
 
 def _caught_up(found: Results, first: Results) -> str:
     """A cell: of the first entry's training time, what `found` takes to its last five."""
-    if not finished(first) or not finished(found):
+    if not all(finished(of) and _speed(of) for of in (first, found)):
         return "-"
     aim = interval(np.array([[outcome.last(5)] for outcome in finished(first)]))[0][0]
-    shares = [
-        _first_at(outcome, aim) / _speed(found) / _training_seconds(first) if _speed(found) else np.inf
-        for outcome in finished(found)
-    ]
+    shares = [_first_at(outcome, aim) / _speed(found) / _training_seconds(first) for outcome in finished(found)]
     share = float(np.median(shares))
     return f"{share:.2f}" if np.isfinite(share) else "no"
 

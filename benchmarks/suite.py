@@ -21,7 +21,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import peer_runs, suite_ray, suite_runs
-from benchmarks.processes import ROOT
+from benchmarks.processes import ROOT, available_cores
 from benchmarks.suite_file import Suite, read
 from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
 from ddpg_tf import cli
@@ -74,6 +74,8 @@ def main(argv) -> int:
         print(suite_runs.dry_run(runs, jobs))
         return 0
     suite_runs.require_disk(runs)
+    if any(run.entry.peer and run.state == OPEN for run in runs):
+        peer_runs.python_of(Path(values.peers))  # made now, if need be, and not while others train
     directory = Path(values.runs_dir) / suite.name
     directory.mkdir(parents=True, exist_ok=True)
     turn = run_dir.lock(directory, "another process runs this suite in {}")
@@ -85,11 +87,6 @@ def main(argv) -> int:
     finally:
         leave()
         os.close(turn)
-
-
-def available_cores() -> list[int]:
-    """The numbers of the cores that this process may use."""
-    return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
 
 
 @dataclasses.dataclass

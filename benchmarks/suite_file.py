@@ -21,7 +21,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peer_runs import Peer
+from benchmarks.peer_runs import ALGORITHMS, LIBRARIES, Peer
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
@@ -175,7 +175,12 @@ def _peer(found: dict[str, Any] | None) -> Peer | None:
         return None
     _check_keys(found, _PEER_KEYS)
     _require_keys("peer", found, _PEER_KEYS)
-    return Peer(**found)
+    peer = Peer(**found)
+    for name, known in (("library", LIBRARIES), ("algorithm", ALGORITHMS)):
+        if found[name] not in known:
+            raise UsageError(f"peer's {name} must be one of {', '.join(known)}, not {found[name]!r}")
+    _require_keys("peer's settings", peer.settings, {"net_arch": list})
+    return peer
 
 
 def _require_keys(what: str, found: Mapping[str, Any], needed: Mapping[str, type]):

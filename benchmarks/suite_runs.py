@@ -72,8 +72,7 @@ class SuiteRun:
             return
         saved, steps = run_dir.read_config(self.path), self.config.total_steps
         name = outcomes.difference(dataclasses.replace(saved, total_steps=steps), self.config)
-        if outcomes.read_peer(self.path) != self.entry.peer:
-            raise UsageError(f"{self.path} was trained by another library, or with other settings: delete it")
+        outcomes.require_peer(self.path, self.entry.peer)
         if name or saved.total_steps > steps:
             name = name or "total_steps"
             raise UsageError(

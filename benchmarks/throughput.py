@@ -27,9 +27,8 @@ from typing import NamedTuple
 from absl import flags
 
 from benchmarks import peer_runs
-from benchmarks.processes import ROOT, run
+from benchmarks.processes import ROOT, available_cores, run
 from benchmarks.report import Part, Row, chosen, installed, write
-from benchmarks.suite import available_cores
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import read_rows, write_atomically
@@ -152,7 +151,9 @@ def main(argv) -> int:
             out,
             "Throughput",
             "Whole training loops beside other libraries, the same work in turn",
-            shlex.join(["python", "-m", "benchmarks.throughput", *argv[1:]]),
+            shlex.join(
+                ["python", "-m", "benchmarks.throughput", *(a for a in argv[1:] if not a.startswith("--peers="))]
+            ),
             done,
             versions,
         )

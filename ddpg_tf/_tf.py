@@ -48,8 +48,8 @@ def _hidden(*names: str):
             del sys.modules[name]
 
 
-# Keras imports these if it can, for what no command asks of it: a quarter of the time that all imports take. Whoever
-# uses ddpg_tf as a library may want them from Keras too.
+# Keras imports these if it can, for what no command asks of it, and they take time. Whoever uses ddpg_tf as a
+# library may want them from Keras too.
 _UNUSED = ("h5py", "matplotlib", "pandas") if cli.is_command else ()
 
 if os.environ["KERAS_BACKEND"] != "tensorflow":

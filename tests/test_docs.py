@@ -14,7 +14,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), ROOT / "benc
 
 def test_the_readme_is_short_and_leads_to_every_page():
     text = (ROOT / "README.md").read_text()
-    assert len(text.splitlines()) <= 130
+    before, _, rest = text.partition("<!-- results")
+    assert len((before + rest.partition("<!-- end")[2]).splitlines()) <= 115  # the table grows with what is published
     for page in (ROOT / "docs").glob("*.md"):
         assert f"(docs/{page.name})" in text
 

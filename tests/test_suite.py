@@ -3,18 +3,23 @@
 import dataclasses
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
 import time
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import outcomes, paper, results, scoring, side_by_side, suite, suite_file, suite_runs
+from benchmarks import outcomes, paper, peer_runs, results, scoring, side_by_side, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.evaluation.evaluator import Evaluator
+from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.files import read_rows
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
 
@@ -23,6 +28,7 @@ TASKS = (
     "cart,0.9,1.3,1.0,1.2,small/good,small/unknown,the wheels\ncanada,0.3,1.7,0.1,0.6,,,no maintained one\n"
 )
 FLAGS = {**TINY, "preset": "none", "total_steps": 900}
+PEER = "[entries.a]\npeer = {{library = '{}', algorithm = '{}', settings = {{{}}}}}"
 DIVERGES = {**FLAGS, "critic_learning_rate": 1e30, "actor_learning_rate": 1e30}
 
 
@@ -109,6 +115,9 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         ("[entries.a]\nbeside = 'b'", "no entry 'b'"),
         ("[entries.a]\npeer = {library = 'sbx'}", "peer lacks algorithm, settings"),
         ("[entries.a]\npeer = {library = 'sbx', seed = 1}", "'seed' is not one of library"),
+        (PEER.format("SBX", "DDPG", "net_arch = [16]"), "library must be one of sbx, sb3, not 'SBX'"),
+        (PEER.format("sb3", "TD9", "net_arch = [16]"), "algorithm must be one of DDPG, TD3"),
+        (PEER.format("sb3", "TD3", "tau = 0.1"), "peer's settings lacks net_arch"),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(written, text, says):
@@ -341,21 +350,69 @@ def test_another_librarys_training_is_run_and_published_beside_ours(place, capsy
     python.chmod(0o755)
     (place / "peers" / "complete").touch()
     path, runs = place / "small.toml", place / "runs"
-    path.write_text("[entries.theirs]\n" + toml(FLAGS) + "peer = {library='sbx', algorithm='DDPG', settings={tau=0.1}}")
+    path.write_text(
+        "[entries.theirs]\n"
+        + toml(FLAGS)
+        + "peer = {library='sbx', algorithm='DDPG', settings={net_arch=[16], tau=0.1}}"
+    )
     assert suite.main(["suite", str(path), f"--runs_dir={runs}", f"--peers={place / 'peers'}"]) == 0
     results.main(["results", f"--runs_dir={runs}"])
     found = outcomes.read(place / "results" / "small" / "theirs")
     (outcome,) = found.outcomes
-    assert found.peer.settings == {"tau": 0.1} and outcome.scores == {900: -3.0} and outcome.steps_per_second == 125
+    assert (
+        found.peer.settings == {"net_arch": [16], "tau": 0.1}
+        and outcome.scores == {900: -3.0}
+        and outcome.steps_per_second == 125
+    )
     page = (found.path / "README.md").read_text()
     assert "DDPG of sbx" in page and "sbx-rl 0.1" in page and "benchmarks.suite" in page and "train.py" not in page
     assert [run.state for run in suite_runs.plan(suite_file.read(path), place / "gone")] == [suite_runs.PUBLISHED]
 
-    path.write_text(path.read_text().replace("0.1", "0.2"))
+    path.write_text(path.read_text().replace("tau=0.1", "tau=0.2"))
     with pytest.raises(UsageError, match="with other settings"):
         suite.main(["suite", str(path), f"--runs_dir={runs}"])
     with pytest.raises(UsageError, match="on this machine only"):
         suite.main(["suite", str(path), f"--runs_dir={place / 'gone'}", "--ray_address=auto"])
+
+
+def test_the_script_that_trains_with_another_library_leaves_the_files_of_a_run(tmp_path, monkeypatch):
+    class Model:  # as Stable-Baselines3's, as far as the script asks
+        def __init__(self, policy, env, *, policy_kwargs, **settings):
+            assert (policy, policy_kwargs, settings["tau"]) == ("MlpPolicy", {"net_arch": [16]}, 0.1)
+            self._n_updates = 0
+
+        def predict(self, observations, deterministic):
+            return np.zeros((len(observations), 1), np.float32), None
+
+        def learn(self, steps, callback):
+            callback.model = self
+            callback._on_training_start()
+            for callback.num_timesteps in range(1, steps + 1):
+                callback._on_step()
+                self._n_updates += callback.num_timesteps > 10
+
+        def save(self, path):
+            path.touch()
+
+    parts = {"": {"DDPG": Model}, ".common.callbacks": {"BaseCallback": object}, ".common.noise": {}}
+    parts[".common.noise"]["NormalActionNoise"] = lambda mean, sigma: sigma
+    for name, has in ({".common": {}} | parts).items():
+        monkeypatch.setitem(sys.modules, f"stable_baselines3{name}", SimpleNamespace(**has))
+    monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
+    peer = peer_runs.Peer("sb3", "DDPG", {"net_arch": [16], "tau": 0.1})
+    work = dict(env="Pendulum-v1", seed=0, total_steps=40, log_every=20, eval_every=40, eval_episodes=2)
+    *_, job = peer_runs.command(ROOT, peer, tmp_path / "run", **work)
+    runpy.run_path(str(ROOT / "benchmarks" / "peers.py"))["main"](json.loads(job))
+    assert outcomes.is_finished(tmp_path / "run", 40) and outcomes.read_peer(tmp_path / "run") == peer
+    assert [(row["step"], row["updates"]) for row in read_rows(tmp_path / "run" / "metrics.csv")] == [
+        ("20", "9"),
+        ("40", "20"),
+    ]
+    scores = read_evaluations(tmp_path / "run" / "evaluations.csv")
+    evaluator = Evaluator(Config(env="Pendulum-v1"), 2)
+    ours = evaluator.run(lambda observations: np.zeros((len(observations), 1), np.float32))
+    evaluator.close()
+    assert scores == {40: pytest.approx([episode.episode_return for episode in ours])}  # the same episodes
 
 
 def test_scores_beside_the_papers_have_their_zero_at_random_actions(disturbed, place):
@@ -375,8 +432,10 @@ def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(d
     runs, *_ = disturbed
     folder = place / "results" / "small" / "good"
     outcomes.collect(runs / "small" / "good-0", folder, 1)
+    outcomes.collect(runs / "small" / "good-0", folder, 1, best=True)  # which was not asked for before
+    assert outcomes.read(folder).outcomes[0].best is not None
     monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
-    outcomes.collect(runs / "small" / "good-0", folder, 1)
+    outcomes.collect(runs / "small" / "good-0", folder, 1, best=True)
     flags = (folder / "flags.txt").read_text()
     (folder / "flags.txt").write_text(flags.replace("--gamma=0.99", "--gamma=0.5"))
     (folder / "seed-7.csv").write_text("of another time")
@@ -395,11 +454,12 @@ def test_the_page_says_how_soon_an_entry_catches_up_with_the_first():
             entry("first", {step: step / 100 for step in steps}, 50.0),  # last five: 80
             entry("twice as good", {step: step / 50 for step in steps}, 25.0),  # 80 over five evaluations at step 6,000
             entry("worse", {step: 0.0 for step in steps}, 100.0),
+            entry("unknown speed", {step: 100.0 for step in steps}, None),
         ]
     )
     page = side_by_side.suite_page(suite_file.Suite("small", "", ()), found).splitlines()
     cells = {line.split("]")[0][3:]: line.split(" | ")[6] for line in page if line.startswith("| [")}
-    assert cells == {"first": "", "twice as good": "1.20", "worse": "no"}
+    assert cells == {"first": "", "twice as good": "1.20", "worse": "no", "unknown speed": "-"}
 
 
 def test_a_readme_without_a_place_for_the_results_is_refused(place):

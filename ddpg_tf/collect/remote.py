@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from ddpg_tf import cli
 from ddpg_tf.collect import rounds
 from ddpg_tf.collect.cluster import ONE_CPU, join
 from ddpg_tf.collect.collector import Collector
@@ -43,7 +42,6 @@ class Process:
     def __init__(self, config: Config, spaces: Spaces, place: range, make_policy: Callable, stack: int):
         self._config, self._spaces, self._place, self._stack = config, spaces, place, stack
         self._make_policy, self._ended = make_policy, time.monotonic()
-        cli.is_command = True  # the process does nothing else
 
     def where(self) -> str:
         """Its machine's address and its process id, in words: it has a place."""
