@@ -145,15 +145,14 @@ def main(argv) -> int:
     out, done, figures = Path(values.out), {}, []
     out.parent.mkdir(parents=True, exist_ok=True)
     versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | peer_runs.versions(python)
+    own = [argument for argument in argv[1:] if not argument.startswith("--peers=")]  # where they lie is no matter
     for name in names:
         done[name] = parts[name](name, values, python, figures)
         write(
             out,
             "Throughput",
             "Whole training loops beside other libraries, the same work in turn",
-            shlex.join(
-                ["python", "-m", "benchmarks.throughput", *(a for a in argv[1:] if not a.startswith("--peers="))]
-            ),
+            shlex.join(["python", "-m", "benchmarks.throughput", *own]),
             done,
             versions,
         )
