@@ -3,6 +3,7 @@
 import functools
 import re
 import shlex
+from urllib.parse import unquote
 
 import pytest
 from conftest import ROOT, command
@@ -24,7 +25,7 @@ def test_the_readme_is_short_and_leads_to_every_page():
 def test_links_lead_somewhere(page):
     links = re.findall(r"\]\(([^)#\s]+)[^)]*\)", page.read_text())
     for link in (link for link in links if not link.startswith("http")):
-        assert (page.parent / link.replace("%20", " ")).exists(), link
+        assert (page.parent / unquote(link)).exists(), link
 
 
 def test_the_table_of_flags_is_what_the_flags_are():
