@@ -103,13 +103,21 @@ def read_peer(path: Path) -> Peer | None:
     return Peer(**json.loads((path / _PEER).read_text())) if (path / _PEER).exists() else None
 
 
-def require_peer(run: Path, peer: Peer | None):
-    """Raises UsageError unless `peer` trained the run in directory `run`."""
+def require_same(run: Path, config: Config, peer: Peer | None, *, may_be_shorter: bool = False):
+    """Raises UsageError unless `peer` trained the run in directory `run` with `config`, or for fewer steps of it."""
+    saved = run_dir.read_config(run)
+    if may_be_shorter and saved.total_steps < config.total_steps:
+        saved = dataclasses.replace(saved, total_steps=config.total_steps)
+    if name := difference(saved, config):
+        raise UsageError(
+            f"{run} was run with --{name}={getattr(saved, name)}, and the suite says "
+            f"{getattr(config, name)}: delete it, or give the entry another name"
+        )
     if read_peer(run) != peer:
         raise UsageError(f"{run} was trained by another library, or with other settings: delete it")
 
 
-def has(path: Path, config: Config, peer: Peer | None = None) -> bool:
+def has(path: Path, config: Config, peer: Peer | None) -> bool:
     """Whether the results in `path` have a run of `config`."""
     return _is_of(path, config, peer) and any(int(row["seed"]) == config.seed for row in read_rows(path / "runs.csv"))
 
@@ -165,19 +173,15 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
         "best": scoring.score(run, "best", episodes)[0] if best else "",
     }
     if scatter:
-        _write_rows(
-            path / "scatter.csv",
-            ("seed", "q", "discounted_return"),
-            [
-                *(
-                    [row[name] for name in ("seed", "q", "discounted_return")]
-                    for row in read_rows(path / "scatter.csv")
-                    if int(row["seed"]) != config.seed
-                ),
-                *([config.seed, q, g] for q, g in scoring.estimates(run)),
-            ],
-        )
+        _add_scatter(path / "scatter.csv", config.seed, scoring.estimates(run))
     _write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
+
+
+def _add_scatter(path: Path, seed: int, points: Sequence[tuple[float, float]]):
+    """Puts the points of a seed in the place of those that it had."""
+    columns = ("seed", "q", "discounted_return")
+    others = [[row[name] for name in columns] for row in read_rows(path) if int(row["seed"]) != seed]
+    _write_rows(path, columns, [*others, *([seed, *point] for point in points)])
 
 
 def require_ended(run: Path):

@@ -61,7 +61,8 @@ def all_entries(published: Published) -> str:
 def readme_table(published: Published) -> list[str]:
     """The rows of those entries that the project's README names."""
     lines = [
-        "| run | steps | seeds | last evaluation | last weights, 100 episodes | best policy, 100 others | published |",
+        "| run | steps | seeds | last evaluation | last weights, 100 episodes | best policy, 100 other episodes "
+        "| published |",
         "|---" * 7 + "|",
     ]
     for suite, results in published:

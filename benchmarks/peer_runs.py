@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks.processes import ROOT, run
+from ddpg_tf.evaluation.evaluator import FIRST_SEED
 
 DIRECTORY = "benchmarks/.peers"
 LIBRARIES, ALGORITHMS = ("sbx", "sb3"), ("DDPG", "TD3")
@@ -43,9 +44,16 @@ def define(values: flags.FlagValues):
     )
 
 
-def command(python: Path, peer: Peer, run_dir: Path, **work) -> list[str]:
-    """What trains; `work` has a value for each of WORK."""
-    job = {"flags": "", "peer": dataclasses.asdict(peer), "run_dir": str(run_dir), **work}
+def command(python: Path, peer: Peer, run_dir: Path, work: Any, flags_txt: str = "") -> list[str]:
+    """What trains; `work` has an attribute for each of WORK, `flags_txt` is what the run directory's file will hold."""
+    job = {
+        **{name: getattr(work, name) for name in WORK},
+        "peer": dataclasses.asdict(peer),
+        "run_dir": str(run_dir),
+        "flags": flags_txt,
+        "first_seed": FIRST_SEED,
+        "packages": ("gymnasium", "mujoco", *PACKAGES),
+    }
     return [str(python), "-P", str(ROOT / "benchmarks/peers.py"), json.dumps(job)]  # -P: profile.py hides Python's own
 
 

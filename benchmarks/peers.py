@@ -2,8 +2,9 @@
 
     python benchmarks/peers.py JSON
 
-Knows nothing of ddpg_tf. Writes metrics.csv, evaluations.csv, versions.json, what it was told (peer.json, flags.txt)
-and, once the last evaluation is made, model.zip into the run directory. An interrupted training begins anew.
+Knows nothing of ddpg_tf; JSON is what benchmarks/peer_runs.py makes. Writes metrics.csv, evaluations.csv,
+versions.json, what it was told (peer.json, flags.txt) and, once the last evaluation is made, model.zip into the run
+directory. An interrupted training begins anew.
 """
 
 import csv
@@ -19,9 +20,6 @@ import numpy as np
 import stable_baselines3
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.noise import NormalActionNoise
-
-FIRST_SEED = 10_000  # of the evaluation episodes, as in ddpg_tf.evaluate
-PACKAGES = ("gymnasium", "mujoco", "stable-baselines3", "torch", "sbx-rl", "jax")
 
 
 class Log(BaseCallback):
@@ -59,7 +57,7 @@ class Log(BaseCallback):
 
     def _score(self) -> list[tuple[float, int]]:
         """(return, length) of deterministic episodes, stepped side by side for one call of the policy."""
-        observations = np.stack([env.reset(seed=FIRST_SEED + i)[0] for i, env in enumerate(self._envs)])
+        observations = np.stack([env.reset(seed=self._work["first_seed"] + i)[0] for i, env in enumerate(self._envs)])
         returns, lengths = np.zeros(len(self._envs)), np.zeros(len(self._envs), int)
         running = list(range(len(self._envs)))
         while running:
@@ -96,7 +94,7 @@ def main(work: dict):
     directory = Path(work["run_dir"])
     directory.mkdir(parents=True, exist_ok=True)
     (directory / "model.zip").unlink(missing_ok=True)  # it says that the training is finished
-    versions = {"run": uuid.uuid4().hex, **{name: importlib.metadata.version(name) for name in PACKAGES}}
+    versions = {"run": uuid.uuid4().hex, **{name: importlib.metadata.version(name) for name in work["packages"]}}
     for name, text in (
         ("versions.json", json.dumps(versions)),
         ("peer.json", json.dumps(work["peer"])),

@@ -75,7 +75,8 @@ def _number(value: float) -> str:
 def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, Part], versions: Mapping[str, str]):
     """The results as a table per part in `out`, and all in one as csv beside it."""
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
-    cores = f"{len(available_cores())} CPU core{'s' * (len(available_cores()) > 1)}"
+    count = len(available_cores())
+    cores = f"{count} CPU core{'s' * (count > 1)}"
     lines = [
         f"# {title}",
         "",

@@ -21,7 +21,6 @@ from benchmarks.suite_file import Entry, Suite, read
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_text
-from ddpg_tf.storage import run_dir
 
 SUITES = Path("benchmarks/suites")
 _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of results -->"
@@ -69,12 +68,7 @@ def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
     for seed in entry.seeds:
         run, config = runs_dir / suite.name / f"{entry.name}-{seed}", entry.seed_config(seed)
         if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
-            if name := outcomes.difference(found := run_dir.read_config(run), config):
-                raise UsageError(
-                    f"{run} was run with --{name}={getattr(found, name)}, and the suite says "
-                    f"{getattr(config, name)}: delete it, or give the entry another name"
-                )
-            outcomes.require_peer(run, entry.peer)
+            outcomes.require_same(run, config, entry.peer)
             outcomes.collect(run, path, episodes, scatter=entry.scatter, best=bool(entry.readme))
 
 
@@ -83,8 +77,9 @@ def _write_folder(suite: Suite, entry: Entry):
     if (path / "runs.csv").exists():
         results = outcomes.read(path)
         curves.draw(results, outcomes.read(beside) if entry.beside and (beside / "runs.csv").exists() else None)
-        trainings = [f"python -m benchmarks.suite {SUITES}/{suite.name}.toml --only='{entry.name}-*'"]
-        if not entry.peer:
+        if entry.peer:
+            trainings = [f"python -m benchmarks.suite {SUITES}/{suite.name}.toml --only='{entry.name}-*'"]
+        else:
             trainings = curves.trainings(results, f"runs/{suite.name}")
         commands = [*trainings, "python -m benchmarks.results"]
         write_text(path / "README.md", curves.report(results, commands))

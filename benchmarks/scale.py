@@ -79,16 +79,16 @@ def main(argv) -> int:
         flag_values=values,
     )
     flags.DEFINE_string("out", "benchmarks/results/scale.md", "file for the results", flag_values=values)
-    names = chosen(cli.parse(argv, values, __doc__, positional=True), PARTS | {"memory": (), "cold": ()})
+    named = cli.parse(argv, values, __doc__, positional=True)
+    others = {"memory": _memory, "cold": partial(_cold, values.rounds)}
+    names = chosen(named, PARTS | others)
     if values.steps % BLOCK:
         raise UsageError(f"--steps must be a multiple of {BLOCK}")
     out, done, series = Path(values.out), {}, {}
     out.parent.mkdir(parents=True, exist_ok=True)
     for name in names:
-        if name == "memory":
-            done[name] = _memory()
-        elif name == "cold":
-            done[name] = _cold(values.rounds)
+        if name in others:
+            done[name] = others[name]()
         else:
             series[name] = _measure(name, values.rounds, values.steps)
             done[name] = _part(name, series[name])
@@ -228,8 +228,8 @@ def _cold(rounds: int) -> Part:
         size = sum(file.stat().st_size for file in files)
     about = f"""Milliseconds for a minibatch of 256 of Humanoid-v5, in a draw of 50, from a replay of {MOST_ROWS:,}
         transitions ({size / 1e9:.1f} GB) that the system has put out of memory, as it does where memory is short, and
-        the same draw again. In training a draw is made while
-        the last block of updates runs, which hides a part of this."""
+        the same draw again. In training a draw is made while the last block of updates runs, which hides a part of
+        this."""
     return Part(about, [Row(f"{label} [ms]", statistics.median(found)) for label, found in times.items()])
 
 

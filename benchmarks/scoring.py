@@ -10,11 +10,11 @@ _SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
 
 def score(run: Path, weights: str, episodes: int) -> tuple[float, float | str]:
     """(mean return, share of successes or "") of the "latest" weights, or of the "best", on other episodes."""
-    from ddpg_tf.evaluation.evaluator import Evaluator
+    from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run, weights)
-    evaluator = Evaluator(policy.config, episodes, *([_OTHER_EPISODES] if weights == "best" else []))
+    evaluator = Evaluator(policy.config, episodes, _OTHER_EPISODES if weights == "best" else FIRST_SEED)
     found = evaluator.run(policy.agent.act)
     evaluator.close()
     success = float(np.mean([episode.success for episode in found]))

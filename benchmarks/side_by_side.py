@@ -21,8 +21,8 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         "",
         "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
         "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
-        "Caught up: the training time after which the mean of five evaluations first comes to the first entry's last "
-        "five, as a share of the first entry's own training time; median over seeds. "
+        "Caught up: how long an entry trains until the mean of five evaluations is as high as the first entry's last "
+        "five; 0.50 means half of the first entry's training time (median over seeds). "
         "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
         "above 0 the critic overestimates.",
         "",

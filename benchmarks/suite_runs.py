@@ -1,6 +1,5 @@
 """The runs of a suite: what state each is in, how it is started or continued, how long it will take."""
 
-import dataclasses
 import fnmatch
 import math
 import os
@@ -70,27 +69,13 @@ class SuiteRun:
             if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
                 raise UsageError(f"{self.path} holds something that is no run: move it away")
             return
-        saved, steps = run_dir.read_config(self.path), self.config.total_steps
-        name = outcomes.difference(dataclasses.replace(saved, total_steps=steps), self.config)
-        outcomes.require_peer(self.path, self.entry.peer)
-        if name or saved.total_steps > steps:
-            name = name or "total_steps"
-            raise UsageError(
-                f"{self.path} was run with --{name}={getattr(saved, name)}, and the suite says "
-                f"{getattr(self.config, name)}: delete it, or give the entry another name"
-            )
+        outcomes.require_same(self.path, self.config, self.entry.peer, may_be_shorter=True)
 
     def command(self) -> list[str]:
         """What starts or continues it; a peer's training begins anew."""
-        if self.entry.peer:
-            config = self.config
-            return peer_runs.command(
-                peer_runs.python_of(self._peers),
-                self.entry.peer,
-                self.path.absolute(),
-                flags=config.to_flags(),
-                **{name: getattr(config, name) for name in peer_runs.WORK},
-            )
+        if peer := self.entry.peer:
+            python, config = peer_runs.python_of(self._peers), self.config
+            return peer_runs.command(python, peer, self.path.absolute(), config, config.to_flags())
         begun = (self.path / "flags.txt").exists()
         if not begun:  # killed before it became a run
             for partial in self.path.glob(".*"):

@@ -34,7 +34,6 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import read_rows, write_atomically
 
 OURS, LIBRARIES = "ddpg_tf", ("ddpg_tf", "sbx", "sb3")
-LOG_EVERY = 1000  # steps
 FIRST_MARK = 2000  # warm-up is 1,000 random steps; then everything is compiled
 SOLVED = -200.0
 _PATIENCE_SECONDS = 600
@@ -53,6 +52,7 @@ class Work:
     eval_every: int = 0
     eval_episodes: int = 10
     total_steps: int = FIRST_MARK
+    log_every: int = FIRST_MARK // 2
     seed: int = 0
 
     def ours(self, run_dir: Path) -> list[str]:
@@ -60,7 +60,6 @@ class Work:
         settings = dataclasses.asdict(self) | {
             "hidden_units": ",".join(map(str, self.hidden_units)),
             "checkpoint_every": 0,
-            "log_every": LOG_EVERY,
             "eval_episodes": self.eval_episodes if self.eval_every else 1,
             "run_dir": run_dir,
         }
@@ -79,17 +78,7 @@ class Work:
             "tau": 0.005,
             "learning_rate": 1e-3,
         }
-        return peer_runs.command(
-            python,
-            peer_runs.Peer(library, "DDPG", settings),
-            run_dir,
-            env=self.env,
-            seed=self.seed,
-            total_steps=self.total_steps,
-            log_every=LOG_EVERY,
-            eval_every=self.eval_every,
-            eval_episodes=self.eval_episodes,
-        )
+        return peer_runs.command(python, peer_runs.Peer(library, "DDPG", settings), run_dir, self)
 
     def command(self, library: str, python: Path, run_dir: Path) -> list[str]:
         return self.ours(run_dir) if library == OURS else self.theirs(python, library, run_dir)
@@ -145,7 +134,7 @@ def main(argv) -> int:
     out, done, figures = Path(values.out), {}, []
     out.parent.mkdir(parents=True, exist_ok=True)
     versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | peer_runs.versions(python)
-    own = [argument for argument in argv[1:] if not argument.startswith("--peers=")]  # where they lie is no matter
+    own = [argument for argument in argv[1:] if not argument.startswith("--peers=")]  # it is a path of this machine
     for name in names:
         done[name] = parts[name](name, values, python, figures)
         write(

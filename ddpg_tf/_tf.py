@@ -48,8 +48,8 @@ def _hidden(*names: str):
             del sys.modules[name]
 
 
-# Keras imports these if it can, for what no command asks of it, and they take time. Whoever uses ddpg_tf as a
-# library may want them from Keras too.
+# Keras imports these where they are installed, which takes time. No command needs what Keras does with them; a program
+# that imports ddpg_tf may.
 _UNUSED = ("h5py", "matplotlib", "pandas") if cli.is_command else ()
 
 if os.environ["KERAS_BACKEND"] != "tensorflow":

@@ -79,7 +79,7 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
 _ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
 
 
-is_command = False  # whether this process is one of the project's commands, by `run`
+is_command = False  # whether `run` has made this process one of the project's commands
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

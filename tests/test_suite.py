@@ -343,32 +343,26 @@ for name, text in (("flags.txt", work["flags"]), ("peer.json", json.dumps(work["
 """
 
 
-def test_another_librarys_training_is_run_and_published_beside_ours(place, capsys):
+def test_another_librarys_training_is_run_and_published_beside_ours(place):
     python = place / "peers" / "bin" / "python"
     python.parent.mkdir(parents=True)
     python.write_text(f"#!{sys.executable}\n{TRAINS}")
     python.chmod(0o755)
     (place / "peers" / "complete").touch()
     path, runs = place / "small.toml", place / "runs"
-    path.write_text(
-        "[entries.theirs]\n"
-        + toml(FLAGS)
-        + "peer = {library='sbx', algorithm='DDPG', settings={net_arch=[16], tau=0.1}}"
-    )
+    entry = PEER.format("sbx", "DDPG", "net_arch = [16], tau = 0.1").replace("entries.a", "entries.theirs")
+    path.write_text(f"{entry}\n{toml(FLAGS)}")
     assert suite.main(["suite", str(path), f"--runs_dir={runs}", f"--peers={place / 'peers'}"]) == 0
     results.main(["results", f"--runs_dir={runs}"])
     found = outcomes.read(place / "results" / "small" / "theirs")
     (outcome,) = found.outcomes
-    assert (
-        found.peer.settings == {"net_arch": [16], "tau": 0.1}
-        and outcome.scores == {900: -3.0}
-        and outcome.steps_per_second == 125
-    )
+    assert found.peer.settings == {"net_arch": [16], "tau": 0.1}
+    assert outcome.scores == {900: -3.0} and outcome.steps_per_second == 125
     page = (found.path / "README.md").read_text()
     assert "DDPG of sbx" in page and "sbx-rl 0.1" in page and "benchmarks.suite" in page and "train.py" not in page
     assert [run.state for run in suite_runs.plan(suite_file.read(path), place / "gone")] == [suite_runs.PUBLISHED]
 
-    path.write_text(path.read_text().replace("tau=0.1", "tau=0.2"))
+    path.write_text(path.read_text().replace("tau = 0.1", "tau = 0.2"))
     with pytest.raises(UsageError, match="with other settings"):
         suite.main(["suite", str(path), f"--runs_dir={runs}"])
     with pytest.raises(UsageError, match="on this machine only"):
@@ -400,8 +394,8 @@ def test_the_script_that_trains_with_another_library_leaves_the_files_of_a_run(t
         monkeypatch.setitem(sys.modules, f"stable_baselines3{name}", SimpleNamespace(**has))
     monkeypatch.setattr("importlib.metadata.version", lambda name: "1.0")
     peer = peer_runs.Peer("sb3", "DDPG", {"net_arch": [16], "tau": 0.1})
-    work = dict(env="Pendulum-v1", seed=0, total_steps=40, log_every=20, eval_every=40, eval_episodes=2)
-    *_, job = peer_runs.command(ROOT, peer, tmp_path / "run", **work)
+    work = Config(env="Pendulum-v1", total_steps=40, log_every=20, eval_every=40, eval_episodes=2)
+    *_, job = peer_runs.command(ROOT, peer, tmp_path / "run", work)
     runpy.run_path(str(ROOT / "benchmarks" / "peers.py"))["main"](json.loads(job))
     assert outcomes.is_finished(tmp_path / "run", 40) and outcomes.read_peer(tmp_path / "run") == peer
     assert [(row["step"], row["updates"]) for row in read_rows(tmp_path / "run" / "metrics.csv")] == [
