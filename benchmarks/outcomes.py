@@ -105,10 +105,11 @@ def read_peer(path: Path) -> Peer | None:
 
 def require_same(run: Path, config: Config, peer: Peer | None, *, may_be_shorter: bool = False):
     """Raises UsageError unless `peer` trained the run in directory `run` with `config`, or for fewer steps of it."""
-    saved = run_dir.read_config(run)
-    if may_be_shorter and saved.total_steps < config.total_steps:
-        saved = dataclasses.replace(saved, total_steps=config.total_steps)
-    if name := difference(saved, config):
+    saved, steps = run_dir.read_config(run), config.total_steps
+    name = difference(dataclasses.replace(saved, total_steps=steps), config)
+    if saved.total_steps > steps or (saved.total_steps < steps and not may_be_shorter):
+        name = name or "total_steps"
+    if name:
         raise UsageError(
             f"{run} was run with --{name}={getattr(saved, name)}, and the suite says "
             f"{getattr(config, name)}: delete it, or give the entry another name"
