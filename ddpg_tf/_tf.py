@@ -5,6 +5,7 @@ descriptor pointing elsewhere. What was written is shown if the import fails.
 """
 
 import contextlib
+import gc
 import os
 import sys
 import tempfile
@@ -36,26 +37,36 @@ def _quiet_stderr():
                 os.write(2, sink.read())
 
 
+_OWN_PROCESS = cli.OWN_PROCESS in os.environ  # not a program that imports ddpg_tf
+# Keras and what tensorflow-probability loads import these where they are installed, which takes a second or more.
+# Nothing in this project needs what they do with them.
+_UNUSED = ("h5py", "matplotlib", "pandas", "scipy") if _OWN_PROCESS else ()
+
+
 @contextlib.contextmanager
-def _hidden(*names: str):
-    """Makes modules that are not there yet look as if they were not installed."""
-    names = tuple(name for name in names if name not in sys.modules)
-    sys.modules.update(dict.fromkeys(names))
+def lean_imports() -> Iterator[None]:
+    """Around imports of large libraries: modules that would be of no use look as if they were not installed.
+
+    Python does not look for garbage meanwhile, a tenth of the time, nor later among what was imported.
+    """
+    hidden, collects = [name for name in _UNUSED if name not in sys.modules], gc.isenabled()
+    sys.modules.update(dict.fromkeys(hidden))
+    gc.disable()
     try:
         yield
     finally:
-        for name in names:
+        if _OWN_PROCESS:
+            gc.freeze()
+        if collects:
+            gc.enable()
+        for name in hidden:
             del sys.modules[name]
 
-
-# Keras imports these where they are installed, which takes time. No command needs what Keras does with them; a program
-# that imports ddpg_tf may.
-_UNUSED = ("h5py", "matplotlib", "pandas") if cli.is_command else ()
 
 if os.environ["KERAS_BACKEND"] != "tensorflow":
     raise UserError(f"ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says {os.environ['KERAS_BACKEND']!r}")
 
-with _quiet_stderr(), _hidden(*_UNUSED):
+with _quiet_stderr(), lean_imports():
     # Imported before TensorFlow, it loads only what is asked of it.
     import tensorflow_probability as tfp  # isort: skip
     import keras
@@ -93,4 +104,4 @@ def os_errors() -> Iterator[None]:
         raise OSError(error.message.splitlines()[0].rpartition("}} ")[2].partition(" [Op:")[0]) from None
 
 
-__all__ = ["device", "keras", "os_errors", "tf", "tfp"]
+__all__ = ["device", "keras", "lean_imports", "os_errors", "tf", "tfp"]

@@ -79,7 +79,7 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
 _ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
 
 
-is_command = False  # whether `run` has made this process one of the project's commands
+OWN_PROCESS = "DDPG_TF_OWN_PROCESS"  # in the environment of a process that is nobody else's program
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:
@@ -87,8 +87,7 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
 
     absl's own `app.run` exits 1 on `--help`, hides flags of other modules and ignores positional arguments.
     """
-    global is_command
-    is_command = True
+    os.environ[OWN_PROCESS] = "1"
     sys.stdout, sys.stderr = (
         stream or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
         for stream in (sys.stdout, sys.stderr)

@@ -1,4 +1,4 @@
-"""The cluster itself: joined, its head, its ports, and what else runs on it, suites and searches."""
+"""The cluster: joined, its head, its ports, collectors that cannot work, and what else runs: suites and searches."""
 
 import contextlib
 import json
@@ -80,6 +80,14 @@ def test_an_environment_that_only_this_process_knows_is_told(ray, tmp_path, tiny
         train(tiny(tmp_path / "run", env="OnlyHere-v0", collectors=1))
 
 
+def test_a_collector_that_always_dies_ends_the_run_with_a_checkpoint(ray, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr("ddpg_tf.collect.remote._MOST_DEATHS", 1)
+    config = tiny(tmp_path / "run", env="tests.toy_envs:ToyDies-v0", collectors=1, eval_every=0)
+    with pytest.raises(UserError, match=r"collector 0 .* has died: .*, 1 of 1 deaths in one round.*step 0$"):
+        train(config)
+    assert checkpoint.load(tmp_path / "run" / "checkpoints")[1]["step"] == 0
+
+
 def test_ray_listens_on_this_machine_only(ray):
     processes, sockets, hosts = processes_below(os.getpid()), set(), set()
     for pid in (os.getpid(), *processes):
@@ -146,7 +154,8 @@ def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path,
     pytest.importorskip("optuna", reason="Optuna is not installed: pip install -r requirements-ray.txt")
     from ddpg_tf import tune
 
-    (tmp_path / "tiny.flags").write_text(tiny("", total_steps=300, eval_every=150).to_flags())
+    flags = tiny("", total_steps=300, eval_every=150, warmup_steps=300)  # it learns nothing: nothing to compile
+    (tmp_path / "tiny.flags").write_text(flags.to_flags())
     tune.main(["tune", f"--flagfile={tmp_path / 'tiny.flags'}", "--trials", "2", f"--out={tmp_path / 'out'}"])
     rows = read_rows(tmp_path / "out" / "trials.csv")
     returns = [float(row["return"]) for row in rows]

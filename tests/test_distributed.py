@@ -20,13 +20,13 @@ ELSEWHERE = dict(num_envs=4, collectors=2, noise="ou", normalize_observations=Tr
 
 @pytest.fixture(scope="module")
 def whole(ray, tmp_path_factory):
-    """A run that nothing disturbed, all of it in one place."""
+    """A run that nothing disturbed."""
     from conftest import TINY
 
     from ddpg_tf import Config
 
     path = tmp_path_factory.mktemp("distributed") / "run"
-    train(Config(**TINY | ELSEWHERE | {"collectors": 1}, run_dir=str(path)))
+    train(Config(**TINY | ELSEWHERE, run_dir=str(path)))
     return path
 
 
@@ -42,14 +42,6 @@ def test_metrics_say_who_waited(whole):
     rows = read_rows(whole / "metrics.csv")
     waits = [float(row[name]) for row in rows for name in ("learner_waited", "collectors_waited")]
     assert len(waits) == 2 * len(rows) and min(waits) >= 0 and sum(waits) > 0
-
-
-def test_a_collector_that_always_dies_ends_the_run_with_a_checkpoint(ray, tmp_path, tiny, monkeypatch):
-    monkeypatch.setattr("ddpg_tf.collect.remote._MOST_DEATHS", 1)
-    config = tiny(tmp_path / "run", env="tests.toy_envs:ToyDies-v0", collectors=1, eval_every=0)
-    with pytest.raises(UserError, match=r"collector 0 .* has died: .*, 1 of 1 deaths in one round.*step 0$"):
-        train(config)
-    assert checkpoint.load(tmp_path / "run" / "checkpoints")[1]["step"] == 0
 
 
 @pytest.fixture
@@ -69,10 +61,10 @@ def kills(ray, monkeypatch):
     return left
 
 
-def test_a_command_ended_by_sigterm_and_killed_collectors_equal_an_undisturbed_run(whole, kills, tmp_path, tiny):
+def test_a_command_ended_by_sigterm_and_a_killed_collector_equal_an_undisturbed_run(whole, kills, tmp_path, tiny):
     """The command starts Ray and leaves nothing of it; it saves, whatever Ray wants with SIGTERM.
 
-    Resumed elsewhere, on another cluster, it loses one collector before learning starts and one after.
+    Resumed elsewhere, on another cluster, it loses a collector while it learns.
     """
     path, flagfile = tmp_path / "run", tmp_path / "tiny.flags"
     flagfile.write_text(tiny("", **ELSEWHERE).to_flags())
@@ -90,8 +82,7 @@ def test_a_command_ended_by_sigterm_and_killed_collectors_equal_an_undisturbed_r
     while any(name_of(pid) == name for pid, name in started.items()):
         assert time.monotonic() < deadline, started
         time.sleep(0.1)
-    step = checkpoint.newest_step(path / "checkpoints")  # learning starts at 600
-    kills.update({step + 20: 0, 900: 1})
+    kills[900] = 1
     with pytest.warns(UserWarning, match=r"collector 1 \(environments 2 to 3\) at .*, process \d+ has died"):
         train(run_dir.read_config(path), resume=True)
     assert not kills
@@ -101,7 +92,7 @@ def test_a_command_ended_by_sigterm_and_killed_collectors_equal_an_undisturbed_r
 # Without a cluster ----------------------------------------------------------------------------------------------------
 
 
-def test_without_collectors_ray_is_not_even_looked_for(tmp_path, tiny, monkeypatch):
+def test_without_collectors_ray_is_not_even_looked_for(tmp_path, tiny, uncompiled, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)  # importing it would fail
     assert train(tiny(tmp_path / "run", total_steps=220, eval_every=0)).step == 220  # of which it learns 20
 

@@ -9,11 +9,12 @@ import zlib
 
 import numpy as np
 
-from ddpg_tf._tf import tf, tfp
+from ddpg_tf._tf import lean_imports, tf, tfp
 
-with warnings.catch_warnings():
+with lean_imports(), warnings.catch_warnings():
     warnings.simplefilter("ignore")  # tf-keras, which tensorflow-probability loads, uses retired names
     distributions = tfp.distributions
+    Distribution = distributions.Distribution  # the first look loads it
 
 _BLOCK = 1024  # rows drawn at a time: an eager draw costs 1.4 ms, a row of a block microseconds
 
@@ -27,7 +28,7 @@ class Stream:
       name: what the stream is for; streams of different names are independent.
     """
 
-    def __init__(self, distribution: distributions.Distribution, seed: int, name: str):
+    def __init__(self, distribution: Distribution, seed: int, name: str):
         self._key = tf.constant([seed, zlib.crc32(name.encode()) & 0x7FFFFFFF], tf.int32)
         self._distribution = distribution
         self._at, self._block = -1, np.empty(0)

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from ddpg_tf import cli
 from ddpg_tf.collect import rounds
 from ddpg_tf.collect.cluster import ONE_CPU, join
 from ddpg_tf.collect.collector import Collector
@@ -114,7 +115,8 @@ class Fleet:
         actor = self._ray.remote(Process).options(
             num_cpus=config.collector_cpus,
             scheduling_strategy="SPREAD",
-            runtime_env={"env_vars": ONE_CPU},  # the same numbers wherever it runs
+            # The same numbers wherever it runs, and a quick start.
+            runtime_env={"env_vars": ONE_CPU | {cli.OWN_PROCESS: "1"}},
         )
         self._make = lambda place: actor.remote(config, spaces, place, make_policy, stack)
         self._config, self._stack, self._steps = config, stack, config.update_every // config.num_envs
