@@ -4,7 +4,7 @@ about = "What the suite is for, one sentence."
 [sets.Hopper-v5]                    # a part of an entry, to be used by several
 flags = {env = "Hopper-v5", total_steps = 100_000}
 published = {score = 1577.0, steps = 1_000_000, source = "..."}
-[entries."LayerNorm, Hopper-v5"]    # its sets in their order, then its own flags, over the preset's
+[entries."LayerNorm, Hopper-v5"]    # its sets in their order, then its own, key by key; flags over the preset's
 sets = ["Hopper-v5"]
 flags = {preset = "none", normalization = "layer"}
 seeds = [0, 1, 2]
@@ -133,8 +133,8 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
             raise UsageError(f"there is no set {part_name!r}")
         part = found["sets"][part_name]
         _check_keys(part, {key: kind for key, kind in _ENTRY_KEYS.items() if key != "sets"})
-        merged |= part | {"flags": merged["flags"] | part.get("flags", {})}
-    merged |= own | {"flags": merged["flags"] | own.get("flags", {})}
+        merged = _over(merged, part)
+    merged = _over(merged, own)
     seeds = merged.get("seeds", [0])
     if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):
         raise UsageError(f"seeds must be different whole numbers, not {seeds}")
@@ -151,6 +151,12 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
         _peer(merged.get("peer")),
         **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged},
     )
+
+
+def _over(under: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Both; where they say the same key `over` counts, and of tables each of its keys."""
+    tables = [key for key in under.keys() & over.keys() if isinstance(under[key], dict)]
+    return {**under, **over, **{key: under[key] | over[key] for key in tables}}
 
 
 def _parse(arguments: tuple[str, ...], seed: int) -> Config:

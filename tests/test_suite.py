@@ -70,6 +70,7 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         sets = ["pendulum"]
         seeds = [5]
         beside = "one"
+        published = {score = -140}
         """)
     found = suite_file.read(path)
     assert (found.name, found.about, [entry.name for entry in found.entries]) == (
@@ -84,6 +85,7 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
     assert one.seeds == (0, 1) and one.published.score == -150.0 and not one.beside
     assert two.seeds == (5,) and two.config.warmup_steps == 1000 and two.beside == "one"  # the environment's preset
     assert two.seed_config(7).seed == 7
+    assert (two.published.score, two.published.steps, two.published.source) == (-140.0, 20_000, "somebody")
 
 
 @pytest.mark.parametrize(
