@@ -56,13 +56,22 @@ def tiny():
     return lambda run_dir, **changes: Config(**{**TINY, **changes, "run_dir": str(run_dir)})
 
 
-@pytest.fixture
-def uncompiled(monkeypatch):
-    """Trainings without XLA, for tests of what is around the update: compiling is half of a tiny training."""
+@contextlib.contextmanager
+def without_xla():
+    """Trainings within, in this process, are not compiled: compiling is half of a tiny training."""
     from ddpg_tf.learner.agent import DDPG
     from ddpg_tf.training import loop
 
-    monkeypatch.setattr(loop, "DDPG", functools.partial(DDPG, jit_compile=False))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "DDPG", functools.partial(DDPG, jit_compile=False))
+        yield
+
+
+@pytest.fixture
+def uncompiled():
+    """For tests of what is around the update."""
+    with without_xla():
+        yield
 
 
 @pytest.fixture(scope="module")

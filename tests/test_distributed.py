@@ -8,7 +8,7 @@ import sys
 import time
 
 import pytest
-from conftest import ROOT, name_of, processes_below, timeless
+from conftest import ROOT, name_of, processes_below, timeless, without_xla
 
 from ddpg_tf import train
 from ddpg_tf.errors import UsageError, UserError
@@ -26,7 +26,8 @@ def whole(ray, tmp_path_factory):
     from ddpg_tf import Config
 
     path = tmp_path_factory.mktemp("distributed") / "run"
-    train(Config(**TINY | ELSEWHERE, run_dir=str(path)))
+    with without_xla():
+        train(Config(**TINY | ELSEWHERE, run_dir=str(path)))
     return path
 
 
@@ -83,7 +84,10 @@ def test_a_command_ended_by_sigterm_and_a_killed_collector_equal_an_undisturbed_
         assert time.monotonic() < deadline, started
         time.sleep(0.1)
     kills[900] = 1
-    with pytest.warns(UserWarning, match=r"collector 1 \(environments 2 to 3\) at .*, process \d+ has died"):
+    with (
+        without_xla(),
+        pytest.warns(UserWarning, match=r"collector 1 \(environments 2 to 3\) at .*, process \d+ has died"),
+    ):
         train(run_dir.read_config(path), resume=True)
     assert not kills
     assert_same_run(whole, path)
