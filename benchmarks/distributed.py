@@ -7,6 +7,7 @@ Parts that are not named keep the figures of their last time; all go to benchmar
 
 import csv
 import dataclasses
+import io
 import os
 import pickle
 import random
@@ -25,7 +26,7 @@ from benchmarks.processes import ROOT, run
 from ddpg_tf import cli
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.files import read_rows
+from ddpg_tf.files import read_rows, write_text
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLLECTORS = (1, 2, 4, 8, 16)
@@ -48,8 +49,9 @@ def main(argv):
         kept = [tuple(row.values()) for row in read_rows(RESULTS / "distributed.csv") if row["part"] != part]
         note = [("note", part, "", values.note, load)] if values.note else []
         kept = [row for row in kept if row[:2] != ("note", part)]
-        with open(RESULTS / "distributed.csv", "w", newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows([_COLUMNS, *kept, *found, *note])
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *kept, *found, *note])
+        write_text(RESULTS / "distributed.csv", text.getvalue())
         from benchmarks import distributed_page
 
         distributed_page.write()

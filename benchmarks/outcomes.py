@@ -64,8 +64,9 @@ class Outcome:
     best: float | None = None
 
     def last(self, count: int) -> float:
-        """Mean of the last `count` evaluations."""
-        return float(np.mean(list(self.scores.values())[-count:]))
+        """Mean of the last `count` evaluations; of fewer than twice as many, of the second half."""
+        scores = list(self.scores.values())
+        return float(np.mean(scores[-min(count, -(-len(scores) // 2)) :]))
 
     @property
     def area(self) -> float:

@@ -31,7 +31,7 @@ from ddpg_tf.envs import factory, frames, registry
 from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.training import schedule
 
-CURVES = ("InvertedPendulum-v5-pixels", "Pendulum-v1-pixels", "paper-Pendulum-v1-pixels", "CarRacing-v3")
+CURVES = ("InvertedPendulum-v5", "Pendulum-v1", "paper-Pendulum-v1", "CarRacing-v3")
 ENVIRONMENTS = ("InvertedPendulum-v5", "Pendulum-v1", "CarRacing-v3")
 
 
@@ -49,7 +49,7 @@ def main(argv):
         "memory": memory,
     }
     found = {name: parts[name](values.rounds) for name in report.chosen(names or list(parts)[:-1], parts)}
-    curves = ", ".join(f"[{name}]({name})" for name in CURVES)
+    curves = ", ".join(f"[{name}](pixels/{name})" for name in CURVES)
     about = (
         "Preset pixels: three convolutions of 32 filters shared by all networks, 64 x 64, three frames; learning "
         f"curves, csv and commands: {curves}"

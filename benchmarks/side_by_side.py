@@ -78,7 +78,7 @@ def draw_comparisons(results: Mapping[str, Results], path: Path):
             draw_on(
                 axes,
                 finished(results[name]),
-                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-, "),
+                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-, ") or name,
                 color=f"C{i % 10}",
                 linestyle="-" if i < 10 else "--",
             )

@@ -40,7 +40,7 @@ def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str
         "resume",
         False,
         "continue the run in --run_dir from its newest checkpoint; only total_steps, "
-        "eval_episodes, the intervals of evaluation, log, checkpoint and video, export_dir, "
+        "eval_episodes, eval_envs, the intervals of evaluation, log, checkpoint and video, export_dir, "
         "keep_versions and what is said to Ray may change",
     )
     define.string(

@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 
@@ -414,6 +415,8 @@ def test_a_run_that_another_process_trains(refused, finished):
 
 @pytest.mark.parametrize("number, ends_with", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
 def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run, number, ends_with):
+    if number == signal.SIGHUP:
+        signal.signal(number, signal.SIG_DFL)  # pytest may have been started with nohup
     path, kwargs = tmp_path / "a run", json.dumps({"at": 25, "number": number})
     flags = ["--env=tests.toy_envs:ToyInterrupted-v0", f"--env_kwargs={kwargs}", f"--run_dir={path}", *QUICK]
     status, out, err = command(train.main, *flags)
@@ -426,6 +429,29 @@ def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finis
     assert status == 0 and "40 steps" in out
     # The environment is the finished run's, Ctrl-C aside.
     assert (path / "evaluations.csv").read_text() == (finished_run / "evaluations.csv").read_text()
+
+
+def test_a_second_signal_ends_what_does_not_listen_and_nohup_is_respected():
+    code = (
+        "import hashlib\n"
+        "from ddpg_tf.training import signals\n"
+        "with signals.collected():\n"
+        "    print('ready', flush=True)\n"
+        "    hashlib.pbkdf2_hmac('sha256', b'', b'', 2**31 - 1)\n"  # as TensorFlow: Python's handlers wait for its end
+    )
+    ignored = lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)  # noqa: E731
+    process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=ignored)
+    try:
+        process.stdout.readline()
+        for number in (signal.SIGHUP, signal.SIGTERM):
+            process.send_signal(number)
+            time.sleep(0.2)
+            assert process.poll() is None
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(20) == 143
+    finally:
+        process.kill()
+        process.wait()
 
 
 def test_a_run_without_an_evaluation_cannot_be_shortened_either(command, tmp_path):

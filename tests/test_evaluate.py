@@ -134,7 +134,7 @@ def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
 def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
     taken = []
     monkeypatch.setattr(loop.video, "record", lambda path, *rest: taken.append((path.name, len(rest[-1]))))
-    train(tiny(tmp_path / "run", total_steps=600, eval_every=100, video_every=300, warmup_steps=600))
+    train(tiny(tmp_path / "run", total_steps=660, eval_every=100, video_every=300, warmup_steps=660))
     assert taken == [("step-300.mp4", 50), ("step-600.mp4", 50)]
 
 

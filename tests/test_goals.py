@@ -219,6 +219,13 @@ def test_what_cannot_be_learnt_from_in_hindsight_is_told_in_a_line(changes, mess
     assert "\n" not in str(found.value)
 
 
+@pytest.mark.usefixtures("uncompiled")
+def test_a_reward_that_cannot_be_had_any_more_ends_the_run_in_a_line(tmp_path, tiny):
+    with pytest.raises(UserError, match="compute_reward raised RuntimeError: tired") as found:
+        train(tiny(tmp_path / "run", env=GOAL, env_kwargs={"odd": "tires"}, hindsight="future", max_episode_steps=0))
+    assert "\n" not in str(found.value)
+
+
 def test_fetch_runs_without_a_prefix_and_judges_many_goals_at_once():
     config = Config(env="FetchReach-v4", hindsight="future")
     spaces = factory.spaces_of(config)

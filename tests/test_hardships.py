@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from conftest import timeless
 
-from ddpg_tf import train
+from ddpg_tf import Config, train
+from ddpg_tf.collect.collector import Collector
+from ddpg_tf.envs import factory
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
@@ -111,6 +113,15 @@ def test_evaluations_on_the_training_environment_resume_exactly(tmp_path, short)
     train(short(tmp_path / "parts", "Steered", **settings), resume=True)
     whole, parts = (read_evaluations(tmp_path / name / "evaluations.csv") for name in ("whole", "parts"))
     assert whole == parts
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_what_several_environments_tell_beside_need_not_fit_together(vectorization):
+    config = Config(env="tests.toy_envs:ToyChatty-v0", vectorization=vectorization, num_envs=2)
+    collector = Collector(config, factory.spaces_of(config))
+    for t in range(12):
+        collector.step(t, lambda _: np.zeros([2, 3], np.float32))
+    collector.close()
 
 
 @pytest.mark.parametrize("together", [1, 10])

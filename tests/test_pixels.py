@@ -23,6 +23,7 @@ import export
 from ddpg_tf import DDPG, Config, ReplayBuffer, train
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.envs import factory, frames, quirks, registry, rendering, workers
+from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.envs.spaces import checked_spaces
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
@@ -254,6 +255,21 @@ def has_gl():
         ).returncode
         == 0
     )
+
+
+def test_a_step_that_fails_in_a_process_of_its_own_loses_its_episode_only(monkeypatch):
+    monkeypatch.setattr(rendering, "needs_own_process", lambda env: True)
+    env = factory.make_flat_env(Config(env="tests.toy_envs:ToyTornPicture-v0", pixels=True, frame_size=16))
+    try:
+        assert isinstance(env.unwrapped, workers.InOwnProcess)
+        for seed in (0, 1):
+            env.reset(seed=seed)
+            last = env.step(env.action_space.high)[0]
+            found, reward, terminated, truncated, info = env.step(env.action_space.high)
+            assert (reward, terminated, truncated) == (0, False, True) and "raised FloatingPointError" in info[FAILED]
+            np.testing.assert_array_equal(found, last)
+    finally:
+        env.close()
 
 
 needs_gl = pytest.mark.skipif(not has_gl(), reason="no software OpenGL (libegl1, libgl1-mesa-dri)")

@@ -1,5 +1,7 @@
 """A round as arrays, and back: the wire loses nothing and repeats nothing. Without Ray."""
 
+from unittest.mock import MagicMock
+
 import numpy as np
 import pytest
 
@@ -69,6 +71,22 @@ def test_an_answer_holds_each_new_frame_once():
     others = sum(array.nbytes for name, array in answer.items() if name not in ("successor", "begun"))
     assert others < 50 * 2 * (3 * 4 + 4 + 2) + begun * 16 + 200  # action, reward, two bits; no past actions, no stacks
     collector.close()
+
+
+def test_a_cut_that_was_not_handed_over_yet_is_told_when_the_run_goes_on(monkeypatch):
+    from ddpg_tf.collect import remote
+
+    monkeypatch.setattr(remote, "join", lambda *_: (MagicMock(), lambda: None))
+    config = Config(env="tests.toy_envs:ToySteered-v0", num_envs=4, collectors=2, update_every=8, total_steps=80)
+    spaces = factory.spaces_of(config)
+    state = Collector(config, spaces).state()
+    fleet = remote.Fleet(config, spaces, MagicMock())
+    assert not fleet.load_state(state | {"weights_0": np.zeros(1)}).any()
+    fleet._members[1].anew[0] = True  # its collector could not re-enter the episode; the round has not come in
+    saved = fleet.state()
+    again = remote.Fleet(config, spaces, MagicMock())
+    assert again.load_state(saved).tolist() == [False, False, True, False]
+    assert not again.state()["anew"].any()  # the replay has been told
 
 
 def test_unfinished_episodes_keep_no_more_actions_than_can_be_re_entered(monkeypatch):

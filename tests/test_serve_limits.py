@@ -363,6 +363,17 @@ def test_connection_stays_open_and_takes_requests_ahead(url):
         assert "predictions" in read_answer(sock)[1]
 
 
+def test_many_requests_ahead_are_no_long_head(url):
+    request = b"GET /v1/models/actor HTTP/1.1\r\nHost: x\r\nX-Filling: %b\r\n\r\n" % (b"y" * 1000)
+    with connection(url) as sock:
+        sock.sendall(150 * request + request[:100])
+        text = b""
+        while text.count(b"model_version_status") < 150 and b"HTTP/1.1 400" not in text:
+            text += sock.recv(65536)
+        sock.sendall(request[100:])
+        assert read_answer(sock)[0].startswith("HTTP/1.1 200")
+
+
 @pytest.mark.parametrize("split", [False, True])
 def test_offer_to_upgrade_the_connection_is_not_taken(url, split):
     """As `curl --http2` makes it."""

@@ -169,7 +169,7 @@ class Goal(Toy):
 
     def __init__(self, odd: str = "", render_mode=None):
         super().__init__(render_mode)
-        self.odd = odd
+        self.odd, self.asked = odd, 0
         self.action_space = Box(-1, 1, (2,))
         goal = unbounded(2)
         self.observation_space = Dict({"observation": unbounded(1), "achieved_goal": goal, "desired_goal": goal})
@@ -206,6 +206,9 @@ class Goal(Toy):
     def compute_reward(self, achieved, desired, info):
         if self.odd == "raises":
             return info["distance"]
+        self.asked += np.ndim(achieved) == 2
+        if self.odd == "tires" and self.asked > 3:
+            raise RuntimeError("tired")
         far = self.distance(achieved, desired) > 0.1
         return np.zeros(2) if self.odd == "two rewards" else -np.float32(far)
 
@@ -263,6 +266,15 @@ class Picture(Counter):
         picture[:4, :4] = 8 * self.t
         picture[4:8, :4] = [250, 0, 0]
         return picture
+
+
+class TornPicture(Picture):
+    """Every episode fails at its second step."""
+
+    def step(self, action):
+        if self.t == 1:
+            raise FloatingPointError("unstable")
+        return super().step(action)
 
 
 class PictureObservation(Picture):
@@ -452,6 +464,14 @@ class Weary(Counter):
         return super().step(action)
 
 
+class Chatty(Counter):
+    """Tells in each step's info what has another shape, or another kind, than what it told before."""
+
+    def step(self, action):
+        *found, _ = super().step(action)
+        return *found, {"contacts": np.zeros(self.t), "more": {"t": self.t} if self.t % 2 else self.t}
+
+
 class Endless(Toy):
     """Never ends an episode; sends a signal to its own process at step `at` of an evaluation."""
 
@@ -505,6 +525,7 @@ for toy in (
     MatrixAction,
     DeepImage,
     Picture,
+    TornPicture,
     PictureObservation,
     SamePicture,
     OddPicture,
@@ -521,6 +542,7 @@ for toy in (
     Alone,
     BoundToItsThread,
     Weary,
+    Chatty,
     Endless,
 ):
     name = "Toy-v0" if toy is Toy else f"Toy{toy.__name__}-v0"

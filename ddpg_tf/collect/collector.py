@@ -144,13 +144,19 @@ class Collector:
             self._return[i], self._length[i] = 0, len(actions)
             self._actions[i] = list(actions)
 
-    def state(self) -> dict[str, np.ndarray]:
-        """Everything `load_state` needs; unfinished episodes as their number and actions so far."""
+    def counts(self) -> dict[str, np.ndarray]:
+        """The small parts of `state`."""
         return {
             "episode": self._episode.copy(),
             "noise": self._noise.x,
             "return": self._return.copy(),
             "length": self._length.copy(),
+        }
+
+    def state(self) -> dict[str, np.ndarray]:
+        """Everything `load_state` needs; unfinished episodes as their number and actions so far."""
+        return {
+            **self.counts(),
             "observation": self._observation,
             **{
                 f"actions_{i}": np.array(actions, np.float32).reshape(len(actions), len(self._low))

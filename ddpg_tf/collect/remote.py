@@ -256,20 +256,24 @@ class Fleet:
         return f"of which the cluster has {found[0]:g}, {found[1]:g} of them free"
 
     def state(self) -> dict[str, np.ndarray]:
-        """Everything `load_state` needs: the collectors' as a local one's, and the weights of the round under way."""
+        """Everything `load_state` needs: the collectors' as a local one's, and the weights of the round under way.
+
+        Also `anew`, where an episode was cut that the round not handed over yet would have told of.
+        """
         if self._weights is None or any(member.state is None for member in self._members):
             return {}  # nothing has been collected
         weights = {f"weights_{i}": array for i, array in enumerate(self._weights)}
-        return rounds.merge_states([member.state for member in self._members]) | weights
+        anew = np.concatenate([member.anew for member in self._members])
+        return rounds.merge_states([member.state for member in self._members]) | weights | {"anew": anew}
 
     def load_state(self, state: rounds.State) -> np.ndarray:
-        """Returns bool [N], where an episode was cut: nowhere yet, the next round tells."""
+        """Returns bool [N], where an episode was cut before `state` was taken; of others the next round tells."""
         if state:
             for member in self._members:
                 member.state = rounds.split_state(state, member.place)
             count = sum(name.startswith("weights_") for name in state)
             self._weights = [state[f"weights_{i}"] for i in range(count)]
-        return np.zeros(self._config.num_envs, bool)
+        return state.get("anew", np.zeros(self._config.num_envs, bool))
 
     def close(self):
         for member in self._members:

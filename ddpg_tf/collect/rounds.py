@@ -14,7 +14,7 @@ from ddpg_tf.collect.collector import RECORDED, Act, Collector, Transitions
 
 State = Mapping[str, np.ndarray]  # as Collector.state gives it
 Steps = list[tuple[Transitions, list[tuple[float, int]]]]  # as Collector.step gives each
-_SMALL = ("episode", "noise", "return", "length")  # parts of a state that every answer holds whole
+_SMALL = ("episode", "noise", "return", "length")  # Collector.counts, which every answer holds whole
 
 
 class Round(NamedTuple):
@@ -46,12 +46,12 @@ def collect(collector: Collector, policy: Act, first: int, count: int, stack: in
         steps.append((_newest(transitions.next_observation, stack), *transitions[1:3], *transitions[4:]))
         begun.append(_newest(collector.observation[transitions.terminated | transitions.truncated], stack))
         finished += ended
-    names, state = ("successor", "action", "reward", "terminated", "truncated"), collector.state()
+    names = ("successor", "action", "reward", "terminated", "truncated")
     return {
         **dict(zip(names, map(np.array, zip(*steps, strict=True)), strict=True)),
         "begun": np.concatenate(begun),
         "finished": np.array(finished, np.float64).reshape(-1, 2),
-        **{name: state[name] for name in _SMALL},
+        **collector.counts(),
     }
 
 

@@ -4,15 +4,13 @@ An environment that fails in the middle of an episode, by an error or by numbers
 """
 
 import threading
-import traceback
-from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium.spaces import Box, Dict, Tuple
 
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UserError, located
 
 _FIVE = "observation, reward, terminated, truncated, info"
 _OLD = ": it speaks Gym's old API"
@@ -58,7 +56,7 @@ class Checked(gym.Wrapper):
                 raise UserError(
                     f"{self._name}.reset does not take seed and options, as Gymnasium's must: {error}"
                 ) from None
-            raise UserError(f"{self._name}.reset raised {_told(error)}") from None
+            raise UserError(f"{self._name}.reset raised {located(error)}") from None
         self._last = _copy(found[0])
         return found
 
@@ -73,10 +71,10 @@ class Checked(gym.Wrapper):
         except Exception as error:
             if self._bound and threading.get_ident() != self._thread:
                 raise UserError(
-                    f"{self._name}.step raised {_told(error)}, in another thread than the one that made it: if it is "
+                    f"{self._name}.step raised {located(error)}, in another thread than the one that made it: if it is "
                     "bound to its thread, --vectorization=async gives it a process of its own"
                 ) from None
-            return self._cut(f"raised {_told(error)}")
+            return self._cut(f"raised {located(error)}")
         self._bound &= threading.get_ident() == self._thread
         self._last = _copy(found[0])
         return found
@@ -137,9 +135,3 @@ def _copy(observation: Any) -> Any:
     if isinstance(observation, tuple):
         return tuple(_copy(part) for part in observation)
     return np.array(observation)
-
-
-def _told(error: Exception) -> str:
-    """The error, and the line it was raised in."""
-    at = traceback.extract_tb(error.__traceback__)[-1]
-    return f"{type(error).__name__}: {error} ({Path(at.filename).name}, line {at.lineno})"

@@ -63,8 +63,9 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
         raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")
     if isolate and rendering.needs_own_process(env):
         env.close()
-        make = functools.partial(make_policy_env, config, isolate=False)
-        return workers.InOwnProcess(make, env.spec, rendering.NO_GL.format("perhaps"))
+        return workers.InOwnProcess(
+            functools.partial(_make_checked, config), env.spec, rendering.NO_GL.format("perhaps")
+        )
     if config.pixels:
         kwargs = rendering.arguments(env, config.frame_size) | kwargs
         env.close()
@@ -75,9 +76,13 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     return frames.Frames(env, config)
 
 
+def _make_checked(config: Config, *, isolate: bool = False) -> gym.Env:
+    return Checked(make_policy_env(config, isolate=isolate), config.env)
+
+
 def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """As `make_policy_env`, with other than image observations flattened to one vector; what the loop steps."""
-    env = Checked(make_policy_env(config, isolate=isolate), config.env)
+    env = _make_checked(config, isolate=isolate)
     space = env.observation_space
     if not is_image(space) and (not isinstance(space, Box) or len(space.shape) != 1):
         env = gym.wrappers.FlattenObservation(env)
@@ -90,7 +95,7 @@ def make_vector_env(config: Config, count: int) -> gym.vector.VectorEnv:
         make = functools.partial(make_flat_env, config, isolate=False)
         return workers.Workers([make] * count, config.env, hide_main=config.pixels)
     make = functools.partial(make_flat_env, config)
-    return gym.vector.SyncVectorEnv([make] * count, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    return workers.InThisProcess([make] * count, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
 
 
 def spaces_of(config: Config) -> Spaces:

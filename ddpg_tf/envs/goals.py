@@ -71,16 +71,19 @@ class _Judge:
     def __call__(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
         achieved, desired = (goals.reshape(-1, *self._shape) for goals in (achieved, desired))
         if self._at_once:
-            return np.broadcast_to(self._function(achieved, desired, {}), len(achieved))
+            return np.broadcast_to(self._asked(achieved, desired), len(achieved))
         return self._rows(achieved, desired)
 
-    def _rows(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+    def _asked(self, achieved: np.ndarray, desired: np.ndarray) -> Any:
         try:
-            found = [self._function(*pair, {}) for pair in zip(achieved, desired, strict=True)]
+            return self._function(achieved, desired, {})
         except Exception as error:
             raise UserError(
                 f"{self._name} raised {type(error).__name__}: {error}; --hindsight gives it an empty info"
             ) from None
+
+    def _rows(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
+        found = [self._asked(*pair) for pair in zip(achieved, desired, strict=True)]
         if any(np.size(value) != 1 for value in found):
             raise UserError(f"{self._name} gives {np.shape(found[0])} for a pair of goals, not one number")
         return np.array(found).reshape(-1)

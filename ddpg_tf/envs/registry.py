@@ -12,7 +12,7 @@ import gymnasium as gym
 
 from ddpg_tf.envs import rendering
 from ddpg_tf.envs.quirks import FreshWorld
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UserError, located
 
 
 def resolve_id(env_id: str) -> str:
@@ -25,8 +25,8 @@ def resolve_id(env_id: str) -> str:
     if module:
         try:
             importlib.import_module(module)
-        except (ImportError, TypeError, ValueError) as error:
-            raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {error}") from None
+        except Exception as error:  # a module may do anything when it is imported
+            raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {located(error)}") from None
     _register_dm_control(name)
     _register_robotics(name)
     current = _current_version(name)

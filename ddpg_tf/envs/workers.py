@@ -8,16 +8,29 @@ from collections.abc import Callable, Iterator, Sequence
 import gymnasium as gym
 import numpy as np
 from gymnasium.envs.registration import EnvSpec
-from gymnasium.vector import AsyncVectorEnv, AutoresetMode
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv
 from gymnasium.vector.async_vector_env import AsyncState, _async_worker
 
 from ddpg_tf.envs import rendering
+from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.errors import UserError
 
 Make = Callable[[], gym.Env]
 
 
-class Workers(AsyncVectorEnv):
+class _OfInfoFailures:
+    """A vector environment that joins no infos but what an episode was cut for: others need not fit together."""
+
+    def _add_info(self, vector_infos, env_info, env_num):
+        told = {FAILED: env_info[FAILED]} if FAILED in env_info else {}
+        return super()._add_info(vector_infos, told, env_num)
+
+
+class InThisProcess(_OfInfoFailures, SyncVectorEnv):
+    """Environments stepped one after the other."""
+
+
+class Workers(_OfInfoFailures, AsyncVectorEnv):
     """A process for each environment, autoreset disabled; one that dies is a UserError.
 
     Spawned, not forked: TensorFlow's threads do not survive a fork, and rendering hangs after one.
@@ -117,7 +130,7 @@ class _Making:
 
 
 class InOwnProcess(gym.Env):
-    """The environment that `make` makes, in a process of its own without TensorFlow."""
+    """The environment that `make` makes, in a process of its own without TensorFlow; of infos only why it failed."""
 
     def __init__(self, make: Make, spec: EnvSpec, hint: str):
         self.spec = spec
@@ -130,8 +143,9 @@ class InOwnProcess(gym.Env):
         return observation[0], {}
 
     def step(self, action):
-        observation, reward, terminated, truncated, _ = self._env.step(np.array(action)[None])
-        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), {}
+        observation, reward, terminated, truncated, info = self._env.step(np.array(action)[None])
+        told = {FAILED: info[FAILED][0]} if FAILED in info else {}
+        return observation[0], float(reward[0]), bool(terminated[0]), bool(truncated[0]), told
 
     def close(self):
         self._env.close()

@@ -58,12 +58,20 @@ class Publisher:
                 if snapshot is None:
                     self._thread = None
                     return
-            given = (self._run, snapshot, self._config.export_dir, self._config.keep_versions)
+            if said := self._publish(snapshot):
+                warnings.warn(f"policy not published: {said}", stacklevel=2)
+            with contextlib.suppress(OSError):  # the next start of the run removes it
+                snapshot.unlink()
+
+    def _publish(self, snapshot: Path) -> str:
+        """Returns why it could not be, in one line; empty if it was."""
+        given = (self._run, snapshot, self._config.export_dir, self._config.keep_versions)
+        try:
             done = child.run("ddpg_tf.export.publish", *given, CUDA_VISIBLE_DEVICES="-1")
-            if done.returncode:
-                said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-                warnings.warn(f"policy not published: {said.removeprefix('error: ')}", stacklevel=2)
-            snapshot.unlink(missing_ok=True)
+        except OSError as error:  # no memory for a process, no more processes, ...
+            return str(error)
+        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
+        return said.removeprefix("error: ") if done.returncode else ""
 
 
 def _main(argv):

@@ -65,6 +65,8 @@ class ReplayBuffer:
         survive until the checkpoint after next.
       directory: where the files live; None keeps the ring in memory.
       rows: vector rows already written, when reopening.
+    Attributes:
+      failure: what a draw of `blocks` raised; its reader, in TensorFlow, gets the text only.
     Raises:
       UserError: the disk has no room (with the sizes).
     """
@@ -88,6 +90,7 @@ class ReplayBuffer:
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
         self._storage = storage_for(num_envs, observation_shape, frame_stack)
         self._hindsight, self.rows = hindsight, rows
+        self.failure: Exception | None = None
         layout = layout_of(num_envs, observation_shape, action_size, frame_stack, hindsight is not None)
         length = self._capacity + -(-slack // num_envs)
         if directory is None:
@@ -189,7 +192,11 @@ class ReplayBuffer:
 
         def sample(draw):
             rng = np.random.Generator(np.random.Philox(key=np.array([seed, draw], np.uint64)))
-            return self._draw(rng, shape, rows(int(draw)))
+            try:
+                return self._draw(rng, shape, rows(int(draw)))
+            except Exception as error:
+                self.failure = error
+                raise
 
         def tensors(draw):
             batch = Batch(*tf.numpy_function(sample, [draw], [dtype for dtype, _ in kinds], stateful=True))

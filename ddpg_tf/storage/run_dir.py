@@ -19,7 +19,7 @@ from ddpg_tf.flags import flags_file, read_flags
 from ddpg_tf.storage import checkpoint
 
 _FILES = ("flags.txt", "versions.json", "*.csv", "events.out.tfevents.*", "learning_curve.png", "observation.png", ".*")
-_OF_A_RUN = (*_FILES, "checkpoints", "replay", "videos")
+_OF_A_RUN = (*_FILES, "snapshot-*.npz", "checkpoints", "replay", "videos")
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
 
 

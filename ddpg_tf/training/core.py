@@ -1,5 +1,6 @@
 """The core of training: act, step, add, count, learn. What is logged, evaluated and saved is the loop's business."""
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from ddpg_tf.collect.collector import Act, Collector, Transitions
@@ -65,7 +66,18 @@ class Core:
                 config.update_every // n,
                 self._overlap,
             )
-        return self._inner_loop.run(self.collector.observation, self.step // n, until // n)
+        with self._drawing():
+            return self._inner_loop.run(self.collector.observation, self.step // n, until // n)
+
+    @contextlib.contextmanager
+    def _drawing(self) -> Iterator[None]:
+        """Raises what a draw raised, of which TensorFlow keeps the text only."""
+        try:
+            yield
+        except Exception:
+            if self.replay.failure:
+                raise self.replay.failure from None
+            raise
 
     def _collect(self, policy: Act):
         """One vector step. Returns the observations that follow, [N, ...]."""

@@ -62,7 +62,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
     Args:
       config: hyperparameters; `run_dir` may be empty for a new directory below runs/.
       resume: continue the run in config.run_dir from its newest checkpoint; `config` may differ from the run's own
-        in total_steps, eval_episodes, the intervals of evaluation, log, checkpoint and video, and where to export.
+        in total_steps, eval_episodes, eval_envs, the intervals of evaluation, log, checkpoint and video, and where to
+        export.
     Raises:
       UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
       Interrupted: SIGINT, SIGTERM or SIGHUP (when called from the main thread).
@@ -255,7 +256,7 @@ class _Run:
         episodes = self._evaluator.run(agent.act, stopped)
         if episodes is None:
             return
-        scores.due = False
+        scores.due, before = False, scores.last_step or 0
         if not config.eval_envs:
             self._core.replay.end_episodes(self._core.collector.take_back())
         scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
@@ -272,7 +273,7 @@ class _Run:
             scores.best, scores.best_step, self._best = scores.last, step, agent.policy_state()
             if self._publisher:
                 self._publisher.submit(self._best, step, scores.best)
-        if _due(max(0, step - (config.eval_every or step)), step, config.video_every):
+        if _due(before, step, config.video_every):
             video.record(self._path / "videos" / f"step-{step}.mp4", config, FIRST_SEED, episodes[0].actions)
 
     def _checkpoint(self):

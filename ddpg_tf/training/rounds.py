@@ -36,7 +36,8 @@ class Rounds(Core):
                 self._absorb(transitions, finished)
             self._on_wait(round.waited)
             if self._blocks is not None:
-                metrics = self.agent.learn(next(self._blocks)).numpy().tolist()
+                with self._drawing():
+                    metrics = self.agent.learn(next(self._blocks)).numpy().tolist()
                 found.append(dict(zip(METRICS, metrics, strict=True)))
         return found
 

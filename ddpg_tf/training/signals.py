@@ -4,7 +4,8 @@ import contextlib
 import os
 import shlex
 import signal
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
@@ -21,20 +22,34 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """Collects _SIGNALS in the list it yields; a second one acts at once."""
+    """Collects _SIGNALS in the list it yields; a second one ends the process at once, whatever it is doing.
+
+    A SIGHUP that is ignored, as below nohup, stays so.
+    """
+    if threading.current_thread() is not threading.main_thread():  # signals are the caller's business
+        yield []
+        return
     received: list[int] = []
-
-    def note(number, _):
-        if received:
-            os._exit(128 + number)
-        received.append(number)
-
-    try:
-        before = {number: signal.signal(number, note) for number in _SIGNALS}
-    except ValueError:  # not in the main thread: signals are the caller's business
-        before = {}
+    ours = [n for n in _SIGNALS if n != signal.SIGHUP or signal.getsignal(n) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in ours}
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    threading.Thread(target=_end_at_the_second, args=(reader, ours), daemon=True).start()
+    wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield received
     finally:
+        signal.set_wakeup_fd(wakeup)
+        os.close(writer)
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _end_at_the_second(reader: int, signals: Sequence[int]):
+    """Reads the signals that come. Python's handlers wait while TensorFlow or an environment works; this does not."""
+    came = 0
+    while number := os.read(reader, 1):
+        came += number[0] in signals
+        if came == 2:
+            os._exit(128 + number[0])
+    os.close(reader)

@@ -188,10 +188,9 @@ class Api:
 
 
 def _target(scope: Scope) -> str:
-    """The request's target as it was sent, without the host that an absolute one names."""
+    """The request's target as it was sent; httptools takes off the host that an absolute one names."""
     query = b"?" + scope["query_string"] if scope["query_string"] else b""
-    target = (scope["raw_path"] + query).decode("latin-1")
-    return re.sub(r"^https?://[^/]*", "", target)
+    return (scope["raw_path"] + query).decode("latin-1")
 
 
 def _decoded(text: str) -> str:

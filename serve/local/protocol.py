@@ -20,6 +20,7 @@ class Protocol(HttpToolsProtocol):
 
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
+    _ended = False  # whether a request did in what was received last
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -37,12 +38,17 @@ class Protocol(HttpToolsProtocol):
         self._head_complete()
         super().on_headers_complete()
 
+    def on_message_complete(self) -> None:
+        self._ended = True
+        super().on_message_complete()
+
     def data_received(self, data: bytes) -> None:
         """Offers to upgrade the connection (curl --http2, Java) are not taken: httptools would drop the body."""
         if b"pgrade" in data or b"PGRADE" in data:
             data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
+        self._ended = False
         super().data_received(data)
-        if self._head_timer:
+        if self._head_timer and not self._ended:  # else some of it belongs to the requests before
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self.send_400_response("")

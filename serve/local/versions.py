@@ -98,16 +98,16 @@ class Model:
 
     async def poll(self, executor: ThreadPoolExecutor) -> None:
         """Looks at the base path once: loads the wanted versions that are new, then unloads the others."""
-        directories, wanted = {}, []
-        if self.config:
+        directories, wanted, config = {}, [], self.config
+        if config:
             loop = asyncio.get_running_loop()
             try:
-                directories = await loop.run_in_executor(executor, _version_directories, self.config.base_path)
+                directories = await loop.run_in_executor(executor, _version_directories, config.base_path)
             except OSError as error:  # it is not there, or not now: what is loaded stays
-                self._complain(error)
+                self._complain(config.base_path, error)
                 return
             self._complaint = None
-            wanted = self.config.wanted(directories)
+            wanted = config.wanted(directories)
         for number in wanted:
             version = self.versions.setdefault(number, Version(number))
             if version.state == State.END and not version.error:  # it was served before, and is wanted again
@@ -132,10 +132,10 @@ class Model:
         task.add_done_callback(self._retiring.discard)
         await asyncio.wait([task], timeout=_RETIRE_SECONDS)
 
-    def _complain(self, error: OSError) -> None:
+    def _complain(self, base_path: str, error: OSError) -> None:
         """Says once why the base path cannot be listed; that it is not there yet is said elsewhere."""
         if error.strerror != self._complaint and (self.versions or error.errno != errno.ENOENT):
-            self._log(f"cannot list {self.config.base_path}: {error.strerror}")
+            self._log(f"cannot list {base_path}: {error.strerror}")
         self._complaint = error.strerror
 
     async def _load(self, version: Version, directory: str, executor: ThreadPoolExecutor) -> None:
