@@ -98,6 +98,8 @@ def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str
     values = flags.FlagValues()
     groups = define_flags(values)
     cli.parse(argv, values, doc, groups)
+    if values.resume and values.preset not in ("auto", "none"):
+        raise UsageError("--preset has no effect with --resume: the settings are those of the run")
     first = values.env
     env = resolve_env(first)
     preset = None if values.resume else find_preset(values.preset, env, values.pixels)

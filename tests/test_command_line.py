@@ -187,6 +187,7 @@ def test_arguments_that_the_environment_rejects(refused, env_id, kwargs):
         (["--resume"], "--run_dir"),
         (["--resume", "--run_dir=missing"], "missing"),
         (["--resume", "--run_dir="], "--run_dir"),
+        (["--resume", "--run_dir=runs/x", "--preset=modern"], "--preset has no effect"),
         (["--run_dir=caf\udce9"], "--run_dir=caf\\xe9 is not UTF-8"),
         (["--flagfile=caf\udce9"], "--flagfile=caf\\xe9 is not UTF-8"),
     ],
@@ -443,10 +444,10 @@ def test_a_second_signal_ends_what_does_not_listen_and_nohup_is_respected():
     process = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stdout=subprocess.PIPE, preexec_fn=ignored)
     try:
         process.stdout.readline()
-        for number in (signal.SIGHUP, signal.SIGTERM):
+        for number, seconds in ((signal.SIGHUP, 1.2), (signal.SIGTERM, 0.2), (signal.SIGTERM, 1.2)):
             process.send_signal(number)
-            time.sleep(0.2)
-            assert process.poll() is None
+            time.sleep(seconds)
+            assert process.poll() is None  # the second SIGTERM comes too soon to be another wish
         process.send_signal(signal.SIGTERM)
         assert process.wait(20) == 143
     finally:

@@ -62,7 +62,7 @@ def test_one_run_has_no_interval_and_another_curve_beside_it(finished, tmp_path)
     out, other = tmp_path / "new", tmp_path / "old"
     curves.main(["curves", str(finished(0, [1.0, 2.0])), f"--out={other}", "--episodes=0"])
     text = (other / "README.md").read_text()
-    assert "1 seed;" in text and "| 0 | 2.00 | 1.50 | 2.00 |" in text and "interquartile" not in text
+    assert "1 seed;" in text and "| 0 | 2.00 | 2.00 | 2.00 |" in text and "interquartile" not in text
     curves.main(["curves", str(finished(1, [3.0, 4.0])), f"--out={out}", "--episodes=0", f"--beside={other}"])
     assert f"--episodes=0 --beside={other}" in (out / "README.md").read_text()
     assert len((out / "curve.png").read_bytes()) > len((other / "curve.png").read_bytes())

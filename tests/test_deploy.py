@@ -54,9 +54,8 @@ def test_configurations_parse():
 
 
 def test_what_models_config_suggests_parses_too(tmp_path):
-    text = re.sub(r"model_version_policy .*", "", (DEPLOY / "models.config").read_text())
-    text = re.sub(r"# (specific .*)", r"model_version_policy { \1 }", text)
-    (tmp_path / "models.config").write_text(text.replace("# version_labels", "version_labels"))
+    text = re.sub(r"^ *model_version_policy .*", "", (DEPLOY / "models.config").read_text(), flags=re.MULTILINE)
+    (tmp_path / "models.config").write_text(re.sub(r"# (model_version_policy|version_labels)", r"\1", text))
     (model,) = read_models(str(tmp_path / "models.config"))
     assert model.labels == {"stable": 3, "canary": 4} and model.wanted([1, 2, 3, 4, 5]) == [4, 3]
 

@@ -63,9 +63,8 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
         raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")
     if isolate and rendering.needs_own_process(env):
         env.close()
-        return workers.InOwnProcess(
-            functools.partial(_make_checked, config), env.spec, rendering.NO_GL.format("perhaps")
-        )
+        make = functools.partial(_make_checked, config, isolate=False)
+        return workers.InOwnProcess(make, env.spec, rendering.NO_GL.format("perhaps"))
     if config.pixels:
         kwargs = rendering.arguments(env, config.frame_size) | kwargs
         env.close()
@@ -76,7 +75,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     return frames.Frames(env, config)
 
 
-def _make_checked(config: Config, *, isolate: bool = False) -> gym.Env:
+def _make_checked(config: Config, *, isolate: bool) -> gym.Env:
     return Checked(make_policy_env(config, isolate=isolate), config.env)
 
 

@@ -18,19 +18,19 @@ from ddpg_tf.errors import UserError
 Make = Callable[[], gym.Env]
 
 
-class _OfInfoFailures:
-    """A vector environment that joins no infos but what an episode was cut for: others need not fit together."""
+class _JoinsFailuresOnly:
+    """A vector environment, of whose infos only what an episode was cut for is joined; others need not fit together."""
 
     def _add_info(self, vector_infos, env_info, env_num):
         told = {FAILED: env_info[FAILED]} if FAILED in env_info else {}
         return super()._add_info(vector_infos, told, env_num)
 
 
-class InThisProcess(_OfInfoFailures, SyncVectorEnv):
+class InThisProcess(_JoinsFailuresOnly, SyncVectorEnv):
     """Environments stepped one after the other."""
 
 
-class Workers(_OfInfoFailures, AsyncVectorEnv):
+class Workers(_JoinsFailuresOnly, AsyncVectorEnv):
     """A process for each environment, autoreset disabled; one that dies is a UserError.
 
     Spawned, not forked: TensorFlow's threads do not survive a fork, and rendering hangs after one.

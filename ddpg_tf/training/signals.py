@@ -1,14 +1,17 @@
 """Signals that end a training, with everything saved."""
 
 import contextlib
+import math
 import os
 import shlex
 import signal
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
+_ONE_WISH = 1.0  # seconds; of a terminal that is closed, kernel and shell tell one after the other
 
 
 class Interrupted(Exception):
@@ -22,7 +25,7 @@ class Interrupted(Exception):
 
 @contextlib.contextmanager
 def collected() -> Iterator[list[int]]:
-    """Collects _SIGNALS in the list it yields; a second one ends the process at once, whatever it is doing.
+    """Collects _SIGNALS in the list it yields; one more, a second later, ends the process whatever it is doing.
 
     A SIGHUP that is ignored, as below nohup, stays so.
     """
@@ -34,7 +37,7 @@ def collected() -> Iterator[list[int]]:
     before = {number: signal.signal(number, lambda number, _: received.append(number)) for number in ours}
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
-    threading.Thread(target=_end_at_the_second, args=(reader, ours), daemon=True).start()
+    threading.Thread(target=_end_at_a_repeat, args=(reader, ours), daemon=True).start()
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     try:
         yield received
@@ -45,11 +48,12 @@ def collected() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _end_at_the_second(reader: int, signals: Sequence[int]):
+def _end_at_a_repeat(reader: int, signals: Sequence[int]):
     """Reads the signals that come. Python's handlers wait while TensorFlow or an environment works; this does not."""
-    came = 0
+    first = math.inf
     while number := os.read(reader, 1):
-        came += number[0] in signals
-        if came == 2:
-            os._exit(128 + number[0])
+        if number[0] in signals:
+            if time.monotonic() > first + _ONE_WISH:
+                os._exit(128 + number[0])
+            first = min(first, time.monotonic())
     os.close(reader)
