@@ -4,7 +4,6 @@ import os
 
 os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
-os.environ["DDPG_TF_OWN_PROCESS"] = "1"  # tests start as quickly as commands do
 
 import contextlib
 import csv
@@ -18,6 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from ddpg_tf import cli
+
+os.environ[cli.OWN_PROCESS] = "1"  # tests start as quickly as commands do
 ROOT = Path(__file__).parents[1]
 
 # A run of a few seconds on which everything happens several times.

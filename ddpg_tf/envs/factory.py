@@ -63,7 +63,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
         raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")
     if isolate and rendering.needs_own_process(env):
         env.close()
-        make = functools.partial(_make_checked, config, isolate=False)
+        make = functools.partial(make_checked_env, config, isolate=False)
         return workers.InOwnProcess(make, env.spec, rendering.NO_GL.format("perhaps"))
     if config.pixels:
         kwargs = rendering.arguments(env, config.frame_size) | kwargs
@@ -75,13 +75,14 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     return frames.Frames(env, config)
 
 
-def _make_checked(config: Config, *, isolate: bool) -> gym.Env:
+def make_checked_env(config: Config, *, isolate: bool = True) -> gym.Env:
+    """As `make_policy_env`, and it is told where it breaks a promise."""
     return Checked(make_policy_env(config, isolate=isolate), config.env)
 
 
 def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """As `make_policy_env`, with other than image observations flattened to one vector; what the loop steps."""
-    env = _make_checked(config, isolate=isolate)
+    env = make_checked_env(config, isolate=isolate)
     space = env.observation_space
     if not is_image(space) and (not isinstance(space, Box) or len(space.shape) != 1):
         env = gym.wrappers.FlattenObservation(env)

@@ -9,7 +9,6 @@ import numpy as np
 
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
-from ddpg_tf.envs.checked import Checked
 from ddpg_tf.envs.spaces import GOALS, Spaces
 from ddpg_tf.errors import UserError
 
@@ -115,4 +114,4 @@ def goals_of(config: Config, spaces: Spaces) -> Goals | None:
             f"{config.env} has no goals to learn from in hindsight: --hindsight needs observations, not images, that "
             "are a Dict with the arrays achieved_goal and desired_goal, of one shape"
         )
-    return Goals(Checked(factory.make_policy_env(config), config.env), spaces, config.env)
+    return Goals(factory.make_checked_env(config), spaces, config.env)
