@@ -5,9 +5,7 @@
 Parts that are not named keep the figures of their last time; all go to benchmarks/results/distributed.csv, .md, .png.
 """
 
-import csv
 import dataclasses
-import io
 import os
 import pickle
 import random
@@ -26,7 +24,7 @@ from benchmarks.processes import ROOT, run
 from ddpg_tf import cli
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.files import read_rows, write_text
+from ddpg_tf.files import read_rows, write_rows
 
 RESULTS = ROOT / "benchmarks" / "results"
 COLLECTORS = (1, 2, 4, 8, 16)
@@ -49,9 +47,7 @@ def main(argv):
         kept = [tuple(row.values()) for row in read_rows(RESULTS / "distributed.csv") if row["part"] != part]
         note = [("note", part, "", values.note, load)] if values.note else []
         kept = [row for row in kept if row[:2] != ("note", part)]
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([_COLUMNS, *kept, *found, *note])
-        write_text(RESULTS / "distributed.csv", text.getvalue())
+        write_rows(RESULTS / "distributed.csv", _COLUMNS, [*kept, *found, *note])
         from benchmarks import distributed_page
 
         distributed_page.write()

@@ -8,9 +8,7 @@ peer.json       who trained, where it was not this project
 scatter.csv     what the critic expected at single steps, and what followed; where it was asked for
 """
 
-import csv
 import dataclasses
-import io
 import json
 import re
 import shutil
@@ -24,7 +22,7 @@ from benchmarks.peer_runs import Peer
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.files import read_rows, write_text
+from ddpg_tf.files import read_rows, write_rows, write_text
 from ddpg_tf.flags import read_flags
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
@@ -176,14 +174,14 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     }
     if scatter:
         _add_scatter(path / "scatter.csv", config.seed, scoring.estimates(run))
-    _write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
+    write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
 
 
 def _add_scatter(path: Path, seed: int, points: Sequence[tuple[float, float]]):
     """Puts the points of a seed in the place of those that it had."""
     columns = ("seed", "q", "discounted_return")
     others = [[row[name] for name in columns] for row in read_rows(path) if int(row["seed"]) != seed]
-    _write_rows(path, columns, [*others, *([seed, *point] for point in points)])
+    write_rows(path, columns, [*others, *([seed, *point] for point in points)])
 
 
 def require_ended(run: Path):
@@ -262,9 +260,3 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
         {name: row[name] for name in VERSIONS if row.get(name)},
         *(float(row[name]) if row.get(name) else None for name in ("success", "best")),
     )
-
-
-def _write_rows(path: Path, columns: Sequence[str], rows: Sequence[Sequence]):
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-    write_text(path, text.getvalue())

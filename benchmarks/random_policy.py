@@ -6,8 +6,6 @@ Environments that the file has already, with as many episodes, are left out, and
 are slow and no score is measured from them.
 """
 
-import csv
-import io
 from pathlib import Path
 
 import gymnasium as gym
@@ -19,7 +17,7 @@ from benchmarks.suite_file import read
 from ddpg_tf import cli
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.envs.spaces import is_image
-from ddpg_tf.files import read_rows, write_text
+from ddpg_tf.files import read_rows, write_rows
 
 _COLUMNS = ("env", "episodes", "return")
 
@@ -38,11 +36,7 @@ def main(argv):
             found = random_return(made, values.episodes)
             rows[env] = {"env": env, "episodes": values.episodes, "return": f"{found:.4g}"}
             print(f"{env}: {rows[env]['return']}", flush=True)
-            text = io.StringIO()
-            writer = csv.DictWriter(text, _COLUMNS, lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows[name] for name in sorted(rows))
-            write_text(out, text.getvalue())
+            write_rows(out, _COLUMNS, [[rows[name][column] for column in _COLUMNS] for name in sorted(rows)])
         made.close()
 
 

@@ -1,10 +1,8 @@
 """Figures with what they should be: as a table for people, as csv for programs."""
 
 import contextlib
-import csv
 import dataclasses
 import importlib.metadata
-import io
 import operator
 import platform
 from collections.abc import Mapping, Sequence
@@ -12,7 +10,7 @@ from pathlib import Path
 
 from benchmarks.processes import available_cores
 from ddpg_tf.errors import UsageError
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import write_rows, write_text
 
 _NOTES = 50  # lines of them
 _RELATIONS = {
@@ -87,9 +85,7 @@ def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, P
         command,
         "```",
     ]
-    table = io.StringIO()
-    writer = csv.writer(table, lineterminator="\n")
-    writer.writerow(["part", "what", "measured", "wanted", "as wanted"])
+    rows = []
     for name, part in parts.items():
         lines += [
             "",
@@ -104,9 +100,9 @@ def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, P
         if part.notes:
             more = [f"... and {len(part.notes) - _NOTES} more"] if len(part.notes) > _NOTES else []
             lines += ["", "```", *part.notes[:_NOTES], *more, "```"]
-        writer.writerows([name, row.what, row.measured, *row.cells[2:]] for row in part.rows)
-    write_atomically(out, lambda file: file.write("\n".join([*lines, ""]).encode()))
-    write_atomically(out.with_suffix(".csv"), lambda file: file.write(table.getvalue().encode()))
+        rows += ([name, row.what, row.measured, *row.cells[2:]] for row in part.rows)
+    write_text(out, "\n".join([*lines, ""]))
+    write_rows(out.with_suffix(".csv"), ["part", "what", "measured", "wanted", "as wanted"], rows)
 
 
 def installed(*packages: str) -> dict[str, str]:

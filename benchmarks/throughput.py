@@ -10,9 +10,7 @@ single figure (NAME-rounds.csv); exit status 1 if a ratio is not as wanted.
 """
 
 import concurrent.futures
-import csv
 import dataclasses
-import io
 import os
 import shlex
 import statistics
@@ -31,7 +29,7 @@ from benchmarks.processes import ROOT, available_cores, run
 from benchmarks.report import Part, Row, chosen, installed, write
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
-from ddpg_tf.files import read_rows, write_atomically
+from ddpg_tf.files import read_rows, write_rows
 
 OURS, LIBRARIES = "ddpg_tf", ("ddpg_tf", "sbx", "sb3")
 FIRST_MARK = 2000  # warm-up is 1,000 random steps; then everything is compiled
@@ -145,7 +143,8 @@ def main(argv) -> int:
             done,
             versions,
         )
-        _write_figures(out.with_name(f"{out.stem}-rounds.csv"), figures)
+        columns = ["part", "round", "library", "what", "measured"]
+        write_rows(out.with_name(f"{out.stem}-rounds.csv"), columns, figures)
     print(out.read_text())
     return int(not all(part.passed for part in done.values()))
 
@@ -255,15 +254,6 @@ def _scores(run_dir: Path, process: subprocess.Popen) -> Iterator[float]:
         if ended:
             return
         time.sleep(0.01)
-
-
-def _write_figures(path: Path, figures: list):
-    def to(file):
-        text = io.StringIO()
-        csv.writer(text, lineterminator="\n").writerows([["part", "round", "library", "what", "measured"], *figures])
-        file.write(text.getvalue().encode())
-
-    write_atomically(path, to)
 
 
 if __name__ == "__main__":

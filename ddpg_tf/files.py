@@ -2,10 +2,11 @@
 
 import contextlib
 import csv
+import io
 import os
 import re
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -46,6 +47,18 @@ def partials(directory: Path) -> list[Path]:
 def write_text(path: Path, text: str):
     """As `write_atomically`, a text in UTF-8."""
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def csv_text(rows: Iterable[Sequence]) -> str:
+    """`rows` as lines of a csv file."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_rows(path: Path, columns: Sequence[str], rows: Iterable[Sequence]):
+    """As `write_text`, a csv file with a header: what `read_rows` reads."""
+    write_text(path, csv_text([columns, *rows]))
 
 
 def read_rows(path: Path) -> list[dict[str, str]]:

@@ -7,8 +7,6 @@ cluster's machines share DIR and this folder under the same names. Flags of trai
 that are searched: learning rates, batch_size, n_step, noise_sigma, normalization, normalize_observations, hidden_units.
 """
 
-import csv
-import io
 import os
 import subprocess
 import sys
@@ -25,7 +23,7 @@ from ddpg_tf.config import Config
 from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.files import write_atomically, write_text
+from ddpg_tf.files import write_atomically, write_rows, write_text
 from ddpg_tf.flags import define_flags, parse_command_line
 from ddpg_tf.settings import as_flag
 
@@ -148,11 +146,7 @@ def _report(found: list[dict[str, Any]], out: Path):
     """The table, the picture of all learning curves, and the winner's flags."""
     from matplotlib.figure import Figure
 
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(found[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found)
-    write_text(out / "trials.csv", text.getvalue())
+    write_rows(out / "trials.csv", list(found[0]), [row.values() for row in found])
     write_text(out / "winner.flags", (out / found[0]["trial"] / "flags.txt").read_text())
     figure = Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -1,7 +1,6 @@
 """One stream of metrics -> progress bar, metrics.csv, evaluations.csv, values.csv, TensorBoard."""
 
 import csv
-import io
 import os
 import sys
 import time
@@ -14,7 +13,7 @@ from tqdm import tqdm
 
 from ddpg_tf._tf import os_errors, tf
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.files import naming, read_rows, write_atomically
+from ddpg_tf.files import csv_text, naming, read_rows, write_rows
 from ddpg_tf.learner.agent import METRICS
 
 COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
@@ -182,10 +181,8 @@ def _empty_window(step: int, seconds: float) -> dict[str, Any]:
 
 def _append(path: Path, rows: list[list[Any]]):
     """Appends whole rows with one write, through to the disk."""
-    text = io.StringIO()
-    csv.writer(text, lineterminator="\n").writerows(rows)
     with naming(path), open(path, "a") as file:
-        file.write(text.getvalue())
+        file.write(csv_text(rows))
         file.flush()
         os.fsync(file.fileno())
 
@@ -196,11 +193,4 @@ def _cut(path: Path, columns: tuple[str, ...], step: int):
     if path.exists():
         with open(path, newline="") as file:
             rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= step]
-
-    def write(file):
-        text = io.TextIOWrapper(file, newline="")
-        csv.writer(text, lineterminator="\n").writerows([columns, *rows])
-        text.flush()
-        text.detach()
-
-    write_atomically(path, write)
+    write_rows(path, columns, rows)
