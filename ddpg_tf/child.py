@@ -16,6 +16,7 @@ def run(module: str, *argv: object, **environment: str) -> subprocess.CompletedP
         [sys.executable, "-m", module, *map(str, argv)],
         capture_output=True,
         text=True,
+        errors="replace",  # drivers and libraries write what they like
         env={**os.environ, "PYTHONPATH": path, **environment},
         start_new_session=True,
     )

@@ -1,6 +1,6 @@
 """What every command of the project does alike: parse absl flags, explain itself, fail in one line.
 
-Exit status: 0 done, 1 the work failed (`UserError`), 2 the command line is wrong, 130/143 interrupted.
+Exit status: 0 done, 1 the work failed (`UserError`), 2 the command line is wrong, 129/130/143 interrupted.
 Imports neither TensorFlow nor Gymnasium, so that `--help` and mistakes answer at once.
 """
 

@@ -40,7 +40,10 @@ class Config:
     )
     run_dir: str = setting("", RUN, "directory of the run; default runs/ENV-SEED-TIME", resumable=True)
     export_dir: str = setting(
-        "", RUN, "publish the best policy here as a new SavedModel version at each improvement", resumable=True
+        "",
+        RUN,
+        "publish each better policy here as a new SavedModel version; of several that wait, the newest",
+        resumable=True,
     )
     keep_versions: int = setting(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 from ddpg_tf.errors import UsageError
@@ -75,3 +76,33 @@ def require_consistent(config: Any):
         "eval_envs 0, evaluations on the training environment, needs collectors 0",
     )
     require("render_mode" not in kwargs, "env_kwargs must not set render_mode: see --video_every")
+
+
+def without_effect(config: Any, image: bool) -> Iterator[tuple[tuple[str, ...], str]]:
+    """(settings that change nothing beside the others of `config`, why).
+
+    Args:
+      image: whether observations are images.
+    """
+    frames = ("pixels", "frame_size", "frame_stack", "action_repeat", "frame_source", "grayscale")
+    convolutions = ("encoder", "conv_filters", "conv_kernels", "conv_strides", "bottleneck", "random_shift")
+    for used, names, why in (
+        (image, frames + convolutions, f"for {config.env} is not seen in images; see --pixels"),
+        (
+            config.collectors > 0,
+            ("ray_address", "collector_cpus", "collector_timeout"),
+            "for nothing collects elsewhere; see --collectors",
+        ),
+        (config.hindsight != "none", ("hindsight_share",), "for no goal is exchanged; see --hindsight"),
+        (config.noise == "ou", ("noise_theta", "noise_dt"), f"for the noise is {config.noise}; see --noise"),
+        (config.noise_decay_steps > 0, ("noise_final_sigma",), "for the noise stays; see --noise_decay_steps"),
+        (config.target_noise_sigma > 0, ("target_noise_clip",), "for targets have no noise; see --target_noise_sigma"),
+        (
+            config.normalization == "batch",
+            ("batch_norm_momentum",),
+            "for nothing is normalised by batch; see --normalization",
+        ),
+        (bool(config.export_dir), ("keep_versions",), "for nothing is published; see --export_dir"),
+    ):
+        if not used:
+            yield names, why

@@ -14,7 +14,7 @@ from ddpg_tf.evaluation import video
 from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 
 
-def main(argv: Sequence[str]):
+def main(argv: Sequence[str]) -> int:
     values = flags.FlagValues()
     define = cli.definers(values)
     define.string("run_dir", None, "directory of the run", required=True)
@@ -36,8 +36,12 @@ def main(argv: Sequence[str]):
         f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes"
         + ("" if np.isnan(success) else f", success {success:.2f}")
     )
-    if values.video and video.record(Path(values.video), policy.config, FIRST_SEED, episodes[0].actions):
-        print(f"first episode: {values.video}")
+    if not values.video:
+        return 0
+    if not video.record(Path(values.video), policy.config, FIRST_SEED, episodes[0].actions):
+        return 1
+    print(f"first episode: {values.video}")
+    return 0
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from absl import flags
 from ddpg_tf import cli
 from ddpg_tf.collect.cluster import ONE_CPU, join
 from ddpg_tf.config import Config
-from ddpg_tf.envs import registry
+from ddpg_tf.envs import factory, registry
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import write_atomically, write_rows, write_text
@@ -30,16 +31,16 @@ from ddpg_tf.settings import as_flag
 _CPUS = 1.0  # of a trial
 
 
-def space(tune: Any) -> dict[str, Any]:
-    """The settings that are searched, and where."""
-    return {
+def space(tune: Any, image: bool) -> dict[str, Any]:
+    """The settings that are searched, and where; images are not normalised."""
+    vectors = {} if image else {"normalize_observations": tune.choice([True, False])}
+    return vectors | {
         "actor_learning_rate": tune.loguniform(1e-4, 3e-3),
         "critic_learning_rate": tune.loguniform(1e-4, 3e-3),
         "batch_size": tune.choice([64, 128, 256]),
         "n_step": tune.choice([1, 3, 5]),
         "noise_sigma": tune.uniform(0.05, 0.3),
         "normalization": tune.choice(["none", "layer"]),
-        "normalize_observations": tune.choice([True, False]),
         "hidden_units": tune.choice(["64,64", "256,256", "400,300"]),
     }
 
@@ -82,7 +83,7 @@ def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Pa
     )
     results = tune.Tuner(
         tune.with_resources(_trial(tune, arguments, out), {"cpu": _CPUS}),
-        param_space=space(tune),
+        param_space=space(tune, factory.spaces_of(config).image),
         tune_config=tune.TuneConfig(search_alg=search, scheduler=stopper, num_samples=trials),
         run_config=tune.RunConfig(
             name="tune",
@@ -95,17 +96,20 @@ def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Pa
         {"trial": result.metrics["trial"], "return": result.metrics["best"], "step": result.metrics["step"]}
         | result.config
         for result in results
-        if result.metrics and "best" in result.metrics
+        if result.metrics and "best" in result.metrics and not result.error
     ]
+    errors = [str(error).strip().splitlines()[-1] for error in results.errors]
     if not found:
-        errors = [str(error).strip().splitlines()[-1] for error in results.errors]
-        raise UserError(f"no trial came to an evaluation; {errors[0] if errors else 'see --eval_every'}")
+        raise UserError(f"no trial came to its end; {errors[0] if errors else 'see --eval_every'}")
+    if errors:
+        warnings.warn(f"{len(errors)} of {trials} trials failed, see {out}/*.log; the last: {errors[-1]}", stacklevel=2)
     return sorted(found, key=lambda row: -row["return"])
 
 
 def _trial(tune: Any, arguments: list[str], out: Path) -> type:
     """What Ray runs: train.py as a process, looked at after each evaluation."""
     train, sees = Path(__file__).parents[1] / "train.py", [name for name in sys.path if name]
+    here = os.getcwd()  # relative names in the flags start there; Ray has directories of its own
 
     class Trial(tune.Trainable):
         def setup(self, settings):
@@ -116,11 +120,12 @@ def _trial(tune: Any, arguments: list[str], out: Path) -> type:
                 [sys.executable, str(train), *arguments, *spelt, f"--run_dir={self._path}"],
                 stdout=self._log,
                 stderr=self._log,
+                cwd=here,
                 env=os.environ | ONE_CPU | {"PYTHONPATH": os.pathsep.join(sees)},
             )
 
         def step(self):
-            """The next evaluation."""
+            """The next evaluation; the last is at total_steps, where the scheduler ends a trial."""
             while True:
                 ended = self._process.poll() is not None  # before the look: what it wrote last is seen
                 scores = list(read_evaluations(self._path / "evaluations.csv").items())
@@ -131,8 +136,8 @@ def _trial(tune: Any, arguments: list[str], out: Path) -> type:
                 time.sleep(0.2)
             self._seen += 1
             means = [float(np.mean(returns)) for _, returns in scores[: self._seen]]
-            done, at = ended and self._seen == len(scores), scores[self._seen - 1][0]
-            return {"return": means[-1], "best": max(means), "step": at, "trial": self.trial_id, "done": done}
+            at = scores[self._seen - 1][0]
+            return {"return": means[-1], "best": max(means), "step": at, "trial": self.trial_id}
 
         def cleanup(self):
             self._process.terminate()  # it writes a checkpoint

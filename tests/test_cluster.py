@@ -170,6 +170,37 @@ def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path,
         tune.main(["tune", f"--out={tmp_path / 'out'}"])
 
 
+def test_a_trial_starts_where_the_search_did_and_fails_if_it_dies(tmp_path, monkeypatch):
+    """Ray gives each trial a directory of its own; flags may hold relative names."""
+    from ddpg_tf import tune
+
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    trial = tune._trial(SimpleNamespace(Trainable=object), ["--preset=nonsense.flags"], tmp_path)()
+    monkeypatch.chdir(tmp_path)
+    started = []
+    process = SimpleNamespace(poll=lambda: 1, terminate=lambda: None, wait=lambda: None)
+    monkeypatch.setattr(tune.subprocess, "Popen", lambda argv, **rest: started.append(rest) or process)
+    trial.trial_id = "a"
+    trial.setup({"n_step": 3})
+    assert started[0]["cwd"] == str(tmp_path / "here")
+    (tmp_path / "a").mkdir()
+    (tmp_path / "a" / "evaluations.csv").write_text("step,episode,return,length\n10,0,1.5,9\n")
+    assert trial.step() == {"return": 1.5, "best": 1.5, "step": 10, "trial": "a"}
+    (tmp_path / "a.log").write_text("error: training diverged")
+    with pytest.raises(RuntimeError, match="training diverged"):
+        trial.step()
+    trial.cleanup()
+
+
+def test_a_search_from_images_does_not_normalise_them():
+    from ddpg_tf import tune
+
+    spaces = SimpleNamespace(choice=list, uniform=min, loguniform=min)
+    searched, of_images = tune.space(spaces, image=False), tune.space(spaces, image=True)
+    assert searched.keys() - of_images.keys() == {"normalize_observations"}
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:{}", "ray://127.0.0.1:{}"])
 def test_an_address_where_nothing_listens_is_told_at_once(address):
     with socket.socket() as held:

@@ -205,7 +205,7 @@ def test_a_run_directory_that_is_not_empty_needs_resume(refused, finished, tmp_p
 
 
 def test_a_start_that_came_to_nothing_does_not_block_the_next(refused, command, tmp_path):
-    """It had no checkpoint. What else lies there is not touched."""
+    """It had neither a checkpoint nor an evaluation. What else lies there is not touched."""
     path = tmp_path / "run"
     path.mkdir()
     (path / "flags.txt").write_text(Config(env=TOY, gamma=0.5).to_flags())
@@ -215,9 +215,17 @@ def test_a_start_that_came_to_nothing_does_not_block_the_next(refused, command, 
     assert "is not empty" in refused(2, train.main, f"--env={TOY}", "--run_dir=run", *QUICK)
     assert (path / "thesis.tex").read_text() == "precious"
     (path / "thesis.tex").unlink()
+    (path / "evaluations.csv").write_text("step,episode,return,length\n5000,0,1.0,9\n")  # a result
+    assert "is not empty" in refused(2, train.main, f"--env={TOY}", "--run_dir=run", *QUICK)
+    (path / "evaluations.csv").write_text("step,episode,return,length\n")
     status, out, err = command(train.main, f"--env={TOY}", "--run_dir=run", *QUICK)
     assert status == 0 and "40 steps" in out, err
     assert run_dir.read_config(path).gamma == 0.99
+
+
+def test_a_run_cannot_be_published_into_its_own_directory(refused):
+    """Training and publication would wait for each other's lock for ever."""
+    assert "is the run's own" in refused(2, train.main, f"--env={TOY}", "--run_dir=r", "--export_dir=./r", *QUICK)
 
 
 def test_a_run_directory_that_cannot_be_made(refused, tmp_path):

@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpg_tf.config import FIELDS, Config
+from ddpg_tf.consistency import without_effect
 from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError
 from ddpg_tf.flags import PRESETS, define_flags, parse_command_line, read_flags, settings_of
@@ -549,6 +550,36 @@ def test_settings_that_contradict_each_other_are_all_named(settings, names):
             attempt()
         for name in names:
             assert name in str(caught.value)
+
+
+def changed_for_nothing(config, image):
+    return {n for names, _ in without_effect(config, image) for n in names if getattr(config, n) != FIELDS[n].default}
+
+
+@pytest.mark.parametrize(
+    "settings, image, beside",
+    [
+        (dict(grayscale=True), False, dict()),
+        (dict(random_shift=0), False, dict()),
+        (dict(collector_cpus=2.0), False, dict(collectors=1)),
+        (dict(hindsight_share=0.5), False, dict(hindsight="future")),
+        (dict(noise_theta=0.3), False, dict(noise="ou")),
+        (dict(noise_final_sigma=0.01), False, dict(noise_decay_steps=1000)),
+        (dict(target_noise_clip=0.3), False, dict(target_noise_sigma=0.2)),
+        (dict(batch_norm_momentum=0.9), False, dict(normalization="batch")),
+        (dict(keep_versions=3), False, dict(export_dir="models")),
+    ],
+)
+def test_settings_without_effect_are_known(settings, image, beside):
+    (name,) = settings
+    assert changed_for_nothing(Config(**settings), image) == {name}
+    assert not changed_for_nothing(Config(**settings, **beside), image=not beside)
+
+
+@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+def test_no_preset_sets_what_has_no_effect(path):
+    config = parsed(f"--preset={path}")
+    assert not changed_for_nothing(config, config.pixels or path.stem == "CarRacing-v3")
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import csv
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -138,11 +139,20 @@ def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
     assert taken == [("step-300.mp4", 50), ("step-600.mp4", 50)]
 
 
-def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(tmp_path):
+@pytest.mark.filterwarnings("ignore:no video")
+def test_a_video_that_cannot_be_made_is_a_warning_not_the_end(trained, tmp_path, monkeypatch):
     from ddpg_tf.evaluation import video
 
-    with pytest.warns(UserWarning, match="no video"):
-        assert not video.record(tmp_path / "film.gif", Config(env="Nonsense-v0"), 0, np.zeros([1, 1], np.float32))
+    actions = np.zeros([1, 1], np.float32)
+    with pytest.warns(UserWarning, match="no video of Nonsense-v0: (?!.*libegl1)"):
+        assert not video.record(tmp_path / "film.gif", Config(env="Nonsense-v0"), 0, actions)
+    (tmp_path / "file").touch()
+    with pytest.warns(UserWarning, match="no video of Pendulum-v1: .*file"):
+        assert not video.record(tmp_path / "file" / "film.gif", Config(), 0, actions)
+    monkeypatch.setattr(video.child, "run", lambda *_: SimpleNamespace(returncode=1, stderr="no eglInitialize\n"))
+    with pytest.warns(UserWarning, match="no video of Pendulum-v1: .*eglInitialize.*libegl1"):
+        assert not video.record(tmp_path / "film.gif", Config(), 0, actions)
+    assert evaluate.main(["evaluate", f"--run_dir={trained}", "--episodes=1", f"--video={tmp_path / 'film.gif'}"]) == 1
 
 
 def test_films_of_policies_side_by_side(trained, tmp_path):

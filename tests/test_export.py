@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -194,6 +195,12 @@ def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
     with pytest.raises(UserError):
         saved_model.write_version(policy, tmp_path / "model")
     assert list((tmp_path / "model").iterdir()) == []
+
+
+def test_a_verification_that_was_killed_blames_no_number(tmp_path, monkeypatch):
+    monkeypatch.setattr(making.child, "run", lambda *_: SimpleNamespace(returncode=-9, stderr=""))
+    with pytest.raises(UserError, match="not verified: signal 9 ended that"):
+        making._verify("any", tmp_path, {})
 
 
 @pytest.fixture

@@ -94,7 +94,7 @@ def picture(env: gym.Env, name: str) -> np.ndarray:
     return found
 
 
-def is_about_gl(error: Exception) -> bool:
+def is_about_gl(error: Exception | str) -> bool:
     """Whether `error` is that of a missing GL library: they come as all kinds of exceptions."""
     return re.search(r"\bgl[A-Z]|\begl[A-Z]|OpenGL|EGL|OSMesa|MUJOCO_GL", str(error)) is not None
 

@@ -36,19 +36,24 @@ def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:
       config: names the environment, and from pixels how long actions are held.
       actions: float32 [L, A], environment units.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(suffix=".npy") as file:
-        np.save(file, actions)
-        file.flush()
-        done = child.run("ddpg_tf.evaluation.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
-    if done.returncode:
-        reason = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        warnings.warn(
-            f"no video of {config.env}: {reason} (MuJoCo without a display needs the packages libegl1 and "
-            "libgl1-mesa-dri)",
-            stacklevel=2,
-        )
-    return done.returncode == 0
+    reason = _record(path, config, seed, actions)
+    if reason:
+        reason = rendering.NO_GL.format(reason) if rendering.is_about_gl(reason) else reason
+        warnings.warn(f"no video of {config.env}: {reason}", stacklevel=2)
+    return not reason
+
+
+def _record(path: Path, config: Config, seed: int, actions: np.ndarray) -> str:
+    """Returns why it could not be, in one line; empty if it was."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(suffix=".npy") as file:
+            np.save(file, actions)
+            file.flush()
+            done = child.run("ddpg_tf.evaluation.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
+    except OSError as error:  # no room, no memory for a process, ...
+        return str(error)
+    return (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1] if done.returncode else ""
 
 
 def _main(settings: str, seed: str, actions: str, out: str):

@@ -100,5 +100,7 @@ def _verify(verifier: str, path: Path, asked: dict[str, np.ndarray]):
     file = path.with_name("probes.npz")
     np.savez(file, **asked)
     done = child.run(verifier, path, file)
+    if done.returncode < 0:
+        raise UserError(f"the exported model is not verified: signal {-done.returncode} ended that (out of memory?)")
     if done.returncode:
         raise UserError(f"the exported model does not answer as the policy does: {done.stderr.strip()[-2000:]}")

@@ -31,14 +31,15 @@ def default_path(run_config: Config) -> Path:
 def create(path: Path, run_config: Config):
     """Makes the directory of a new run; flags.txt first, for it says that this is a run.
 
-    A run that ended before its first checkpoint is taken over: the start that failed must not block the mended one.
+    A run that ended before its first checkpoint and evaluation is taken over: the start that failed must not block the
+    mended one.
 
     Raises:
       UsageError: it is there, with something in it.
       UserError: another process trains in it.
     """
     flags, begun = path / "flags.txt", files.partials(path)
-    if flags.is_file() and checkpoint.newest_step(path / "checkpoints") is None:
+    if flags.is_file() and not _has_results(path):
         held = lock(path)
         try:
             left = {file for pattern in _OF_A_RUN for file in path.glob(pattern)}
@@ -57,6 +58,11 @@ def create(path: Path, run_config: Config):
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
     write_flags(path, run_config)
+
+
+def _has_results(path: Path) -> bool:
+    evaluated = bool(files.read_rows(path / "evaluations.csv"))
+    return evaluated or checkpoint.newest_step(path / "checkpoints") is not None
 
 
 def write_flags(path: Path, run_config: Config):

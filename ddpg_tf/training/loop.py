@@ -12,7 +12,8 @@ import numpy as np
 
 from ddpg_tf import _tf, files
 from ddpg_tf.collect.collector import Transitions
-from ddpg_tf.config import ELSEWHERE, FIELDS, PIXELS, Config, require_resumable
+from ddpg_tf.config import FIELDS, Config, require_resumable
+from ddpg_tf.consistency import without_effect
 from ddpg_tf.envs import factory
 from ddpg_tf.envs.goals import Goals, goals_of
 from ddpg_tf.envs.spaces import Spaces
@@ -62,8 +63,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
     Args:
       config: hyperparameters; `run_dir` may be empty for a new directory below runs/.
       resume: continue the run in config.run_dir from its newest checkpoint; `config` may differ from the run's own
-        in total_steps, eval_episodes, eval_envs, the intervals of evaluation, log, checkpoint and video, and where to
-        export.
+        in what config.py marks `resumable`.
     Raises:
       UserError: the environment does not suit DDPG, the directory is in use, training diverged, ...
       Interrupted: SIGINT, SIGTERM or SIGHUP (when called from the main thread).
@@ -75,6 +75,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
     goals = goals_of(config, spaces)
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
+    if config.export_dir and Path(config.export_dir).resolve() == path.resolve():  # one lock could not serve both
+        raise UsageError(f"export_dir {config.export_dir} is the run's own directory: choose another")
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
         ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
@@ -106,16 +108,9 @@ def _warn_of_no_effect(config: Config, spaces: Spaces):
             f"batch_size) and total_steps is {config.total_steps}",
             stacklevel=3,
         )
-    for group, used, why in (
-        (PIXELS, spaces.image, f"for {config.env} is not seen in images; see --pixels"),
-        (ELSEWHERE, config.collectors > 0, "for nothing collects elsewhere; see --collectors"),
-    ):
-        changed = [
-            f"--{name}"
-            for name, field in FIELDS.items()
-            if field.metadata["group"] == group and getattr(config, name) != field.default
-        ]
-        if changed and not used:
+    for names, why in without_effect(config, spaces.image):
+        changed = [f"--{name}" for name in names if getattr(config, name) != FIELDS[name].default]
+        if changed:
             warnings.warn(f"{', '.join(changed)}: no effect, {why}", stacklevel=3)
 
 
