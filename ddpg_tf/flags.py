@@ -39,9 +39,8 @@ def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str
     define.boolean(
         "resume",
         False,
-        "continue the run in --run_dir from its newest checkpoint; only total_steps, "
-        "eval_episodes, eval_envs, the intervals of evaluation, log, checkpoint and video, export_dir, "
-        "keep_versions and what is said to Ray may change",
+        "continue the run in --run_dir from its newest checkpoint; only these may change: "
+        + ", ".join(name for name, field in FIELDS.items() if field.metadata["resumable"] and name != "run_dir"),
     )
     define.string(
         "preset",

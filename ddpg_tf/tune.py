@@ -27,6 +27,7 @@ from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import write_atomically, write_rows, write_text
 from ddpg_tf.flags import define_flags, parse_command_line
 from ddpg_tf.settings import as_flag
+from ddpg_tf.storage import run_dir
 
 _CPUS = 1.0  # of a trial
 
@@ -56,8 +57,7 @@ def main(argv):
     config = parse_command_line([argv[0], *arguments], __doc__, registry.resolve_id).config
     if config.run_dir or config.export_dir or config.collectors:
         raise UsageError("a trial has neither a --run_dir nor an --export_dir of its own, nor collectors: see --out")
-    name = config.env.replace("/", "-").replace(":", "-")
-    out = Path(own.out or f"runs/tune-{name}-{time.strftime('%Y%m%d-%H%M%S')}").absolute()
+    out = Path(own.out or run_dir.default_path(f"tune-{config.env}")).absolute()
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another --out")
     ray, leave = join(config.ray_address, os.cpu_count() or 1, config.env)

@@ -171,11 +171,11 @@ class Collector:
           bool [N], where the environment came out elsewhere: there, a new episode has begun, with a warning.
         """
         self._episode[:] = state["episode"]
+        too_long = state["length"] > RECORDED
         for i in range(self._n):
-            self._reset(np.arange(self._n) == i, state[f"actions_{i}"])
+            self._reset(np.arange(self._n) == i, () if too_long[i] else state[f"actions_{i}"])
         self._noise.x, self._return[:] = state["noise"], state["return"]
         differs = (self._observation != state["observation"]).reshape(self._n, -1).any(axis=1)
-        too_long = state["length"] > RECORDED
         not_repeated = "the environment does not repeat an episode from its seed and actions"
         for there, why in (
             (differs & ~too_long, not_repeated),

@@ -23,9 +23,9 @@ _OF_A_RUN = (*_FILES, "snapshot-*.npz", "checkpoints", "replay", "videos")
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
 
 
-def default_path(run_config: Config) -> Path:
-    env = run_config.env.replace("/", "-").replace(":", "-")
-    return Path("runs") / f"{env}-{run_config.seed}-{time.strftime('%Y%m%d-%H%M%S')}"
+def default_path(name: str) -> Path:
+    """runs/NAME-TIME; `name` may hold an environment's id."""
+    return Path("runs") / f"{name.replace('/', '-').replace(':', '-')}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def create(path: Path, run_config: Config):

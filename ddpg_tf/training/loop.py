@@ -70,7 +70,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
     """
     if resume:
         require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
-    path = Path(config.run_dir) if config.run_dir else run_dir.default_path(config)
+    path = Path(config.run_dir) if config.run_dir else run_dir.default_path(f"{config.env}-{config.seed}")
     spaces = factory.spaces_of(config)
     goals = goals_of(config, spaces)
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
