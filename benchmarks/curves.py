@@ -76,13 +76,15 @@ def interval(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def summary(outcomes_: Sequence[Outcome], figure: Callable[[Outcome], float | None]) -> str:
-    """Interquartile mean [95 % interval] of a figure over runs; of one run the figure alone."""
+    """Interquartile mean [95 % interval] of a figure over the runs that have it; of one run the figure alone."""
     values = [value for outcome in outcomes_ if (value := figure(outcome)) is not None]
     if not values:
         return "-"
     point, (low, high) = (array[..., 0].tolist() for array in interval(np.array(values)[:, None]))
     digits = 1 if max(abs(low), abs(high)) >= 10 else 2
-    return f"{point:.{digits}f}" + (f" [{low:.{digits}f}, {high:.{digits}f}]" if len(values) > 1 else "")
+    spread = f" [{low:.{digits}f}, {high:.{digits}f}]" if len(values) > 1 else ""
+    some = f" ({seeds(values)} only)" if len(values) < len(outcomes_) else ""
+    return f"{point:.{digits}f}{spread}{some}"
 
 
 def finished(results: Results) -> list[Outcome]:

@@ -134,15 +134,11 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     """
     require_ended(run)
     config, diverged, peer = run_dir.read_config(run), (run / DIVERGED).exists(), read_peer(run)
-    if not _is_of(path, config, peer):
-        clear(path)
-    path.mkdir(parents=True, exist_ok=True)
     if peer:
-        shutil.copyfile(run / _PEER, path / _PEER)
         episodes, scatter = 0, False  # its weights cannot be played here
     scatter, best = scatter and not diverged, best and not diverged and episodes > 0
-    write_text(path / "flags.txt", shared_flags(config))
-    rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")}
+    others = _is_of(path, config, peer)
+    rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")} if others else {}
     versions = json.loads((run / "versions.json").read_text())
     row = rows.get(config.seed)
     if (
@@ -153,9 +149,6 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
         and (not scatter or any(int(point["seed"]) == config.seed for point in read_rows(path / "scatter.csv")))
     ):
         return
-    shutil.copyfile(run / "evaluations.csv", path / f"seed-{config.seed}.csv")
-    if (run / "values.csv").exists():
-        shutil.copyfile(run / "values.csv", path / f"values-{config.seed}.csv")
     metrics = read_rows(run / "metrics.csv")
     speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
     ended = _divergence(run) if diverged else "finished"
@@ -172,8 +165,18 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
         "success": success,
         "best": scoring.score(run, "best", episodes)[0] if best else "",
     }
+    points = scoring.estimates(run) if scatter else []
+    if not others:  # only now: scoring takes minutes, and may be interrupted
+        clear(path)
+    path.mkdir(parents=True, exist_ok=True)
+    if peer:
+        shutil.copyfile(run / _PEER, path / _PEER)
+    write_text(path / "flags.txt", shared_flags(config))
+    shutil.copyfile(run / "evaluations.csv", path / f"seed-{config.seed}.csv")
+    if (run / "values.csv").exists():
+        shutil.copyfile(run / "values.csv", path / f"values-{config.seed}.csv")
     if scatter:
-        _add_scatter(path / "scatter.csv", config.seed, scoring.estimates(run))
+        _add_scatter(path / "scatter.csv", config.seed, points)
     write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
 
 

@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
+from benchmarks import outcomes
 from benchmarks.curves import draw_on, finished, interval, seeds, summary
 from benchmarks.outcomes import Outcome, Results
 from benchmarks.suite_file import Entry, Suite
@@ -15,6 +16,7 @@ from ddpg_tf.files import write_atomically
 Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the results by entry, in its order
 
 _COLUMNS = 4  # of small pictures
+INTERVAL = "interquartile mean over seeds [95 % bootstrap interval]; of two or three that is the mean [lowest, highest]"
 
 
 def all_entries(published: Published) -> str:
@@ -22,9 +24,8 @@ def all_entries(published: Published) -> str:
     lines = [
         "# Results",
         "",
-        "Return without noise: interquartile mean over seeds [95 % bootstrap interval]. The mean of the last 10 is "
-        "over the second half where there are fewer than 20 evaluations. Reached: it comes to at least the published "
-        "figure.",
+        f"Return without noise: {INTERVAL}. The mean of the last 10 is over the second half where there are fewer than "
+        "20 evaluations. Reached: it comes to at least the published figure.",
         "",
         "![curves of all entries](curves.png)",
         "",
@@ -38,7 +39,7 @@ def all_entries(published: Published) -> str:
             lines.append(
                 row(
                     [
-                        f"{suite.name}: [{name}]({suite.name}/{quote(name)})",
+                        f"{suite.name}: [{name}]({suite.name}/{quote(name)}){earlier(suite, name, found)}",
                         found.config.env,
                         f"{found.config.total_steps:,}",
                         seeds_cell(found),
@@ -74,7 +75,8 @@ def readme_table(published: Published) -> list[str]:
                 lines.append(
                     row(
                         [
-                            f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})",
+                            f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})"
+                            + earlier(suite, name, found),
                             f"{found.config.total_steps:,}",
                             seeds_cell(found),
                             last,
@@ -192,6 +194,12 @@ def seeds_cell(found: Results) -> str:
     """A cell: how many runs, and which of them did not finish."""
     others = [f"seed {outcome.seed} {outcome.ended}" for outcome in found.outcomes if outcome.ended != "finished"]
     return ", ".join([str(len(finished(found))), *others])
+
+
+def earlier(suite: Suite, name: str, found: Results) -> str:
+    """What is said beside the name of an entry whose settings have changed since."""
+    changed = (outcomes.difference(found.config, entry.config) for entry in suite.entries if entry.name == name)
+    return " (of earlier settings)" if any(changed) else ""
 
 
 def _entry(suite: Suite, name: str) -> Entry:

@@ -72,7 +72,7 @@ class Log(BaseCallback):
 
 
 def make(work: dict, env: gymnasium.Env):
-    """The library's algorithm, with `settings` as its arguments and noise of 0.1 of the action's bounds."""
+    """The library's algorithm, with `settings` as its arguments; noise of 0.1 where actions are scaled to [-1, 1]."""
     library = stable_baselines3
     if work["peer"]["library"] == "sbx":
         import sbx
@@ -83,7 +83,7 @@ def make(work: dict, env: gymnasium.Env):
         "MlpPolicy",
         env,
         policy_kwargs={"net_arch": settings.pop("net_arch")},
-        action_noise=NormalActionNoise(np.zeros(env.action_space.shape), 0.1 * env.action_space.high),
+        action_noise=NormalActionNoise(np.zeros(env.action_space.shape), np.full(env.action_space.shape, 0.1)),
         seed=work["seed"],
         device="cpu",
         **settings,

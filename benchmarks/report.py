@@ -3,14 +3,16 @@
 import contextlib
 import dataclasses
 import importlib.metadata
+import itertools
 import operator
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from benchmarks.processes import available_cores
 from ddpg_tf.errors import UsageError
-from ddpg_tf.files import write_rows, write_text
+from ddpg_tf.files import read_rows, write_rows, write_text
 
 _NOTES = 50  # lines of them
 _RELATIONS = {
@@ -71,38 +73,44 @@ def _number(value: float) -> str:
 
 
 def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, Part], versions: Mapping[str, str]):
-    """The results as a table per part in `out`, and all in one as csv beside it."""
+    """The results as a table per part in `out`, and all in one as csv beside it; other parts that are there stay."""
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     count = len(available_cores())
     cores = f"{count} CPU core{'s' * (count > 1)}"
+    made = f"Made by `{command}`; {cores}, python {platform.python_version()}, {used}."
+    sections = read_sections(out) | {name: _section(part, made) for name, part in parts.items()}
+    text = "\n\n".join([f"# {title}", f"{about}.", *(f"## {name}\n\n{text}" for name, text in sections.items())])
+    write_text(out, f"{text}\n")
+    table = out.with_suffix(".csv")
+    rows = {name: [] for name in sections}
+    for row in read_rows(table):
+        rows.setdefault(row["part"], []).append(list(row.values()))
+    rows |= {
+        name: [[name, row.what, row.measured, *row.cells[2:]] for row in part.rows] for name, part in parts.items()
+    }
+    write_rows(table, ["part", "what", "measured", "wanted", "as wanted"], itertools.chain(*rows.values()))
+
+
+def read_sections(page: Path) -> dict[str, str]:
+    """{part: its text} of what `write` wrote; none where there is no page."""
+    text = page.read_text() if page.exists() else ""
+    _, *found = re.split(r"^## (.+)\n\n", text, flags=re.MULTILINE)
+    return dict(zip(found[::2], (body.strip() for body in found[1::2]), strict=True))
+
+
+def _section(part: Part, made: str) -> str:
     lines = [
-        f"# {title}",
+        " ".join(part.about.split()),
         "",
-        f"{about}; {cores}, python {platform.python_version()}, {used}.",
-        "Made by",
+        "| | measured | wanted | as wanted |",
+        "|---|---|---|---|",
+        *(f"| {' | '.join(row.cells)} |" for row in part.rows),
         "",
-        "```",
-        command,
-        "```",
     ]
-    rows = []
-    for name, part in parts.items():
-        lines += [
-            "",
-            f"## {name}",
-            "",
-            " ".join(part.about.split()),
-            "",
-            "| | measured | wanted | as wanted |",
-            "|---|---|---|---|",
-            *(f"| {' | '.join(row.cells)} |" for row in part.rows),
-        ]
-        if part.notes:
-            more = [f"... and {len(part.notes) - _NOTES} more"] if len(part.notes) > _NOTES else []
-            lines += ["", "```", *part.notes[:_NOTES], *more, "```"]
-        rows += ([name, row.what, row.measured, *row.cells[2:]] for row in part.rows)
-    write_text(out, "\n".join([*lines, ""]))
-    write_rows(out.with_suffix(".csv"), ["part", "what", "measured", "wanted", "as wanted"], rows)
+    if part.notes:
+        more = [f"... and {len(part.notes) - _NOTES} more"] if len(part.notes) > _NOTES else []
+        lines += ["```", *part.notes[:_NOTES], *more, "```", ""]
+    return "\n".join([*lines, made])
 
 
 def installed(*packages: str) -> dict[str, str]:

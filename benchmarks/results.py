@@ -9,6 +9,7 @@ paper's tasks in docs/results.md.
 """
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -26,7 +27,7 @@ SUITES = Path("benchmarks/suites")
 _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of results -->"
 
 
-def main(argv):
+def main(argv) -> int:
     values = flags.FlagValues()
     flags.DEFINE_integer(
         "episodes",
@@ -40,9 +41,10 @@ def main(argv):
     if not SUITES.is_dir():
         raise UsageError(f"there is no {SUITES} here: run this in the project's directory")
     every = [read(path) for path in sorted(SUITES.glob("*.toml"))]
+    problems = []
     for suite in [read(path) for path in named] or every:
         for entry in suite.entries:
-            _collect(suite, entry, Path(values.runs_dir), values.episodes)
+            problems += _collect(suite, entry, Path(values.runs_dir), values.episodes)
     for suite in every:
         for entry in suite.entries:
             _write_folder(suite, entry)
@@ -59,17 +61,26 @@ def main(argv):
     found = {f"{suite.name}/{name}": of for suite, results in published for name, of in results.items()}
     _replace(ROOT / "docs/results.md", paper.table(found))
     print(pages.all_entries(published))
+    for problem in problems:
+        warnings.warn(f"passed over: {problem}", stacklevel=1)
+    return int(bool(problems))
 
 
-def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int):
-    """Takes over the runs of `entry` that ended."""
+def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int) -> list[str]:
+    """Takes over the runs of `entry` that ended. Returns what is wrong with those that it passes over."""
+    problems = []
     path = outcomes.folder(suite.name, entry.name)
     curves.require_own(path)
     for seed in entry.seeds:
         run, config = runs_dir / suite.name / f"{entry.name}-{seed}", entry.seed_config(seed)
         if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
-            outcomes.require_same(run, config, entry.peer)
+            try:
+                outcomes.require_same(run, config, entry.peer)
+            except UsageError as error:
+                problems.append(str(error))
+                continue
             outcomes.collect(run, path, episodes, scatter=entry.scatter, best=bool(entry.readme))
+    return problems
 
 
 def _write_folder(suite: Suite, entry: Entry):

@@ -8,7 +8,7 @@ import numpy as np
 
 from benchmarks.curves import draw_on, finished, interval, summary
 from benchmarks.outcomes import Outcome, Results
-from benchmarks.pages import draw_grid, row, seeds_cell
+from benchmarks.pages import INTERVAL, draw_grid, earlier, row, seeds_cell
 from benchmarks.suite_file import Suite
 
 
@@ -19,10 +19,11 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         "",
         suite.about,
         "",
-        "Interquartile mean over seeds [95 % interval]. Area: mean of all evaluations. Equal time: mean of the "
-        "last five evaluations in the training time of the fastest entry, at each entry's own steps/s (median). "
-        "Caught up: how long an entry trains until the mean of five evaluations is as high as the first entry's last "
-        "five; 0.50 means half of the first entry's training time (median over seeds). "
+        f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last five: of fewer than ten evaluations "
+        "the second half. Equal time: mean of the last five evaluations in the time that the entry which is done first "
+        "trains, at each entry's own steps/s (median). Caught up: how long an entry trains until the mean of five "
+        "evaluations is as high as the first entry's last five; 0.50 means half of the first entry's training time "
+        "(median over seeds). "
         "q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last five evaluations; "
         "above 0 the critic overestimates.",
         "",
@@ -43,7 +44,7 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
             lines.append(
                 row(
                     [
-                        f"[{name}]({suite.name}/{quote(name)})",
+                        f"[{name}]({suite.name}/{quote(name)}){earlier(suite, name, found)}",
                         f"{found.config.total_steps:,}",
                         seeds_cell(found),
                         summary(done, lambda o: o.area),

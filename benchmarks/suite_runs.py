@@ -83,7 +83,8 @@ class SuiteRun:
         return [
             sys.executable,
             str(ROOT / "train.py"),
-            *self.entry.arguments,
+            # A run that goes on has its settings, and takes no preset.
+            *(argument for argument in self.entry.arguments if not (begun and argument.startswith("--preset="))),
             f"--seed={self.seed}",
             f"--total_steps={self.config.total_steps}",
             f"--run_dir={self.path.absolute()}",

@@ -6,7 +6,7 @@ NAME is update_per_step, blocks, paper, wide, humanoid, seeds or solve; default 
 their own (--peers; made at the first call from benchmarks/requirements-peers.txt). Each library runs its own training
 loop in a process of its own, environment included; the clock runs between two steps of it, so that neither imports nor
 compilation count, except in `solve`. Rounds take turns in who comes first. Writes --out, the same as csv, and every
-single figure (NAME-rounds.csv); exit status 1 if a ratio is not as wanted.
+single figure (-rounds.csv), where what was not measured now stays; exit status 1 if a ratio is not as wanted.
 """
 
 import concurrent.futures
@@ -129,7 +129,9 @@ def main(argv) -> int:
     if values.steps % 1000:
         raise UsageError("--steps must be a multiple of 1000")
     python = peer_runs.python_of(Path(values.peers))
-    out, done, figures = Path(values.out), {}, []
+    out, done = Path(values.out), {}
+    rounds = out.with_name(f"{out.stem}-rounds.csv")
+    figures = [list(row.values()) for row in read_rows(rounds) if row["part"] not in names]  # those stay
     out.parent.mkdir(parents=True, exist_ok=True)
     versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | peer_runs.versions(python)
     own = [argument for argument in argv[1:] if not argument.startswith("--peers=")]  # it is a path of this machine
@@ -143,8 +145,7 @@ def main(argv) -> int:
             done,
             versions,
         )
-        columns = ["part", "round", "library", "what", "measured"]
-        write_rows(out.with_name(f"{out.stem}-rounds.csv"), columns, figures)
+        write_rows(rounds, ["part", "round", "library", "what", "measured"], figures)
     print(out.read_text())
     return int(not all(part.passed for part in done.values()))
 

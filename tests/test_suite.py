@@ -14,12 +14,13 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import outcomes, paper, peer_runs, results, scoring, side_by_side, suite, suite_file, suite_runs
+from benchmarks import outcomes, paper, peer_runs, report, results, scoring, side_by_side, suite, suite_file, suite_runs
 from ddpg_tf import Config, train
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import read_rows
+from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.checkpoint import newest_step
 
@@ -136,6 +137,15 @@ def test_a_file_that_is_not_there(tmp_path):
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "suites").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_projects_suites_can_be_read(path):
     assert suite_file.read(path).about
+
+
+def test_a_run_that_goes_on_takes_no_preset(written, tmp_path):
+    path = written("[entries.a]\nflags = {preset = 'modern', env = 'Pendulum-v1', total_steps = 500}")
+    (run,) = suite_runs.plan(suite_file.read(path), tmp_path)
+    first = parse_command_line(run.command()[1:], "")
+    run_dir.create(run.path, first.config)
+    assert first.preset and first.config.n_step == 3
+    assert parse_command_line(run.command()[1:], "") == (first.config, True, None)
 
 
 # What is refused before anything runs ---------------------------------------------------------------------------------
@@ -328,6 +338,26 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
         ("bad-0", suite_runs.PUBLISHED),
         ("good-1", suite_runs.OPEN),
     ]
+
+    (place / "small.toml").write_text(text.replace("batch_size = 16", "batch_size = 16, gamma = 0.5"))
+    with pytest.warns(UserWarning, match=r"passed over: .*good-0 was run with --gamma=0.99"):
+        assert results.main(["results", f"--runs_dir={runs}"]) == 1
+    for page in ("README.md", "results/README.md", "results/small.md"):
+        assert "small/good) (of earlier settings) | " in (place / page).read_text()
+
+
+def test_a_report_keeps_the_parts_that_were_not_measured_now(tmp_path):
+    out, figures = tmp_path / "page.md", {"one": 1.0, "two": 2.0}
+    for command, names in (("first", ["one", "two"]), ("second", ["one"])):
+        parts = {name: report.Part(f"of {name}", [report.Row("it", figures[name], ">=", 1.5)]) for name in names}
+        report.write(out, "Page", "About it", command, parts, {"numpy": "2"})
+        figures["one"] = 3.0
+    sections = report.read_sections(out)
+    assert list(sections) == ["one", "two"] and out.read_text().startswith("# Page\n\nAbout it.\n\n## one\n\nof one\n")
+    assert "| it | 3 | >= 1.5 | yes |" in sections["one"] and "Made by `second`; " in sections["one"]
+    assert "| it | 2 | >= 1.5 | yes |" in sections["two"] and "Made by `first`; " in sections["two"]
+    rows = [(row["part"], row["measured"]) for row in read_rows(tmp_path / "page.csv")]
+    assert rows == [("one", "3.0"), ("two", "2.0")]
 
 
 # A training of another library: only its files count here. Told as benchmarks/peers.py is.
