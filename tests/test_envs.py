@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpg_tf import Config
-from ddpg_tf.envs import factory, registry
+from ddpg_tf.envs import factory, goals, registry
+from ddpg_tf.envs.checked import Checked
 from ddpg_tf.envs.spaces import _float32_bounds, checked_spaces
 from ddpg_tf.errors import UserError
 from ddpg_tf.flags import PRESETS
@@ -367,3 +368,82 @@ def test_gymnasium_mujoco_box2d_and_dm_control_live_in_one_process():
         env.reset(seed=0)
         observation, *_ = env.step(env.action_space.sample())
         assert env.observation_space.contains(observation.astype(env.observation_space.dtype))
+
+
+# What odd environments give -------------------------------------------------------------------------------------------
+
+
+class Odd(gym.Env):
+    """Gives what it was made with."""
+
+    action_space = gym.spaces.Box(-1, 1, (1,))
+
+    def __init__(self, space, observation, reward=0.0, terminated=False, info=None):
+        self.observation_space, self._observation = space, observation
+        self._rest = reward, terminated, False, {} if info is None else info
+
+    def reset(self, *, seed=None, options=None):
+        return self._observation, {}
+
+    def step(self, action):
+        return self._observation, *self._rest
+
+
+BYTES, WHOLE = gym.spaces.Box(0, 255, (2,), np.uint8), gym.spaces.Box(-9, 9, (2,), int)
+
+
+@pytest.mark.parametrize(
+    "space, observation",
+    [(BYTES, np.array([3, 255])), (WHOLE, [1, 2]), (WHOLE, np.array([1.0, -2.0])), (WHOLE, np.array([1, 2], np.int8))],
+)
+def test_integers_of_another_size_come_in_the_spaces_dtype(space, observation):
+    env = Checked(Odd(gym.spaces.Dict(a=space), {"a": observation}), "Odd")
+    for found in (env.reset()[0]["a"], env.step([0.0])[0]["a"]):
+        assert found.dtype == space.dtype and found.tolist() == list(observation)
+
+
+@pytest.mark.parametrize("space, observation", [(BYTES, np.array([3, 256])), (WHOLE, np.array([0.7, 1]))])
+def test_numbers_that_the_spaces_dtype_does_not_hold_are_told(space, observation):
+    with pytest.raises(UserError, match=r"^Odd gave an observation of (int|float)64, and its space says .*int"):
+        Checked(Odd(space, observation), "Odd").reset()
+
+
+@pytest.mark.parametrize("reward, terminated", [([1.0], [False]), (np.array([[1]]), np.array([0])), (1, 0)])
+def test_a_reward_and_a_flag_may_be_lists_of_one(reward, terminated):
+    env = Checked(Odd(BYTES, np.zeros(2, np.uint8), reward, terminated), "Odd")
+    env.reset()
+    _, found, ended, *_ = env.step([0.0])
+    assert (found, ended) == (1.0, False)
+
+
+def test_a_tuple_may_be_a_list_of_parts_of_several_sizes():
+    env = Checked(
+        Odd(gym.spaces.Tuple([BYTES, gym.spaces.Box(-1, 1, (3,))]), [np.zeros(2, np.uint8), np.ones(3)]), "Odd"
+    )
+    env.reset()
+    assert [part.shape for part in env.step([0.0])[0]] == [(2,), (3,)]
+
+
+def test_an_info_that_is_no_dict_is_told():
+    env = Checked(Odd(BYTES, np.zeros(2, np.uint8), info="fine"), "Odd")
+    env.reset()
+    with pytest.raises(UserError, match="Odd gave str for info, not a dict"):
+        env.step([0.0])
+
+
+def test_success_of_another_meaning_is_none():
+    assert np.isnan(goals.success({"success": None})) and np.isnan(goals.success({"success": "perhaps"}))
+    assert goals.success({"success": True}) == 1
+
+
+def test_an_environment_without_a_space_of_gymnasiums_is_told():
+    class Spaceless(Odd):
+        def __init__(self):
+            self.observation_space = "Box(2,)"
+
+    gym.register("Spaceless-v0", Spaceless, max_episode_steps=5)
+    try:
+        with pytest.raises(UserError, match=r"Spaceless-v0 has no observation_space of gymnasium\.spaces"):
+            registry.make_env("Spaceless-v0")
+    finally:
+        gym.registry.pop("Spaceless-v0")

@@ -132,6 +132,28 @@ def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
     assert (tmp_path / "film.gif").stat().st_size > 1000
 
 
+def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, tiny, monkeypatch):
+    """Where steps cost, an episode that fails at once would look better than any that is whole."""
+    run = Evaluator.run
+    count = iter(range(100))
+
+    def fails_second(self, *rest):
+        episodes = run(self, *rest)
+        broken = next(count) == 1
+        return [episode._replace(episode_return=0.0, failed=True) for episode in episodes] if broken else episodes
+
+    monkeypatch.setattr(loop.Evaluator, "run", fails_second)
+    result = train(tiny(tmp_path / "run", total_steps=300, eval_every=100, warmup_steps=300))
+    assert result.best_step != 200 and result.best_return < 0
+
+
+def test_an_episode_knows_that_its_environment_failed():
+    with pytest.warns(UserWarning, match="its return ends there"):
+        config = Config(env="tests.toy_envs:ToyOdd-v0", env_kwargs='{"kind": "raises"}', max_episode_steps=5)
+        (episode,) = Evaluator(config, 1).run(lambda observations: np.zeros([len(observations), 3], np.float32))
+    assert episode.failed and episode.length == 3
+
+
 def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
     taken = []
     monkeypatch.setattr(loop.video, "record", lambda path, *rest: taken.append((path.name, len(rest[-1]))))

@@ -25,9 +25,9 @@ class _Failure(Exception):
 class Checked(gym.Wrapper):
     """Observations of the space's shape and finite, numbers as numbers, Gymnasium's API; actions of the space's dtype.
 
-    What is unambiguous is accepted: arrays of one element for a reward or a flag. Where `step` raises, or gives numbers
-    that float32 cannot work with, the episode is truncated at its last good observation, with reward 0, and
-    `info[FAILED]` says why.
+    What is unambiguous is accepted: arrays of one element for a reward or a flag, integers of another size. Where
+    `step` raises, or gives numbers that float32 cannot work with, the episode is truncated at its last good
+    observation, with reward 0, and `info[FAILED]` says why.
 
     Args:
       name: of the environment, for messages.
@@ -46,7 +46,7 @@ class Checked(gym.Wrapper):
             found = self.env.reset(seed=seed, options=options)
             if not (isinstance(found, tuple) and len(found) == 2):
                 raise UserError(f"{self._name}.reset returns {type(found).__name__}, not (observation, info){_OLD}")
-            self._check(found[0], self.observation_space, "")
+            found = self._checked(found[0], self.observation_space, ""), self._dict(found[1])
         except UserError:
             raise
         except _Failure as failure:
@@ -93,7 +93,7 @@ class Checked(gym.Wrapper):
             raise UserError(f"{self._name}.step returns {len(found)} values, not {_FIVE}{_OLD}")
         observation, reward, terminated, truncated, info = found
         reward = float(self._one(reward, "reward"))
-        self._check(observation, self.observation_space, "")
+        observation = self._checked(observation, self.observation_space, "")
         if not abs(reward) < _USABLE:
             raise _Failure(f"gave a reward of {reward}")
         return (
@@ -101,22 +101,29 @@ class Checked(gym.Wrapper):
             reward,
             bool(self._one(terminated, "terminated")),
             bool(self._one(truncated, "truncated")),
-            info,
+            self._dict(info),
         )
 
     def _one(self, value: Any, what: str) -> Any:
         if isinstance(value, float | bool | np.bool_ | np.floating):
             return value
-        if np.size(value) != 1:
-            raise UserError(f"{self._name} gave a {what} of shape {np.shape(value)}, not one value")
-        return value.item() if isinstance(value, np.ndarray) else value
+        array = np.asarray(value)
+        if array.size != 1:
+            raise UserError(f"{self._name} gave a {what} of shape {array.shape}, not one value")
+        return array.item()
 
-    def _check(self, observation: Any, space: gym.Space, key: str):
-        if isinstance(space, Dict | Tuple):
-            parts = space.items() if isinstance(space, Dict) else enumerate(space)
-            for part, part_space in parts:
-                self._check(observation[part], part_space, f"{key} {part!r}")
-        elif isinstance(space, Box):
+    def _dict(self, info: Any) -> dict:
+        if not isinstance(info, dict):
+            raise UserError(f"{self._name} gave {type(info).__name__} for info, not a dict")
+        return info
+
+    def _checked(self, observation: Any, space: gym.Space, key: str) -> Any:
+        """`observation`, with integers in the space's dtype."""
+        if isinstance(space, Dict):
+            return {part: self._checked(observation[part], of, f"{key} {part!r}") for part, of in space.items()}
+        if isinstance(space, Tuple):
+            return tuple(self._checked(observation[i], of, f"{key} {i!r}") for i, of in enumerate(space))
+        if isinstance(space, Box):
             if np.shape(observation) != space.shape:
                 raise UserError(
                     f"{self._name} gave an observation{key} of shape {np.shape(observation)}, and its "
@@ -126,6 +133,18 @@ class Checked(gym.Wrapper):
                 array = np.asarray(observation)
                 where = tuple(np.argwhere(~(np.abs(array) < _USABLE))[0].tolist())
                 raise _Failure(f"gave an observation{key} with {array[where]} at {list(where)}")
+            if space.dtype.kind != "f":
+                return self._as_integers(np.asarray(observation), space.dtype, key)
+        return observation
+
+    def _as_integers(self, array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
+        found = array.astype(dtype, copy=False)
+        if found is not array and not (found == array).all():
+            raise UserError(
+                f"{self._name} gave an observation{key} of {array.dtype}, and its space says {dtype}, which does not "
+                "hold these values"
+            )
+        return found
 
 
 def _copy(observation: Any) -> Any:

@@ -98,7 +98,10 @@ def _pairs(env: gym.Env) -> tuple[np.ndarray, np.ndarray]:
 
 def success(info: Mapping[str, Any]) -> float:
     """1 where a step's `info` says that the goal is reached (is_success, or success), 0 that not; nan: it is silent."""
-    return float(np.mean(info.get("is_success", info.get("success", np.nan))))
+    try:
+        return float(np.mean(info.get("is_success", info.get("success", np.nan))))
+    except (TypeError, ValueError):  # it means something else by the name
+        return float("nan")
 
 
 def goals_of(config: Config, spaces: Spaces) -> Goals | None:

@@ -96,4 +96,7 @@ def make_env(env_id: str, env_kwargs: dict[str, Any] | None = None, render_mode:
         if rendering.is_about_gl(error):
             raise UserError(rendering.NO_GL.format(error)) from None
         raise UserError(f"cannot make {env_id}: {error}") from None
+    for name in ("observation_space", "action_space"):
+        if not isinstance(getattr(env, name, None), gym.Space):  # forgotten, or one of the old gym's
+            raise UserError(f"{env_id} has no {name} of gymnasium.spaces")
     return FreshWorld(env) if "bipedal_walker" in type(env.unwrapped).__module__ else env

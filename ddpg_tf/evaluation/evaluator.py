@@ -25,6 +25,7 @@ class Episode(NamedTuple):
     first_observation: np.ndarray
     terminated: bool  # or else cut by a time limit
     success: float  # 1 or 0, whether the goal was reached at the end; nan where the environment does not say
+    failed: bool = False  # cut because the environment could not go on: its return says nothing
 
     def discounted_return(self, gamma: float) -> float:
         """The sum of gamma^t reward_t, from the first step to where the episode ended or was cut."""
@@ -83,6 +84,7 @@ class Evaluator:
         first, returns = observations.copy(), np.zeros(count)
         actions, rewards = [[] for _ in range(count)], [[] for _ in range(count)]
         ended_itself, success, running = [False] * count, [np.nan] * count, list(range(count))
+        failed = [False] * count
         while running:
             if stopped():
                 return None
@@ -92,6 +94,7 @@ class Evaluator:
             for i in list(running):
                 observation, reward, terminated, truncated, info = self._envs[i].step(chosen[i].copy())
                 if FAILED in info:
+                    failed[i] = True
                     warnings.warn(f"{info[FAILED]} of an evaluation: its return ends there", stacklevel=3)
                 observations[i] = observation
                 returns[i] += reward
@@ -109,6 +112,7 @@ class Evaluator:
                 first[i],
                 ended_itself[i],
                 success[i],
+                failed[i],
             )
             for i in range(count)
         ]

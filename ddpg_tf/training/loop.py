@@ -264,7 +264,8 @@ class _Run:
             agent.value(np.stack([episode.first_observation for episode in episodes])),
             np.array([episode.discounted_return(config.gamma) for episode in episodes]),
         )
-        if scores.best is None or scores.last > scores.best:
+        whole = not any(episode.failed for episode in episodes)  # where steps cost, a failure looks good
+        if scores.best is None or (scores.last > scores.best and whole):
             scores.best, scores.best_step, self._best = scores.last, step, agent.policy_state()
             if self._publisher:
                 self._publisher.submit(self._best, step, scores.best)
