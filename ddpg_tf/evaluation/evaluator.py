@@ -51,8 +51,6 @@ class Evaluator:
             while lent is None and len(self._own) < together:
                 self._own.append(factory.make_flat_env(config))
         except UserError as error:
-            if not self._own:
-                raise
             self.close()
             raise UserError(
                 f"{error}. It is number {len(self._own) + 1} that an evaluation needs of its own: --eval_envs=1 makes "
