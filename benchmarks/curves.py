@@ -155,8 +155,8 @@ def trainings(results: Results, runs: str = "runs") -> list[str]:
     ]
 
 
-def seeds(outcomes_: Sequence[Outcome]) -> str:
-    return f"{len(outcomes_)} seeds" if len(outcomes_) > 1 else "1 seed"
+def seeds(of_each: Sequence) -> str:
+    return f"{len(of_each)} seeds" if len(of_each) > 1 else "1 seed"
 
 
 def curve_of(done: Sequence[Outcome]) -> tuple[list[int], np.ndarray]:

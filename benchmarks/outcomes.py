@@ -137,8 +137,8 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     if peer:
         episodes, scatter = 0, False  # its weights cannot be played here
     scatter, best = scatter and not diverged, best and not diverged and episodes > 0
-    others = _is_of(path, config, peer)
-    rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")} if others else {}
+    same_flags = _is_of(path, config, peer)
+    rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")} if same_flags else {}
     versions = json.loads((run / "versions.json").read_text())
     row = rows.get(config.seed)
     if (
@@ -166,7 +166,7 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
         "best": scoring.score(run, "best", episodes)[0] if best else "",
     }
     points = scoring.estimates(run) if scatter else []
-    if not others:  # only now: scoring takes minutes, and may be interrupted
+    if not same_flags:  # only now: scoring takes minutes, and may be interrupted
         clear(path)
     path.mkdir(parents=True, exist_ok=True)
     if peer:

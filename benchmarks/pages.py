@@ -7,16 +7,17 @@ from urllib.parse import quote
 
 import numpy as np
 
-from benchmarks import outcomes
 from benchmarks.curves import draw_on, finished, interval, seeds, summary
-from benchmarks.outcomes import Outcome, Results
+from benchmarks.outcomes import Outcome, Results, difference
 from benchmarks.suite_file import Entry, Suite
 from ddpg_tf.files import write_atomically
 
 Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the results by entry, in its order
 
 _COLUMNS = 4  # of small pictures
-INTERVAL = "interquartile mean over seeds [95 % bootstrap interval]; of two or three that is the mean [lowest, highest]"
+INTERVAL = (
+    "interquartile mean over seeds [95 % bootstrap interval]; with two or three seeds, the mean [lowest, highest]"
+)
 
 
 def all_entries(published: Published) -> str:
@@ -198,7 +199,7 @@ def seeds_cell(found: Results) -> str:
 
 def earlier(suite: Suite, name: str, found: Results) -> str:
     """What is said beside the name of an entry whose settings have changed since."""
-    changed = (outcomes.difference(found.config, entry.config) for entry in suite.entries if entry.name == name)
+    changed = (difference(found.config, entry.config) for entry in suite.entries if entry.name == name)
     return " (of earlier settings)" if any(changed) else ""
 
 

@@ -6,7 +6,7 @@ NAME is update_per_step, blocks, paper, wide, humanoid, seeds or solve; default 
 their own (--peers; made at the first call from benchmarks/requirements-peers.txt). Each library runs its own training
 loop in a process of its own, environment included; the clock runs between two steps of it, so that neither imports nor
 compilation count, except in `solve`. Rounds take turns in who comes first. Writes --out, the same as csv, and every
-single figure (-rounds.csv), where what was not measured now stays; exit status 1 if a ratio is not as wanted.
+single figure (-rounds.csv); parts that are not named keep theirs. Exit status 1 if a ratio is not as wanted.
 """
 
 import concurrent.futures

@@ -1,5 +1,6 @@
 """Which settings go together."""
 
+import dataclasses
 import json
 import math
 from collections.abc import Iterator
@@ -84,25 +85,22 @@ def without_effect(config: Any, image: bool) -> Iterator[tuple[tuple[str, ...], 
     Args:
       image: whether observations are images.
     """
-    frames = ("pixels", "frame_size", "frame_stack", "action_repeat", "frame_source", "grayscale")
     convolutions = ("encoder", "conv_filters", "conv_kernels", "conv_strides", "bottleneck", "random_shift")
     for used, names, why in (
-        (image, frames + convolutions, f"for {config.env} is not seen in images; see --pixels"),
-        (
-            config.collectors > 0,
-            ("ray_address", "collector_cpus", "collector_timeout"),
-            "for nothing collects elsewhere; see --collectors",
-        ),
-        (config.hindsight != "none", ("hindsight_share",), "for no goal is exchanged; see --hindsight"),
+        (image, _group_of(config, "pixels") + convolutions, f"for {config.env} is not seen in images; see --pixels"),
+        (config.collectors > 0, _group_of(config, "collectors"), "for nothing collects elsewhere; see --collectors"),
+        (config.hindsight != "none", _group_of(config, "hindsight"), "for goals stay as they are; see --hindsight"),
         (config.noise == "ou", ("noise_theta", "noise_dt"), f"for the noise is {config.noise}; see --noise"),
-        (config.noise_decay_steps > 0, ("noise_final_sigma",), "for the noise stays; see --noise_decay_steps"),
+        (config.noise_decay_steps > 0, ("noise_final_sigma",), "for the noise has no decay; see --noise_decay_steps"),
         (config.target_noise_sigma > 0, ("target_noise_clip",), "for targets have no noise; see --target_noise_sigma"),
-        (
-            config.normalization == "batch",
-            ("batch_norm_momentum",),
-            "for nothing is normalised by batch; see --normalization",
-        ),
+        (config.normalization == "batch", ("batch_norm_momentum",), "for there is no batch norm; see --normalization"),
         (bool(config.export_dir), ("keep_versions",), "for nothing is published; see --export_dir"),
     ):
         if not used:
             yield names, why
+
+
+def _group_of(config: Any, name: str) -> tuple[str, ...]:
+    """The settings under the same heading of --help as `name`, and itself."""
+    groups = {field.name: field.metadata["group"] for field in dataclasses.fields(config)}
+    return tuple(other for other, group in groups.items() if group == groups[name])

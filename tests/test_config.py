@@ -557,22 +557,22 @@ def changed_for_nothing(config, image):
 
 
 @pytest.mark.parametrize(
-    "settings, image, beside",
+    "settings, beside",
     [
-        (dict(grayscale=True), False, dict()),
-        (dict(random_shift=0), False, dict()),
-        (dict(collector_cpus=2.0), False, dict(collectors=1)),
-        (dict(hindsight_share=0.5), False, dict(hindsight="future")),
-        (dict(noise_theta=0.3), False, dict(noise="ou")),
-        (dict(noise_final_sigma=0.01), False, dict(noise_decay_steps=1000)),
-        (dict(target_noise_clip=0.3), False, dict(target_noise_sigma=0.2)),
-        (dict(batch_norm_momentum=0.9), False, dict(normalization="batch")),
-        (dict(keep_versions=3), False, dict(export_dir="models")),
+        (dict(grayscale=True), dict()),
+        (dict(random_shift=0), dict()),
+        (dict(collector_cpus=2.0), dict(collectors=1)),
+        (dict(hindsight_share=0.5), dict(hindsight="future")),
+        (dict(noise_theta=0.3), dict(noise="ou")),
+        (dict(noise_final_sigma=0.01), dict(noise_decay_steps=1000)),
+        (dict(target_noise_clip=0.3), dict(target_noise_sigma=0.2)),
+        (dict(batch_norm_momentum=0.9), dict(normalization="batch")),
+        (dict(keep_versions=3), dict(export_dir="models")),
     ],
 )
-def test_settings_without_effect_are_known(settings, image, beside):
+def test_settings_without_effect_are_known(settings, beside):
     (name,) = settings
-    assert changed_for_nothing(Config(**settings), image) == {name}
+    assert changed_for_nothing(Config(**settings), image=False) == {name}
     assert not changed_for_nothing(Config(**settings, **beside), image=not beside)
 
 

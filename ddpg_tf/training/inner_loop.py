@@ -1,6 +1,6 @@
 """Act, step, update: Algorithm 1's inner loop as one TensorFlow graph, which calls Python for the environments.
 
-An update that Python calls on its own takes half as long again as one in a block (benchmarks/results/profile.md):
+An update that Python calls on its own takes about twice as long as one in a block (benchmarks/results/profile.md):
 argument handling, threads that went to sleep, cold caches. Called from a graph, much of that is saved.
 """
 
