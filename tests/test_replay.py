@@ -18,15 +18,15 @@ from ddpg_tf.training import schedule
 Row = namedtuple("Row", "observation action reward next_observation terminated truncated")
 
 
-def make_rows(count, num_envs=1, end=0.3, seed=0):
+def make_rows(count, num_envs=1, end=0.3, seed=0, fail=0.0):
     """Rows of a made-up past; an observation is (row, environment), so that a sample says where it comes from."""
     rng, rows = np.random.default_rng(seed), []
     for t in range(count):
         here = np.stack([np.full(num_envs, t), np.arange(num_envs)], 1)
         terminated, truncated = rng.random([2, num_envs]) < end / 2
-        rows.append(
-            Row(here, rng.normal(size=[num_envs, 3]), rng.normal(size=num_envs), here + 0.5, terminated, truncated)
-        )
+        action, reward, failed = rng.normal(size=[num_envs, 3]), rng.normal(size=num_envs), rng.random(num_envs) < fail
+        reward[failed], truncated[failed], terminated[failed] = np.nan, True, False
+        rows.append(Row(here, action, reward, np.where(failed[:, None], here, here + 0.5), terminated, truncated))
     return rows
 
 
@@ -42,7 +42,7 @@ def brute_force(rows, t, env, n_step, gamma, visible):
         last = t + k
         total += gamma**k * np.float32(rows[last].reward[env])
         over = rows[last].terminated[env] or rows[last].truncated[env]
-        if over or last + 1 == visible:
+        if over or last + 1 == visible or np.isnan(rows[last + 1].reward[env]):
             break
     discount = 0.0 if rows[last].terminated[env] else gamma ** (last - t + 1)
     return rows[t].action[env], total, discount, rows[last].next_observation[env]
@@ -65,9 +65,10 @@ def check(batch, rows, n_step, gamma, visible):
     return seen
 
 
-def window(visible, capacity, num_envs):
+def window(rows, visible, capacity, num_envs):
     """Every (row, environment) that may be sampled."""
-    return {(t, env) for t in range(max(0, visible - capacity // num_envs), visible) for env in range(num_envs)}
+    past = range(max(0, visible - capacity // num_envs), visible)
+    return {(t, env) for t in past for env in range(num_envs) if not np.isnan(rows[t].reward[env])}
 
 
 @settings(max_examples=60, deadline=None)
@@ -80,20 +81,25 @@ def window(visible, capacity, num_envs):
     end=st.sampled_from([0.0, 0.2, 0.5, 1.0]),
     lag=st.integers(0, 5),
     gamma=st.sampled_from([0.0, 0.9, 0.99, 1.0]),
+    fail=st.sampled_from([0.0, 0.1, 0.7]),
     seed=st.integers(0, 99),
 )
 def test_every_sampled_transition_equals_brute_force(
-    num_envs, rows_kept, slack_rows, n_step, laps, end, lag, gamma, seed
+    num_envs, rows_kept, slack_rows, n_step, laps, end, lag, gamma, fail, seed
 ):
-    """Random episode ends, N environments, the ring wrapped up to three times, and the rows seen lagging behind."""
+    """Random episode ends and failed steps, N environments, the ring wrapped thrice, the rows seen lagging behind."""
     capacity = rows_kept * num_envs
-    rows = make_rows(max(1, round(laps * (rows_kept + slack_rows))), num_envs, end, seed)
+    rows = make_rows(max(1, round(laps * (rows_kept + slack_rows))), num_envs, end, seed, fail)
     buffer = ReplayBuffer(capacity, 2, 3, num_envs=num_envs, n_step=n_step, gamma=gamma, slack=slack_rows * num_envs)
     fill(buffer, rows)
     visible = max(1, len(rows) - min(lag, slack_rows))
+    if not window(rows, visible, capacity, num_envs):
+        with pytest.raises(UserError, match="every step of the replay has failed"):
+            buffer.sample(np.random.default_rng(seed), (30, 20), rows=visible)
+        return
     batch = buffer.sample(np.random.default_rng(seed), (30, 20), rows=visible)
     # Equality: nothing unwritten, nothing too old, nothing newer than `rows`, and neither end left out.
-    assert check(batch, rows, n_step, gamma, visible) == window(visible, capacity, num_envs)
+    assert check(batch, rows, n_step, gamma, visible) == window(rows, visible, capacity, num_envs)
 
 
 def test_three_rows_in_a_ring_of_ten_are_all_that_is_drawn():
@@ -165,7 +171,7 @@ def test_end_episodes_cuts_n_step_returns_of_the_masked_environments_only():
     rows[4].truncated[1] = True  # what that should amount to
     fill(buffer, rows[5:])
     batch = buffer.sample(np.random.default_rng(0), (400,))
-    assert check(batch, rows, 3, 0.5, 8) == window(8, 20, 2)
+    assert check(batch, rows, 3, 0.5, 8) == window(rows, 8, 20, 2)
 
 
 def test_add_copies_and_samples_are_copies():
@@ -264,7 +270,7 @@ def test_blocks_hold_only_the_newest_capacity_rows_of_one_draw_earlier(drawn):
     config, taken = drawn
     for block, batch in enumerate(taken):
         visible = rows_seen(block, config)
-        assert check(batch, ROWS, 3, 0.9, visible) <= window(visible, 20, 2)
+        assert check(batch, ROWS, 3, 0.9, visible) <= window(ROWS, visible, 20, 2)
 
 
 def test_blocks_differ_from_each_other_and_with_the_seed(drawn):
@@ -362,7 +368,7 @@ def test_files_keep_what_was_added(tmp_path):
     fill(buffer, rows)
     buffer.flush()
     again = ReplayBuffer(20, 2, 3, num_envs=2, n_step=2, slack=6, directory=tmp_path, rows=25)
-    assert check(again.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, 25) == window(25, 20, 2)
+    assert check(again.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, 25) == window(rows, 25, 20, 2)
 
 
 @pytest.mark.parametrize("written", [4, 13, 30])
@@ -373,12 +379,12 @@ def test_a_longer_ring_keeps_what_may_be_sampled(tmp_path, written):
     fill(old, rows[:written])
     old.flush()
     new = ReplayBuffer(20, 2, 3, num_envs=2, n_step=2, slack=32, directory=tmp_path, rows=written)
-    assert check(new.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, written) == window(written, 20, 2)
+    assert check(new.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, written) == window(rows, written, 20, 2)
     fill(new, rows[written:])
-    assert check(new.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, 60) == window(60, 20, 2)
+    assert check(new.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, 60) == window(rows, 60, 20, 2)
     new.flush()
     again = ReplayBuffer(20, 2, 3, num_envs=2, n_step=2, slack=32, directory=tmp_path, rows=60)
-    assert check(again.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, 60) == window(60, 20, 2)
+    assert check(again.sample(np.random.default_rng(0), (800,)), rows, 2, 0.99, 60) == window(rows, 60, 20, 2)
     assert len(list(tmp_path.iterdir())) == 1  # the shorter ring is gone
 
 
@@ -388,7 +394,7 @@ def test_more_capacity_sees_older_rows_that_are_still_there(tmp_path):
     fill(old, rows)
     old.flush()
     new = ReplayBuffer(20, 2, 3, slack=20, directory=tmp_path, rows=25)
-    assert check(new.sample(np.random.default_rng(0), (800,)), rows, 1, 0.99, 25) == window(25, 20, 1)
+    assert check(new.sample(np.random.default_rng(0), (800,)), rows, 1, 0.99, 25) == window(rows, 25, 20, 1)
 
 
 def test_a_ring_that_is_longer_than_needed_is_kept(tmp_path):
@@ -397,7 +403,7 @@ def test_a_ring_that_is_longer_than_needed_is_kept(tmp_path):
     fill(old, rows)
     old.flush()
     new = ReplayBuffer(10, 2, 3, slack=2, directory=tmp_path, rows=25)
-    assert check(new.sample(np.random.default_rng(0), (400,)), rows, 1, 0.99, 25) == window(25, 10, 1)
+    assert check(new.sample(np.random.default_rng(0), (400,)), rows, 1, 0.99, 25) == window(rows, 25, 10, 1)
 
 
 def test_growing_starts_over_after_it_was_killed_half_way(tmp_path, monkeypatch):
@@ -413,7 +419,7 @@ def test_growing_starts_over_after_it_was_killed_half_way(tmp_path, monkeypatch)
         patch.setattr("pathlib.Path.rename", killed)
         ReplayBuffer(10, 2, 3, slack=5, directory=tmp_path, rows=12)
     new = ReplayBuffer(10, 2, 3, slack=5, directory=tmp_path, rows=12)
-    assert check(new.sample(np.random.default_rng(0), (400,)), rows, 1, 0.99, 12) == window(12, 10, 1)
+    assert check(new.sample(np.random.default_rng(0), (400,)), rows, 1, 0.99, 12) == window(rows, 12, 10, 1)
 
 
 def test_a_run_killed_before_its_first_checkpoint_starts_with_a_ring_of_zeros(tmp_path):

@@ -24,7 +24,7 @@ class Transitions(NamedTuple):
 
     observation: np.ndarray  # [N, O], or uint8 [N, H, W, C]; what was acted on
     action: np.ndarray  # [N, A], environment units, exactly what the environment executed
-    reward: np.ndarray  # [N]
+    reward: np.ndarray  # [N]; nan where the step failed: what it would have led to is not known
     next_observation: np.ndarray  # as observation, the true successor; where a step failed, the last good one
     terminated: np.ndarray  # bool [N]
     truncated: np.ndarray  # bool [N]
@@ -97,16 +97,17 @@ class Collector:
         for recorded, made in zip(self._actions, action, strict=True):
             if len(recorded) < RECORDED:
                 recorded.append(made)
-        transitions = Transitions(observation, action, reward.astype(np.float32), successor, terminated, truncated)
+        failed = info.get(f"_{FAILED}", np.zeros(self._n, bool))
+        reward = np.where(failed, np.nan, reward).astype(np.float32)
+        transitions = Transitions(observation, action, reward, successor, terminated, truncated)
         ended, finished = np.logical_or(terminated, truncated), []
         if ended.any():
             finished = [(float(self._return[i]), int(self._length[i])) for i in np.flatnonzero(ended)]
-            self._note_failures(ended, info)
+            self._note_failures(ended, failed, info)
             self._next_episode(ended)
         return transitions, finished
 
-    def _note_failures(self, ended: np.ndarray, info: dict):
-        failed = info.get(f"_{FAILED}", np.zeros(self._n, bool))
+    def _note_failures(self, ended: np.ndarray, failed: np.ndarray, info: dict):
         self._failures = np.where(ended, np.where(failed, self._failures + 1, 0), self._failures)
         for i in np.flatnonzero(failed):
             if self.problem:

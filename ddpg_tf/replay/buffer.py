@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from ddpg_tf.errors import UserError
 from ddpg_tf.replay.hindsight import Hindsight, Relabelled
 from ddpg_tf.replay.ring import open_ring
 from ddpg_tf.replay.storage import Layout, storage_for
@@ -109,9 +110,13 @@ class ReplayBuffer:
 
         Args:
           observation, next_observation: [N, ...]; next_observation is the true successor, also when an episode ends.
-          action: [N, A]; reward: [N]; terminated, truncated: bool [N].
+          action: [N, A]; terminated, truncated: bool [N].
+          reward: [N]; nan where the step failed: it is never drawn, and its episode ended with the step before.
         """
         slot, ring = self.rows % self._length, self._ring
+        failed = np.isnan(reward)
+        if failed.any() and self.rows:
+            self.end_episodes(failed)
         self._storage.add(ring, self.rows, observation, next_observation)
         ring["action"][slot] = action
         ring["reward"][slot] = reward
@@ -133,10 +138,8 @@ class ReplayBuffer:
 
     def _draw(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> Batch:
         """As `sample`, observations as they lie in the ring."""
-        ring, n_envs = self._ring, self._num_envs
-        oldest = self._storage.oldest(ring, rows, max(0, rows - self._capacity), self._capacity)
-        draw = rng.integers(oldest * n_envs, rows * n_envs, size=shape)
-        first, env = np.divmod(draw, n_envs)
+        ring = self._ring
+        first, env = self._choose(rng, shape, rows)
         relabelled = self._hindsight and self._hindsight.draw(rng, ring, first, env, rows)
         reward, terminated, ended = self._outcome(first, env, relabelled)
         total, last = reward.astype(np.float64), first
@@ -158,6 +161,20 @@ class ReplayBuffer:
             discount.astype(np.float32),
             next_observation,
         )
+
+    def _choose(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> tuple[np.ndarray, np.ndarray]:
+        """(row, environment) of transitions, drawn uniformly; failed steps are none."""
+        reward, n = self._ring["reward"], self._num_envs
+        oldest = self._storage.oldest(self._ring, rows, max(0, rows - self._capacity), self._capacity)
+        first, env = np.divmod(rng.integers(oldest * n, rows * n, size=shape), n)
+        failed = np.isnan(reward[first % self._length, env])
+        if failed.any():
+            row, other = np.nonzero(~np.isnan(reward[np.arange(oldest, rows) % self._length]))
+            if not len(row):
+                raise UserError("every step of the replay has failed: there is nothing to learn from")
+            again = rng.integers(len(row), size=np.count_nonzero(failed))
+            first[failed], env[failed] = oldest + row[again], other[again]
+        return first, env
 
     def _outcome(self, row: np.ndarray, env: np.ndarray, relabelled: Relabelled | None):
         """(reward, terminated, ended) of the steps in rows `row` of environments `env`, by the goals they have."""
