@@ -16,7 +16,7 @@ from PIL import Image
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation import video
-from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
+from ddpg_tf.evaluation.evaluator import FIRST_SEED, play
 from ddpg_tf.files import write_atomically
 
 SIDE, PER_SECOND, IN_A_ROW = 128, 12, 5
@@ -41,9 +41,7 @@ def _film(run: Path, count: int) -> list[np.ndarray]:
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run)
-    evaluator = Evaluator(policy.config, 1)
-    (episode,) = evaluator.run(policy.agent.act)
-    evaluator.close()
+    (episode,) = play(policy.config, policy.agent.act, 1)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "film.mp4"
         if not video.record(path, policy.config, FIRST_SEED, episode.actions):

@@ -10,13 +10,12 @@ _SCATTER_EPISODES, _SCATTER_POINTS = 20, 1000
 
 def score(run: Path, weights: str, episodes: int) -> tuple[float, float | str]:
     """(mean return, share of successes or "") of the "latest" weights, or of the "best", on other episodes."""
-    from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
+    from ddpg_tf.evaluation.evaluator import FIRST_SEED, play
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run, weights)
-    evaluator = Evaluator(policy.config, episodes, _OTHER_EPISODES if weights == "best" else FIRST_SEED)
-    found = evaluator.run(policy.agent.act)
-    evaluator.close()
+    first_seed = _OTHER_EPISODES if weights == "best" else FIRST_SEED
+    found = play(policy.config, policy.agent.act, episodes, first_seed)
     success = float(np.mean([episode.success for episode in found]))
     return float(np.mean([episode.episode_return for episode in found])), "" if np.isnan(success) else success
 
@@ -27,7 +26,7 @@ def estimates(run: Path) -> list[tuple[float, float]]:
     Where a time limit ends an episode, the steps before it lack a part of their return: those that lack more than a
     hundredth are left out, or the second half of the episode if that is less.
     """
-    from ddpg_tf.evaluation.evaluator import Evaluator
+    from ddpg_tf.evaluation.evaluator import play
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(run, "latest")
@@ -39,9 +38,7 @@ def estimates(run: Path) -> list[tuple[float, float]]:
             seen.append(observations[0].copy())
             return policy.agent.act(observations)
 
-        evaluator = Evaluator(policy.config, 1, first_seed=_OTHER_EPISODES + i)
-        (episode,) = evaluator.run(act)
-        evaluator.close()
+        (episode,) = play(policy.config, act, 1, _OTHER_EPISODES + i)
         returns, following = np.zeros(episode.length), 0.0
         for t in reversed(range(episode.length)):
             returns[t] = following = episode.rewards[t] + gamma * following

@@ -11,7 +11,7 @@ from absl import flags
 
 from ddpg_tf import cli
 from ddpg_tf.evaluation import video
-from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
+from ddpg_tf.evaluation.evaluator import FIRST_SEED, play
 
 
 def main(argv: Sequence[str]) -> int:
@@ -25,9 +25,7 @@ def main(argv: Sequence[str]) -> int:
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(Path(values.run_dir), values.checkpoint)
-    evaluator = Evaluator(policy.config, values.episodes)
-    episodes = evaluator.run(policy.agent.act)
-    evaluator.close()
+    episodes = play(policy.config, policy.agent.act, values.episodes)
     returns = np.array([episode.episode_return for episode in episodes])
     success = np.mean([episode.success for episode in episodes])
     weights = "latest" if policy.score is None else "best"

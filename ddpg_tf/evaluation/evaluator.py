@@ -118,3 +118,12 @@ class Evaluator:
     def close(self):
         for env in self._own:
             env.close()
+
+
+def play(config: Config, policy: Act, episodes: int, first_seed: int = FIRST_SEED) -> list[Episode]:
+    """Episodes of a policy that is not in training; arguments and errors as Evaluator's."""
+    evaluator = Evaluator(config, episodes, first_seed)
+    try:
+        return evaluator.run(policy)
+    finally:
+        evaluator.close()
