@@ -167,6 +167,14 @@ class Config:
     actor_every: int = setting(
         1, LEARNING, "critic updates for each update of the actor and the targets (TD3: 2; paper: 1)", least=1
     )
+    actor_average: float = setting(
+        0.0,
+        LEARNING,
+        "share of all updates so far over which the evaluated and exported actor averages the weights (Nikishin et al. "
+        "2018); 0: it is the newest (paper)",
+        least=0,
+        most=1,
+    )
     target_noise_sigma: float = setting(
         0.0, LEARNING, "standard deviation of the target action's noise, in half-ranges (TD3: 0.2; paper: 0)", least=0
     )

@@ -328,6 +328,45 @@ def test_every_update_moves_both_targets(normalizing_agent):
             assert not np.array_equal(variable.numpy(), old), variable.path
 
 
+# The averaged actor
+
+
+def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets():
+    agent, plain = new_agent(actor_average=0.5, actor_learning_rate=1e-2), new_agent()
+    expected = values(agent.actor.variables)
+    for t in (1, 2, 3):
+        agent.update(random_block(1, seed=t))
+        newest = values(agent.actor.variables)
+        expected = [old + (new - old) / (1 + 0.5 * t) for old, new in zip(expected, newest, strict=True)]
+    for variable, average in zip(agent.averaged_actor.variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5, atol=1e-7)
+    observations = random_block().observation[0]
+    np.testing.assert_allclose(agent.act(observations), agent.averaged_actor(observations), rtol=1e-5)
+    explored = agent.policy(tf.constant(observations)).numpy()  # without it
+    np.testing.assert_allclose(explored, agent.actor(observations), rtol=1e-5)
+    assert np.abs(agent.act(observations) - explored).max() > 1e-3
+    value = agent.critic([tf.constant(observations), agent.averaged_actor(observations)])
+    np.testing.assert_allclose(agent.value(observations), value, rtol=1e-4)
+    # What is kept of the policy is the average, as an actor that any agent can load.
+    plain.load_policy_state(agent.policy_state())
+    np.testing.assert_allclose(plain.act(observations), agent.act(observations), rtol=1e-5)
+    other = new_agent(actor_average=0.5, seed=1)
+    other.load_policy_state(agent.policy_state())
+    np.testing.assert_allclose(other.act(observations), agent.act(observations), rtol=1e-5)
+    other.load_state(agent.state())
+    assert_same_state(other.state(), agent.state())
+
+
+def test_averaging_changes_nothing_that_is_learnt():
+    averaging, plain = (new_agent(actor_average=share, normalize_observations=True) for share in (0.1, 0.0))
+    for k in range(3):
+        for agent in (averaging, plain):
+            agent.count_observations(np.random.default_rng(k).normal(2, 3, size=(5, OBSERVATION_SIZE)))
+        assert averaging.update(random_block(1, seed=k)) == plain.update(random_block(1, seed=k))
+    found = {name: array for name, array in averaging.state().items() if not name.startswith("averaged_actor/")}
+    assert_same_state(found, plain.state())
+
+
 # L2
 
 
@@ -700,6 +739,7 @@ def test_the_defaults_of_config_are_these():
         critic_learning_rate=0.001,
         critic_l2=0.0,
         actor_every=1,
+        actor_average=0.0,
         target_noise_sigma=0.0,
         target_noise_clip=0.5,
         saturation_penalty=0.0,

@@ -312,6 +312,7 @@ CHANGED = dict(
     bottleneck="9",
     random_shift="1",
     actor_every="2",
+    actor_average="0.1",
     target_noise_sigma="0.1",
     target_noise_clip="1",
     saturation_penalty="1",

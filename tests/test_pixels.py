@@ -159,6 +159,7 @@ def test_what_cannot_be_seen_is_refused(env_id, says):
     [
         (dict(frame_size=10, conv_kernels=(8, 4), conv_strides=(4, 1)), "frame_size 10 is too small"),
         (dict(normalize_observations=True), "normalize_observations is for vectors"),
+        (dict(actor_average=0.1), "actor_average needs an encoder that is the actor's own: --encoder=separate"),
     ],
 )
 def test_what_the_networks_cannot_take_is_refused_before_anything_is_made(tmp_path, changes, says):

@@ -55,8 +55,11 @@ class DDPG:
         self.critic, self._critic = build_critic(*sizes)
         self.target_actor, self._target_actor = build_actor(*sizes, name="target_actor")
         self.target_critic, self._target_critic = build_critic(*sizes, name="target_critic")
-        for online, target in self._pairs():
-            target.assign(online)
+        self.averaged_actor = build_actor(*sizes, name="averaged_actor").model if config.actor_average else self.actor
+        self._targets = [*_twins(self.actor, self.target_actor), *_twins(self.critic, self.target_critic)]
+        self._averages = _twins(self.actor, self.averaged_actor)
+        for online, twin in self._targets + self._averages:
+            twin.assign(online)
         self.actor_optimizer = keras.optimizers.Adam(config.actor_learning_rate, name="actor_optimizer")
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
         # What all networks share is computed once, and trained by the critic's loss only.
@@ -75,9 +78,16 @@ class DDPG:
 
     @functools.cached_property
     def policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        """`act` for tensors, to be called from a graph."""
+        """What explores, for tensors, to be called from a graph: the newest actor."""
+        return self._acting(self.actor)
+
+    @functools.cached_property
+    def _averaged_policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
+        return self._acting(self.averaged_actor) if self._averages else self.policy
+
+    def _acting(self, actor: keras.Model):
         return tf.function(
-            lambda observation: self.actor(observation, training=False), jit_compile=self._jit_compile
+            lambda observation: actor(observation, training=False), jit_compile=self._jit_compile
         ).get_concrete_function(self.observation_spec)
 
     @functools.cached_property
@@ -91,13 +101,16 @@ class DDPG:
         )
 
     def act(self, observations: np.ndarray) -> np.ndarray:
-        """Deterministic actions [B, A] for observations [B, ...]; each batch size B is compiled once."""
-        return self.policy(tf.constant(observations, self.observation_spec.dtype)).numpy()
+        """Deterministic actions [B, A] for observations [B, ...]; each batch size B is compiled once.
+
+        They are the averaged actor's where config.actor_average has one: what is evaluated, and exported.
+        """
+        return self._averaged_policy(tf.constant(observations, self.observation_spec.dtype)).numpy()
 
     def value(self, observations: np.ndarray) -> np.ndarray:
         """Q(s, mu(s)) [B] of observations [B, ...]: what the critic expects of the policy."""
         observations = tf.constant(observations, self.observation_spec.dtype)
-        return self.critic([observations, self.policy(observations)], training=False).numpy()
+        return self.critic([observations, self._averaged_policy(observations)], training=False).numpy()
 
     def count_observations(self, observations: np.ndarray):
         """Tells the normaliser of observations [N, O] that were acted on; takes effect at the next update."""
@@ -129,7 +142,7 @@ class DDPG:
 
     @tf.autograph.experimental.do_not_convert  # nothing below branches on a tensor; tracing is quicker so
     def _update_round(self, batch: Batch, first):
-        """Critic, `actor_every` times; then actor through the updated critic, then both targets."""
+        """Critic, `actor_every` times; then actor through the updated critic, then both targets and the average."""
         total = tf.zeros([len(CRITIC_METRICS)])
         for i in range(self.config.actor_every):
             minibatch = Batch(*(array[first + i] for array in batch))
@@ -139,6 +152,7 @@ class DDPG:
             total += tf.stack(metrics)
         metrics = tf.concat([total / self.config.actor_every, self._update_actor(features)], 0)
         self._update_targets()
+        self._update_average()
         return metrics
 
     def _augment(self, batch: Batch) -> Batch:
@@ -204,22 +218,21 @@ class DDPG:
 
     def _update_targets(self):
         """theta' <- tau theta + (1 - tau) theta'; running statistics are copied."""
-        for online, target in self._pairs():
+        for online, target in self._targets:
             target.assign(target + self.config.tau * (online - target) if online.trainable else online)
 
-    def _pairs(self):
-        """(online, target) of every variable that has a target; the shared normaliser is its own."""
-        for online, target in ((self.actor, self.target_actor), (self.critic, self.target_critic)):
-            for variable, twin in zip(online.variables, target.variables, strict=True):
-                if variable is not twin:
-                    yield variable, twin
+    def _update_average(self):
+        """A mean of the actor's past that forgets (Nikishin et al. 2018 do not): share / (1 + share) of it old."""
+        new = 1.0 / (1.0 + self.config.actor_average * tf.cast(self.actor_optimizer.iterations, tf.float32))
+        for online, average in self._averages:
+            average.assign(average + new * (online - average))
 
     def variables(self) -> dict[str, keras.Variable]:
         """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers."""
         named = {}
-        networks = (self.actor, self.critic, self.target_actor, self.target_critic)
+        networks = (self.actor, self.critic, self.target_actor, self.target_critic, self.averaged_actor)
         for owner in (*networks, self.actor_optimizer, self.critic_optimizer):
-            for variable in owner.variables:  # the shared normaliser counts once, as the actor's
+            for variable in owner.variables:  # what is shared counts once, as the actor's
                 named.setdefault(id(variable), (f"{owner.name}/{variable.path}", variable))
         return dict(named.values())
 
@@ -244,23 +257,34 @@ class DDPG:
             )
 
     def policy_state(self) -> dict[str, np.ndarray]:
-        """The part of `state` that acting and the exported signatures need: actor and critic."""
+        """The part of `state` that `act` and the exported signatures need: the actor, averaged if it is, and critic."""
         return self.policy_part({name: variable.numpy() for name, variable in self.variables().items()})
 
     @staticmethod
     def policy_part(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What `policy_state` would have returned when `state` was taken."""
-        return {name: array for name, array in state.items() if name.startswith(("actor/", "critic/"))}
+        return {
+            name: state.get(f"averaged_{name}", array)
+            for name, array in state.items()
+            if name.startswith(("actor/", "critic/"))
+        }
 
     def load_policy_state(self, state: Mapping[str, np.ndarray]):
         """Restores what `policy_state` returned; raises as `load_state` does."""
         _check_same(self.policy_state(), state)
         self._assign(state)
+        for online, average in self._averages:
+            average.assign(online)
 
     def _assign(self, state: Mapping[str, np.ndarray]):
         for name, variable in self.variables().items():
             if name in state:
                 variable.assign(state[name])
+
+
+def _twins(online: keras.Model, copy: keras.Model) -> list[tuple[keras.Variable, keras.Variable]]:
+    """(variable, its copy) of two networks alike; what they share is no copy."""
+    return [pair for pair in zip(online.variables, copy.variables, strict=True) if pair[0] is not pair[1]]
 
 
 def _norm(gradients) -> tf.Tensor:

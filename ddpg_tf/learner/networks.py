@@ -24,6 +24,8 @@ def require_buildable(config: Config, shape: tuple[int, ...]):
         require_fits(config, shape[0])
         if config.normalize_observations:
             raise UsageError("normalize_observations is for vectors: images are scaled to [0, 1]")
+        if config.actor_average and config.encoder == "shared":
+            raise UsageError("actor_average needs an encoder that is the actor's own: --encoder=separate")
 
 
 def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
