@@ -19,6 +19,7 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         "",
         suite.about,
         "",
+        *_legend(suite),
         f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last five: of fewer than ten evaluations "
         "the second half. Equal time: mean of the last five evaluations in the time that the entry which is done first "
         "trains, at each entry's own steps/s (median). Caught up: how long an entry trains until the mean of five "
@@ -59,6 +60,12 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         lines.append("")
     notes = [f"- **{entry.name}**: {entry.note}" for entry in suite.entries if entry.note and entry.name in results]
     return "\n".join([*lines, *notes, ""])
+
+
+def _legend(suite: Suite) -> list[str]:
+    """A table of what the parts of entries' names stand for."""
+    rows = [row([name, about]) for name, about in suite.legend.items()]
+    return ["| in an entry's name | what it is |", "|---|---|", *rows, ""] if rows else []
 
 
 def comparisons(results: Mapping[str, Results]) -> dict[str, list[str]]:

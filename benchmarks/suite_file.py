@@ -2,6 +2,7 @@
 
 about = "What the suite is for, one sentence."
 [sets.Hopper-v5]                    # a part of an entry, to be used by several
+about = "What it is, for the legend of the suite's page; or without."
 flags = {env = "Hopper-v5", total_steps = 100_000}
 published = {score = 1577.0, steps = 1_000_000, source = "..."}
 [entries."LayerNorm, Hopper-v5"]    # its sets in their order, then its own, key by key; flags over the preset's
@@ -39,6 +40,7 @@ _ENTRY_KEYS = {
     "beside": str,
     "scatter": bool,
 }
+_SET_KEYS = {"about": str} | {key: kind for key, kind in _ENTRY_KEYS.items() if key != "sets"}
 _PUBLISHED_KEYS = {"score": float, "steps": int, "source": str}
 _PEER_KEYS = {"library": str, "algorithm": str, "settings": dict}
 
@@ -83,11 +85,12 @@ class Entry:
 
 @dataclasses.dataclass(frozen=True)
 class Suite:
-    """What a suite file says; `name` is the file's."""
+    """What a suite file says; `name` is the file's, `legend` what its sets say about themselves."""
 
     name: str
     about: str
     entries: tuple[Entry, ...]
+    legend: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
 
 def read(path: Path) -> Suite:
@@ -112,7 +115,8 @@ def read(path: Path) -> Suite:
     for entry in entries:
         if entry.beside and entry.beside not in found["entries"]:
             raise UsageError(f"{path}: entry {entry.name!r}: there is no entry {entry.beside!r} to draw beside it")
-    return Suite(path.stem, found.get("about", ""), entries)
+    legend = {name: part["about"] for name, part in found.get("sets", {}).items() if "about" in part}
+    return Suite(path.stem, found.get("about", ""), entries, legend)
 
 
 def _entry(name: str, found: Mapping[str, Any]) -> Entry:
@@ -132,7 +136,7 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
         if not isinstance(part_name, str) or part_name not in found.get("sets", {}):
             raise UsageError(f"there is no set {part_name!r}")
         part = found["sets"][part_name]
-        _check_keys(part, {key: kind for key, kind in _ENTRY_KEYS.items() if key != "sets"})
+        _check_keys(part, _SET_KEYS)
         merged = _over(merged, part)
     merged = _over(merged, own)
     seeds = merged.get("seeds", [0])

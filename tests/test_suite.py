@@ -63,6 +63,7 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         published = {score = -150, steps = 20_000, source = "somebody"}
         seeds = [0, 1]
         [sets.short]
+        about = "a thousand steps"
         flags = {total_steps = 1_000, gamma = 0.8, hidden_units = [64, 32], normalize_observations = true}
         [entries.one]
         sets = ["pendulum", "short"]
@@ -79,6 +80,8 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         "All of it.",
         ["one", "two of them"],
     )
+    assert found.legend == {"short": "a thousand steps"}
+    assert "| short | a thousand steps |" in side_by_side.suite_page(found, {}).splitlines()
     one, two = found.entries
     assert one.config == Config(
         env="Pendulum-v1", gamma=0.8, tau=0.2, total_steps=1000, hidden_units=(64, 32), normalize_observations=True
