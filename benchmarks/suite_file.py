@@ -107,6 +107,8 @@ def read(path: Path) -> Suite:
         raise UsageError(f"{path} is not a suite: {error}") from None
     try:
         _check_keys(found, _KEYS)
+        for part in found.get("sets", {}).values():
+            _check_keys(part, _SET_KEYS)
         entries = tuple(_entry(name, found) for name in found.get("entries", {}))
     except UserError as error:
         raise UsageError(f"{path}: {error}") from None
@@ -135,9 +137,7 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
     for part_name in own.get("sets", []):
         if not isinstance(part_name, str) or part_name not in found.get("sets", {}):
             raise UsageError(f"there is no set {part_name!r}")
-        part = found["sets"][part_name]
-        _check_keys(part, _SET_KEYS)
-        merged = _over(merged, part)
+        merged = _over(merged, found["sets"][part_name])
     merged = _over(merged, own)
     seeds = merged.get("seeds", [0])
     if not seeds or not all(isinstance(seed, int) for seed in seeds) or len(set(seeds)) < len(seeds):

@@ -170,8 +170,8 @@ class Config:
     actor_average: float = setting(
         0.0,
         LEARNING,
-        "share of all updates so far over which the evaluated and exported actor averages the weights (Nikishin et al. "
-        "2018); 0: it is the newest (paper)",
+        "evaluates and exports an average of the actor, with this share of all updates so far as its time constant "
+        "(Nikishin et al. 2018); 0: the newest actor (paper)",
         least=0,
         most=1,
     )

@@ -331,14 +331,16 @@ def test_every_update_moves_both_targets(normalizing_agent):
 # The averaged actor
 
 
-def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets():
-    agent, plain = new_agent(actor_average=0.5, actor_learning_rate=1e-2), new_agent()
-    expected = values(agent.actor.variables)
+@pytest.mark.parametrize("changes", [{}, dict(normalization="layer", normalize_observations=True)], ids=["", "norms"])
+def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets(changes):
+    agent, plain = new_agent(actor_average=0.5, actor_learning_rate=1e-2, **changes), new_agent(**changes)
+    agent.count_observations(np.random.default_rng(0).normal(2, 3, size=(50, OBSERVATION_SIZE)))
+    expected = values(agent.actor.trainable_variables)
     for t in (1, 2, 3):
         agent.update(random_block(1, seed=t))
-        newest = values(agent.actor.variables)
+        newest = values(agent.actor.trainable_variables)
         expected = [old + (new - old) / (1 + 0.5 * t) for old, new in zip(expected, newest, strict=True)]
-    for variable, average in zip(agent.averaged_actor.variables, expected, strict=True):
+    for variable, average in zip(agent.averaged_actor.trainable_variables, expected, strict=True):
         np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5, atol=1e-7)
     observations = random_block().observation[0]
     np.testing.assert_allclose(agent.act(observations), agent.averaged_actor(observations), rtol=1e-5)
@@ -350,7 +352,7 @@ def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets():
     # What is kept of the policy is the average, as an actor that any agent can load.
     plain.load_policy_state(agent.policy_state())
     np.testing.assert_allclose(plain.act(observations), agent.act(observations), rtol=1e-5)
-    other = new_agent(actor_average=0.5, seed=1)
+    other = new_agent(actor_average=0.5, seed=1, **changes)
     other.load_policy_state(agent.policy_state())
     np.testing.assert_allclose(other.act(observations), agent.act(observations), rtol=1e-5)
     other.load_state(agent.state())

@@ -13,6 +13,7 @@ from ddpg_tf import Config, evaluate, train
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.storage import checkpoint
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from ddpg_tf.training.logger import COLUMNS, EVALUATION_COLUMNS, Logger
@@ -145,6 +146,18 @@ def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, t
     monkeypatch.setattr(loop.Evaluator, "run", fails_second)
     result = train(tiny(tmp_path / "run", total_steps=300, eval_every=100, warmup_steps=300))
     assert result.best_step != 200 and result.best_return < 0
+
+
+def test_training_evaluates_and_keeps_the_averaged_actor_and_learns_what_it_would_without(uncompiled, tmp_path, tiny):
+    for name, share in (("newest", 0.0), ("averaged", 0.5)):
+        train(tiny(tmp_path / name, total_steps=400, eval_every=200, actor_average=share))
+    newest, averaged = ((tmp_path / name) for name in ("newest", "averaged"))
+    assert timeless(newest / "metrics.csv") == timeless(averaged / "metrics.csv")
+    assert rows(newest / "evaluations.csv") != rows(averaged / "evaluations.csv")
+    arrays, _ = checkpoint.load(averaged / "checkpoints")
+    kernel = load_policy(averaged, "latest").agent.actor.get_layer("actor_head").get_layer("output").kernel.numpy()
+    np.testing.assert_array_equal(kernel, arrays["agent/averaged_actor/output/kernel"])
+    assert (kernel != arrays["agent/actor/output/kernel"]).any()
 
 
 def test_an_episode_knows_that_its_environment_failed():

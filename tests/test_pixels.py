@@ -349,7 +349,11 @@ class Stored:
             for t in range(max(0, count - self.capacity), count)
             if all(used[t][i][0] >= used[-1][i][1] - self.capacity for i in range(self.num_envs))
         ]
-        return {self.key(t, i): self.transition(t, i) for t in allowed for i in range(self.num_envs)}
+        whole = [(t, i) for t in allowed for i in range(self.num_envs) if not self.failed(t, i)]
+        return {self.key(t, i): self.transition(t, i) for t, i in whole}
+
+    def failed(self, t, i):
+        return np.isnan(self.rows[t]["reward"][i])
 
     def key(self, t, i):
         return self.rows[t]["action"][i].tobytes()
@@ -359,7 +363,7 @@ class Stored:
         for k in range(self.n_step):
             last = t + k
             reward += self.gamma**k * self.rows[last]["reward"][i]
-            if self.rows[last]["ended"][i] or last + 1 == len(self.rows):
+            if self.rows[last]["ended"][i] or last + 1 == len(self.rows) or self.failed(last + 1, i):
                 break
         discount = self.gamma ** (last - t + 1) * (not self.rows[last]["terminated"][i])
         return self.rows[t]["observation"][i], reward, discount, self.rows[last]["next_observation"][i]
@@ -374,9 +378,10 @@ class Stored:
     capacity=st.integers(6, 25),
     slack=st.integers(0, 5),
     longest=st.integers(1, 12),
+    fail=st.sampled_from([0.0, 0.2]),
 )
 def test_draws_equal_full_storage_over_random_episodes_three_times_round(
-    seed, num_envs, stack, n_step, capacity, slack, longest
+    seed, num_envs, stack, n_step, capacity, slack, longest, fail
 ):
     rng, gamma, channels = np.random.default_rng(seed), 0.9, 2
     buffer = ReplayBuffer(
@@ -399,8 +404,10 @@ def test_draws_equal_full_storage_over_random_episodes_three_times_round(
         stacks = [[*one, new()][1:] for one in stacks]
         successor = np.stack([np.concatenate(one, -1) for one in stacks])
         left -= 1
-        ended, terminated = left == 0, (left == 0) & (rng.random(num_envs) < 0.5)
+        failed = rng.random(num_envs) < fail
+        ended, terminated = (left == 0) | failed, (left == 0) & ~failed & (rng.random(num_envs) < 0.5)
         action, reward = rng.random((num_envs, 1)).astype(np.float32), rng.random(num_envs).astype(np.float32)
+        reward[failed] = np.nan
         buffer.add(observation, action, reward, successor, terminated, ended & ~terminated)
         full.rows.append(
             dict(

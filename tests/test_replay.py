@@ -94,7 +94,7 @@ def test_every_sampled_transition_equals_brute_force(
     fill(buffer, rows)
     visible = max(1, len(rows) - min(lag, slack_rows))
     if not window(rows, visible, capacity, num_envs):
-        with pytest.raises(UserError, match="every step of the replay has failed"):
+        with pytest.raises(UserError, match="nearly every step of the replay has failed"):
             buffer.sample(np.random.default_rng(seed), (30, 20), rows=visible)
         return
     batch = buffer.sample(np.random.default_rng(seed), (30, 20), rows=visible)

@@ -159,11 +159,14 @@ BATCH_NORM = dict(normalization="batch", action_layer=1, hidden_units=(8, 8))
         ((131, 197), PICTURES | dict(update_every=1)),
         ((130,), PICTURES | dict(num_envs=2, frame_source="substeps", grayscale=True)),
         ((402,), dict(num_envs=3, update_every=15, n_step=3, noise="ou", **BATCH_NORM, total_steps=600)),
-        ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, normalize_observations=True)),
+        ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, actor_average=0.2, normalization="layer")),
     ],
 )
 def test_crash_and_resume(uncompiled, tmp_path, tiny, monkeypatch, steps, changes):
-    """From pixels; several environments; an update per step, which draws minibatches for several steps at a time."""
+    """From pixels; several environments; an update per step, which draws minibatches for several steps at a time.
+
+    The last one averages its actor: what is evaluated then shows whether that is saved.
+    """
     changes = dict(checkpoint_every=100, normalize_observations=True) | changes
     train(tiny(tmp_path / "whole", **changes))
     for step in steps:

@@ -222,7 +222,7 @@ class DDPG:
             target.assign(target + self.config.tau * (online - target) if online.trainable else online)
 
     def _update_average(self):
-        """A mean of the actor's past that forgets (Nikishin et al. 2018 do not): share / (1 + share) of it old."""
+        """A mean of the actor's past (Nikishin et al. 2018) that forgets: its mean age is share / (1 + share) of t."""
         new = 1.0 / (1.0 + self.config.actor_average * tf.cast(self.actor_optimizer.iterations, tf.float32))
         for online, average in self._averages:
             average.assign(average + new * (online - average))
@@ -263,11 +263,9 @@ class DDPG:
     @staticmethod
     def policy_part(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """What `policy_state` would have returned when `state` was taken."""
-        return {
-            name: state.get(f"averaged_{name}", array)
-            for name, array in state.items()
-            if name.startswith(("actor/", "critic/"))
-        }
+        newest = {name: array for name, array in state.items() if name.startswith(("actor/", "critic/"))}
+        averaged = {name: array for name, array in state.items() if name.startswith("averaged_actor/")}
+        return newest | {name.removeprefix("averaged_"): array for name, array in averaged.items()}
 
     def load_policy_state(self, state: Mapping[str, np.ndarray]):
         """Restores what `policy_state` returned; raises as `load_state` does."""

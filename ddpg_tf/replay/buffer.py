@@ -18,6 +18,8 @@ from ddpg_tf.replay.hindsight import Hindsight, Relabelled
 from ddpg_tf.replay.ring import open_ring
 from ddpg_tf.replay.storage import Layout, storage_for
 
+_MOST_REDRAWS = 1000
+
 
 class Batch(NamedTuple):
     """K minibatches of B transitions; every array is float32, but for images: uint8 [K, B, H, W, C].
@@ -102,7 +104,7 @@ class ReplayBuffer:
         self._action_size = action_size
 
     def __len__(self) -> int:
-        """Transitions that can be sampled."""
+        """Transitions that are kept for sampling, failed steps too."""
         return min(self.rows, self._capacity) * self._num_envs
 
     def add(self, observation, action, reward, next_observation, terminated, truncated):
@@ -111,12 +113,9 @@ class ReplayBuffer:
         Args:
           observation, next_observation: [N, ...]; next_observation is the true successor, also when an episode ends.
           action: [N, A]; terminated, truncated: bool [N].
-          reward: [N]; nan where the step failed: it is never drawn, and its episode ended with the step before.
+          reward: [N]; nan where the step failed: it is never drawn, and n-step returns end with the step before.
         """
         slot, ring = self.rows % self._length, self._ring
-        failed = np.isnan(reward)
-        if failed.any() and self.rows:
-            self.end_episodes(failed)
         self._storage.add(ring, self.rows, observation, next_observation)
         ring["action"][slot] = action
         ring["reward"][slot] = reward
@@ -143,12 +142,12 @@ class ReplayBuffer:
         relabelled = self._hindsight and self._hindsight.draw(rng, ring, first, env, rows)
         reward, terminated, ended = self._outcome(first, env, relabelled)
         total, last = reward.astype(np.float64), first
-        going = np.logical_and(ended == 0, first + 1 < rows)
+        going = (ended == 0) & self._followed(first, env, rows)
         for k in range(1, self._n_step):  # cut at the episode's end and at the ring's head
             last = last + going
             reward, terminated, ended = self._outcome(last, env, relabelled)
             total += np.where(going, self._gamma**k * reward, 0)
-            going = going & (ended == 0) & (last + 1 < rows)
+            going = going & (ended == 0) & self._followed(last, env, rows)
         discount = self._gamma ** (last - first + 1.0) * (terminated == 0)
         slot = first % self._length
         observation, next_observation = self._storage.gather(ring, slot, last % self._length, env)
@@ -164,17 +163,23 @@ class ReplayBuffer:
 
     def _choose(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> tuple[np.ndarray, np.ndarray]:
         """(row, environment) of transitions, drawn uniformly; failed steps are none."""
-        reward, n = self._ring["reward"], self._num_envs
+        n = self._num_envs
         oldest = self._storage.oldest(self._ring, rows, max(0, rows - self._capacity), self._capacity)
         first, env = np.divmod(rng.integers(oldest * n, rows * n, size=shape), n)
-        failed = np.isnan(reward[first % self._length, env])
-        if failed.any():
-            row, other = np.nonzero(~np.isnan(reward[np.arange(oldest, rows) % self._length]))
-            if not len(row):
-                raise UserError("every step of the replay has failed: there is nothing to learn from")
-            again = rng.integers(len(row), size=np.count_nonzero(failed))
-            first[failed], env[failed] = oldest + row[again], other[again]
-        return first, env
+        for _ in range(_MOST_REDRAWS):
+            failed = self._failed(first, env)
+            if not failed.any():
+                return first, env
+            again = rng.integers(oldest * n, rows * n, size=np.count_nonzero(failed))
+            first[failed], env[failed] = np.divmod(again, n)
+        raise UserError("nearly every step of the replay has failed: there is nothing to learn from")
+
+    def _failed(self, row: np.ndarray, env: np.ndarray) -> np.ndarray:
+        return np.isnan(self._ring["reward"][row % self._length, env])
+
+    def _followed(self, row: np.ndarray, env: np.ndarray, rows: int) -> np.ndarray:
+        """Whether the next row can be seen and did not fail."""
+        return (row + 1 < rows) & ~self._failed(row + 1, env)
 
     def _outcome(self, row: np.ndarray, env: np.ndarray, relabelled: Relabelled | None):
         """(reward, terminated, ended) of the steps in rows `row` of environments `env`, by the goals they have."""
