@@ -18,7 +18,7 @@ from ddpg_tf.replay.hindsight import Hindsight, Relabelled
 from ddpg_tf.replay.ring import open_ring
 from ddpg_tf.replay.storage import Layout, storage_for
 
-_MOST_REDRAWS = 1000
+_MOST_REDRAWS = 1000  # of failed steps: then there is hardly anything else
 
 
 class Batch(NamedTuple):
