@@ -86,7 +86,7 @@ def draw_comparisons(results: Mapping[str, Results], path: Path):
             draw_on(
                 axes,
                 finished(results[name]),
-                name.removesuffix(env.split("/")[-1].removesuffix("-v0")).strip("-, ") or name,
+                _without(name, env.split("/")[-1].removesuffix("-v0")),
                 color=f"C{i % 10}",
                 linestyle="-" if i < 10 else "--",
             )
@@ -94,6 +94,11 @@ def draw_comparisons(results: Mapping[str, Results], path: Path):
         axes.legend(fontsize=5)
 
     draw_grid(path, list(comparisons(results).items()), draw, "steps", "evaluation return")
+
+
+def _without(name: str, env: str) -> str:
+    """An entry's name without its environment's."""
+    return name.replace(env, "").replace("--", "-").strip("-, ") or name
 
 
 def _speed(found: Results) -> float:
