@@ -45,8 +45,8 @@ def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str
     define.string(
         "preset",
         "auto",
-        "flagfile applied before the other flags: auto (the environment's, where "
-        "there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
+        "flagfile applied before the other flags: auto (the environment's, or "
+        "its namespace's, as dm_control, where there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
     )
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 
@@ -66,7 +66,9 @@ def settings_of(values: flags.FlagValues) -> dict[str, Any]:
 
 
 def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
-    """The flagfile `preset` stands for, None for none; auto is the environment's, with --pixels that for pixels.
+    """The flagfile `preset` stands for, None for none.
+
+    auto is the environment's, or its namespace's (what stands before a "/"), with --pixels that for pixels.
 
     Raises:
       UsageError: there is no such preset; names those there are.
@@ -74,8 +76,8 @@ def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
     if preset == "none":
         return None
     if preset == "auto":
-        path = PRESETS / f"{'pixels' if pixels else env_id}.flags"
-        return path if path.is_file() else None
+        names = ["pixels"] if pixels else [env_id, env_id.partition("/")[0]]
+        return next((path for name in names if (path := PRESETS / f"{name}.flags").is_file()), None)
     for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
         if path.is_file():
             return path
