@@ -45,8 +45,8 @@ def define_flags(values: flags.FlagValues, only: Sequence[str] = ()) -> dict[str
     define.string(
         "preset",
         "auto",
-        "flagfile applied before the other flags: auto (the environment's, or "
-        "its namespace's, as dm_control, where there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
+        "flagfile applied before the other flags: auto (the environment's, or its namespace's, as dm_control, "
+        "where there is one; with --pixels: pixels), none, a name in ddpg_tf/presets, or a path",
     )
     return {"resume": RUN, "preset": RUN} | {name: field.metadata["group"] for name, field in FIELDS.items()}
 

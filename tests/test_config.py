@@ -399,6 +399,13 @@ def test_auto_is_none_for_an_environment_without_a_preset():
     assert preset is None and found == Config(env="tests.toy_envs:ToyCounter-v0")
 
 
+def test_auto_is_the_namespaces_where_the_environment_has_none_of_its_own():
+    found, _, preset = parse("--env=dm_control/cartpole-swingup-v0")
+    assert preset.stem == "dm_control"
+    assert found == dataclasses.replace(parsed("--preset=dm_control"), env="dm_control/cartpole-swingup-v0")
+    assert parse("--env=dm_control/cartpole-swingup-v0", "--pixels").preset.stem == "pixels"
+
+
 def test_none_is_the_defaults():
     found, _, preset = parse("--env=Pendulum-v1", "--preset=none")
     assert preset is None and found == Config(env="Pendulum-v1")
