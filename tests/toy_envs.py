@@ -465,11 +465,15 @@ class Weary(Counter):
 
 
 class Chatty(Counter):
-    """Tells in each step's info what has another shape, or another kind, than what it told before."""
+    """Tells in its infos what has another shape, or another kind, than what it told before, or cannot be pickled."""
+
+    def reset(self, **arguments):
+        return super().reset(**arguments)[0], {"lock": threading.Lock()}
 
     def step(self, action):
         *found, _ = super().step(action)
-        return *found, {"contacts": np.zeros(self.t), "more": {"t": self.t} if self.t % 2 else self.t}
+        more = {"t": self.t} if self.t % 2 else self.t
+        return *found, {"contacts": np.zeros(self.t), "more": more, "lock": threading.Lock()}
 
 
 class Endless(Toy):

@@ -18,20 +18,29 @@ from ddpg_tf.errors import UserError
 Make = Callable[[], gym.Env]
 
 
-class _JoinsFailuresOnly:
-    """A vector environment, of whose infos only what an episode was cut for is joined; others need not fit together."""
+def _failure(info: dict) -> dict:
+    """Of what a step tells only why an episode was cut: the rest need not fit together, nor into a pipe."""
+    return {FAILED: info[FAILED]} if FAILED in info else {}
+
+
+class InThisProcess(SyncVectorEnv):
+    """Environments stepped one after the other; of infos only failures."""
 
     def _add_info(self, vector_infos, env_info, env_num):
-        told = {FAILED: env_info[FAILED]} if FAILED in env_info else {}
-        return super()._add_info(vector_infos, told, env_num)
+        return super()._add_info(vector_infos, _failure(env_info), env_num)
 
 
-class InThisProcess(_JoinsFailuresOnly, SyncVectorEnv):
-    """Environments stepped one after the other."""
+class _TellsFailuresOnly(gym.Wrapper):
+    def reset(self, **arguments):
+        return super().reset(**arguments)[0], {}
+
+    def step(self, action):
+        *found, info = super().step(action)
+        return *found, _failure(info)
 
 
-class Workers(_JoinsFailuresOnly, AsyncVectorEnv):
-    """A process for each environment, autoreset disabled; one that dies is a UserError.
+class Workers(AsyncVectorEnv):
+    """A process for each environment, autoreset disabled; of infos only failures. One that dies is a UserError.
 
     Spawned, not forked: TensorFlow's threads do not survive a fork, and rendering hangs after one.
 
@@ -123,7 +132,7 @@ class _Making:
         os.setsid()  # Ctrl-C and SIGTERM to the group are for the parent, which still needs its workers
         rendering.use_display_or_egl()
         try:
-            return self._make()
+            return _TellsFailuresOnly(self._make())
         except Exception as error:  # Gymnasium would print a traceback here, and only say there that the pipe is closed
             print(f"warning: {self._name} cannot be made in a process of its own: {error}", file=sys.stderr, flush=True)
             os._exit(1)
