@@ -1,6 +1,9 @@
 """Scores a trained policy: deterministic episodes on environments of their own, reset with seeds 10000, 10001, ...
 
 python -m ddpg_tf.evaluate --run_dir=DIR [--episodes=100] [--checkpoint=best|latest] [--video=FILE.mp4]
+
+Evaluations in training played the first of these episodes, and chose the best weights by them; --first_seed names
+others.
 """
 
 from collections.abc import Sequence
@@ -19,13 +22,14 @@ def main(argv: Sequence[str]) -> int:
     define = cli.definers(values)
     define.string("run_dir", None, "directory of the run", required=True)
     define.integer("episodes", 100, "episodes to run", lower_bound=1)
+    define.integer("first_seed", FIRST_SEED, "the first episode's reset seed", lower_bound=0)
     define.enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the newest")
     define.string("video", None, "film the first episode into this file (mp4 or gif)")
     cli.parse(argv, values, __doc__)
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(Path(values.run_dir), values.checkpoint)
-    episodes = play(policy.config, policy.agent.act, values.episodes)
+    episodes = play(policy.config, policy.agent.act, values.episodes, values.first_seed)
     returns = np.array([episode.episode_return for episode in episodes])
     success = np.mean([episode.success for episode in episodes])
     weights = "latest" if policy.score is None else "best"
@@ -36,7 +40,7 @@ def main(argv: Sequence[str]) -> int:
     )
     if not values.video:
         return 0
-    if not video.record(Path(values.video), policy.config, FIRST_SEED, episodes[0].actions):
+    if not video.record(Path(values.video), policy.config, values.first_seed, episodes[0].actions):
         return 1
     print(f"first episode: {values.video}")
     return 0

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -131,6 +132,13 @@ def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
     last = np.mean(list(read_evaluations(trained / "evaluations.csv").values())[-1])
     assert f"step 1200: mean {last:.2f}" in output and "over 2 episodes" in output
     assert (tmp_path / "film.gif").stat().st_size > 1000
+
+
+def test_evaluate_command_plays_the_episodes_that_are_asked_for(trained, capsys):
+    for first_seed, count in ((10_000, 2), (10_001, 1), (10_000, 1)):
+        evaluate.main(["evaluate", f"--run_dir={trained}", f"--first_seed={first_seed}", f"--episodes={count}"])
+    both, second, first = (float(re.search(r"mean (\S+),", line)[1]) for line in capsys.readouterr().out.splitlines())
+    assert both == pytest.approx((first + second) / 2, abs=0.02) and first != second
 
 
 def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, tiny, monkeypatch):
