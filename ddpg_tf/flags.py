@@ -147,7 +147,7 @@ def flag_table() -> str:
     for name, field in FIELDS.items():
         if field.metadata["group"] != group:
             group = field.metadata["group"]
-            lines.append(f"| **{group.partition(' (')[0]}** | | |")
+            lines.append(f"| **{group}** | | |")
         choices = f" ({', '.join(field.metadata['choices'])})" if field.metadata["choices"] else ""
         lines.append(f"| `--{name}` | {as_flag(field.default) or '-'} | {field.metadata['help']}{choices} |")
     return "\n".join(lines)

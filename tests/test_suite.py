@@ -487,7 +487,7 @@ def test_the_page_says_how_soon_an_entry_catches_up_with_the_first():
         ]
     )
     page = side_by_side.suite_page(suite_file.Suite("small", "", ()), found).splitlines()
-    cells = {line.split("]")[0][3:]: line.split(" | ")[6] for line in page if line.startswith("| [")}
+    cells = {line.split("]")[0][3:]: line.split(" | ")[7] for line in page if line.startswith("| [")}
     assert cells == {"first": "", "twice as good": "1.20", "worse": "no", "unknown speed": "-"}
 
 
