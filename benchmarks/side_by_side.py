@@ -20,13 +20,14 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         suite.about,
         "",
         *_legend(suite),
-        f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last ten, last five: of fewer than twice as "
-        "many evaluations the second half. Equal time: mean of the last five evaluations in the time that the entry which "
-        "is done first trains, at each entry's own steps/s (median). Caught up: how long an entry trains until the mean "
-        "of five evaluations is as high as the first entry's last five; 0.50 means half of the first entry's training "
-        "time (median over seeds). q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute return, mean of the last "
-        "five evaluations; above 0 the critic overestimates. Where a time limit cuts episodes, Q counts what would follow "
-        "too, so that with a long discount even a right critic is away from 0 (Swimmer-v5, Reacher-v5).",
+        f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last ten, last five: of fewer than "
+        "twice as many evaluations the second half. Equal time: mean of the last five evaluations in the time that "
+        "the entry which is done first trains, at each entry's own steps/s (median). Caught up: how long an entry "
+        "trains until the mean of five evaluations is as high as the first entry's last five; 0.50 means half of "
+        "the first entry's training time (median over seeds). q_bias: (Q(s0, mu(s0)) - discounted return) / mean "
+        "absolute return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit "
+        "cuts episodes, Q counts what would follow too, so that with a long discount even a right critic is away "
+        "from 0 (Swimmer-v5, Reacher-v5).",
         "",
         *([f"![curves]({suite.name}.png)", ""] if comparisons(results) else []),
     ]
