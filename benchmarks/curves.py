@@ -100,7 +100,8 @@ def report(results: Results, commands: Sequence[str]) -> str:
         "best evaluation": lambda outcome: max(outcome.scores.values()),
     }
     if any(outcome.episodes for outcome in done):
-        columns[f"last weights, {done[0].episodes} episodes"] = lambda outcome: outcome.rescored
+        counts = " or ".join(map(str, sorted({outcome.episodes for outcome in done})))
+        columns[f"last weights, {counts} episodes"] = lambda outcome: outcome.rescored
     if any(outcome.success is not None for outcome in done):
         columns["their success"] = lambda outcome: outcome.success
     if any(outcome.q_bias for outcome in done):
@@ -214,6 +215,8 @@ def _require_same_flags(paths: Sequence[Path]):
                 f"{paths[0]} has --{name}={getattr(configs[0], name)} and {path} "
                 f"{getattr(config, name)}: one set of flags at a time"
             )
+    if any(outcomes.read_peer(path) != outcomes.read_peer(paths[0]) for path in paths):
+        raise UsageError("the runs were trained by different libraries, or with different settings of one")
     return configs[0]
 
 

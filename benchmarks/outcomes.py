@@ -31,7 +31,7 @@ RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
 VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras", *peer_runs.PACKAGES)
 _PEER = "peer.json"  # in a run directory and in a folder of results
-_COLUMNS = ("seed", "run", "ended", "seconds", "steps_per_second", "rescored", "episodes", *VERSIONS, "success", "best")
+_COLUMNS = ("seed", "run", "ended", "steps_per_second", "rescored", "episodes", *VERSIONS, "success", "best")
 _OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ
 
 
@@ -42,7 +42,7 @@ class Outcome:
     Attributes:
       ended: "finished", or "diverged at step N".
       scores: {step: mean return of the evaluation}.
-      q_bias: {step: (Q(s0, mu(s0)) - discounted return) / |discounted return|}; empty where it was not measured.
+      q_bias: {step: (Q(s0, mu(s0)) - discounted return) / |discounted return|}, where there was a return.
       rescored: mean return of the last weights over `episodes` episodes; None where they were not scored again.
       success: share of successes of the last weights on these episodes; None where there are no goals.
       best: mean return of the best evaluation's weights over as many other episodes; None where it was not asked for.
@@ -55,7 +55,6 @@ class Outcome:
     q_bias: dict[int, float]
     rescored: float | None
     episodes: int
-    seconds: float | None
     steps_per_second: float | None
     versions: dict[str, str]
     success: float | None = None
@@ -126,7 +125,7 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     """Adds the run in directory `run` to the results in `path`; results of other flags make way.
 
     Args:
-      episodes: on which the last weights are scored again, unless they have been on as many.
+      episodes: on which the last weights are scored again, unless they have been on as many or more.
       scatter: whether the critic's estimates are noted too.
       best: whether the best evaluation's weights are scored too.
     Raises:
@@ -134,31 +133,31 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     """
     require_ended(run)
     config, diverged, peer = run_dir.read_config(run), (run / DIVERGED).exists(), read_peer(run)
-    if peer:
-        episodes, scatter = 0, False  # its weights cannot be played here
-    scatter, best = scatter and not diverged, best and not diverged and episodes > 0
+    ended = _divergence(run) if diverged else "finished"
     same_flags = _is_of(path, config, peer)
     rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")} if same_flags else {}
     versions = json.loads((run / "versions.json").read_text())
     row = rows.get(config.seed)
+    known = row and (row["run"], row["ended"]) == (versions["run"], ended)
+    episodes = max(episodes, int(row["episodes"])) if known else episodes
+    if peer or diverged:
+        episodes, scatter = 0, False  # there are no weights, or they cannot be played here
+    best = bool(best or (known and row.get("best"))) and episodes > 0
     if (
-        row
-        and row["run"] == versions["run"]
-        and int(row["episodes"]) >= episodes
+        known
+        and int(row["episodes"]) == episodes
         and (row.get("best") or not best)
         and (not scatter or any(int(point["seed"]) == config.seed for point in read_rows(path / "scatter.csv")))
     ):
         return
     metrics = read_rows(run / "metrics.csv")
     speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
-    ended = _divergence(run) if diverged else "finished"
-    again, success = scoring.score(run, "latest", episodes) if episodes and not diverged else ("", "")
+    again, success = scoring.score(run, "latest", episodes) if episodes else ("", "")
     rows[config.seed] = {
         "seed": config.seed,
         "run": versions["run"],
         "ended": ended,
         "episodes": episodes,
-        "seconds": metrics[-1]["seconds"] if metrics else "",
         "steps_per_second": round(float(np.median(speeds)), 1) if speeds else "",
         "rescored": again,
         **{name: versions.get(name, "") for name in VERSIONS},
@@ -224,10 +223,7 @@ def read(path: Path) -> Results:
 
 def read_scores(path: Path) -> dict[int, float]:
     """{step: mean return} of an evaluations.csv; empty where there is none."""
-    try:
-        return {step: float(np.mean(returns)) for step, returns in read_evaluations(path).items()}
-    except FileNotFoundError:
-        return {}
+    return {step: float(np.mean(returns)) for step, returns in read_evaluations(path).items()}
 
 
 def shared_flags(config: Config) -> str:
@@ -256,10 +252,10 @@ def _outcome(path: Path, row: dict[str, str]) -> Outcome:
         seed,
         row["ended"],
         read_scores(path / f"seed-{seed}.csv"),
-        {int(value["step"]): float(value["q_bias"]) for value in values},
+        {int(value["step"]): float(value["q_bias"]) for value in values if float(value["discounted_return"])},
         float(row["rescored"]) if row["rescored"] else None,
         int(row["episodes"]),
-        *(float(row[name]) if row[name] else None for name in ("seconds", "steps_per_second")),
+        float(row["steps_per_second"]) if row["steps_per_second"] else None,
         {name: row[name] for name in VERSIONS if row.get(name)},
         *(float(row[name]) if row.get(name) else None for name in ("success", "best")),
     )

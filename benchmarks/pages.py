@@ -159,7 +159,8 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
     """Cells: last evaluation, mean of the last ten, best, last weights scored again, the best policy of all seeds."""
     if not done:
         return ["-"] * 5
-    few = "" if done[0].episodes == 100 else f" ({done[0].episodes} episodes)"
+    counts = sorted({outcome.episodes for outcome in done})
+    few = "" if counts == [100] else f" ({' or '.join(map(str, counts))} episodes)"
     again, success = summary(done, lambda o: o.rescored), summary(done, lambda o: o.success)
     return [
         summary(done, lambda o: o.last(1)),
@@ -171,13 +172,10 @@ def _scores(done: Sequence[Outcome]) -> list[str]:
 
 
 def _best_policy(done: Sequence[Outcome]) -> str:
-    """A cell: what the best weights of any seed come to, once those of all have been scored.
-
-    The seed is the best on these very episodes, so of many seeds the figure flatters a little.
-    """
-    if any(outcome.best is None for outcome in done):
+    """A cell: what the weights of the best evaluation of all seeds come to on other episodes."""
+    best = max(done, key=lambda outcome: max(outcome.scores.values()))
+    if best.best is None:
         return "-"
-    best = max(done, key=lambda outcome: outcome.best)
     return summary([best], lambda outcome: outcome.best) + f" (seed {best.seed})" * (len(done) > 1)
 
 
@@ -199,8 +197,9 @@ def seeds_cell(found: Results) -> str:
 
 def earlier(suite: Suite, name: str, found: Results) -> str:
     """What is said beside the name of an entry whose settings have changed since."""
-    changed = (difference(found.config, entry.config) for entry in suite.entries if entry.name == name)
-    return " (of earlier settings)" if any(changed) else ""
+    now = [(entry.config, entry.peer) for entry in suite.entries if entry.name == name]
+    changed = any(difference(found.config, config) or found.peer != peer for config, peer in now)
+    return " (of earlier settings)" * changed
 
 
 def _entry(suite: Suite, name: str) -> Entry:

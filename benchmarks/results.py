@@ -20,7 +20,7 @@ from benchmarks.outcomes import Results
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite, read
 from ddpg_tf import cli
-from ddpg_tf.errors import UsageError
+from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import write_text
 
 SUITES = Path("benchmarks/suites")
@@ -40,7 +40,10 @@ def main(argv) -> int:
     named = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
     if not SUITES.is_dir():
         raise UsageError(f"there is no {SUITES} here: run this in the project's directory")
-    every = [read(path) for path in sorted(SUITES.glob("*.toml"))]
+    known = sorted(SUITES.glob("*.toml"))
+    if others := {path.resolve() for path in named} - {path.resolve() for path in known}:
+        raise UsageError(f"{sorted(others)[0]} is not in {SUITES}: results are kept by a suite's name there")
+    every = [read(path) for path in known]
     problems = []
     for suite in [read(path) for path in named] or every:
         for entry in suite.entries:
@@ -73,13 +76,12 @@ def _collect(suite: Suite, entry: Entry, runs_dir: Path, episodes: int) -> list[
     curves.require_own(path)
     for seed in entry.seeds:
         run, config = runs_dir / suite.name / f"{entry.name}-{seed}", entry.seed_config(seed)
-        if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
-            try:
+        try:
+            if (run / outcomes.DIVERGED).exists() or outcomes.is_finished(run, config.total_steps):
                 outcomes.require_same(run, config, entry.peer)
-            except UsageError as error:
-                problems.append(str(error))
-                continue
-            outcomes.collect(run, path, episodes, scatter=entry.scatter, best=bool(entry.readme))
+                outcomes.collect(run, path, episodes, scatter=entry.scatter, best=bool(entry.readme))
+        except UserError as error:
+            problems.append(str(error) if str(run) in str(error) else f"{run}: {error}")
     return problems
 
 

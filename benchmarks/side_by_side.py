@@ -13,7 +13,7 @@ from benchmarks.suite_file import Suite
 
 
 def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
-    """Entries of the same environment side by side: after equal steps, and after equal wall time."""
+    """Entries of the same environment side by side."""
     lines = [
         f"# {suite.name}",
         "",
@@ -21,25 +21,23 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         "",
         *_legend(suite),
         f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last ten, last five: of fewer than "
-        "twice as many evaluations the second half. Equal time: mean of the last five evaluations in the time that "
-        "the entry which is done first trains, at each entry's own steps/s (median). Caught up: how long an entry "
-        "trains until the mean of five evaluations is as high as the first entry's last five; 0.50 means half of "
-        "the first entry's training time (median over seeds). q_bias: (Q(s0, mu(s0)) - discounted return) / mean "
-        "absolute return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit "
-        "cuts episodes, Q counts what would follow too, so that with a long discount even a right critic is away "
-        "from 0 (Swimmer-v5, Reacher-v5).",
+        "twice as many evaluations the second half. Caught up: the share of the first entry's steps after which "
+        "five evaluations in a row have on average what the first entry has in its last five; no entry can be "
+        "caught up before its fifth evaluation (<=). q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute "
+        "return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit cuts "
+        "episodes, Q counts what would follow too, so that with a long discount even a right critic is away from 0 "
+        "(Swimmer-v5, Reacher-v5).",
         "",
         *([f"![curves]({suite.name}.png)", ""] if comparisons(results) else []),
     ]
     for env in dict.fromkeys(found.config.env for found in results.values()):
         group = {name: found for name, found in results.items() if found.config.env == env}
-        seconds = min((_training_seconds(found) for found in group.values() if finished(found)), default=0.0)
         first = next(iter(group.values()))
         lines += [
             f"## {env}",
             "",
-            "| entry | steps | seeds | area | last ten | last five | equal time | caught up | q_bias | steps/s |",
-            "|---" * 10 + "|",
+            "| entry | steps | seeds | area | last ten | last five | caught up | q_bias | steps/s |",
+            "|---" * 9 + "|",
         ]
         for name, found in group.items():
             done, speed = finished(found), _speed(found)
@@ -52,8 +50,7 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
                         summary(done, lambda o: o.area),
                         summary(done, lambda o: o.last(10)),
                         summary(done, lambda o: o.last(5)),
-                        summary(done, lambda o, speed=speed, limit=seconds: _last_five_until(o, limit * speed)),
-                        _caught_up(found, first) if found is not first else "",
+                        _caught_up(found, first),
                         summary(done, lambda o: o.last_q_bias),
                         f"{speed:.0f}" if speed else "-",
                     ]
@@ -109,24 +106,18 @@ def _speed(found: Results) -> float:
     return float(np.median(speeds)) if speeds else 0.0
 
 
-def _training_seconds(found: Results) -> float:
-    speed = _speed(found)
-    return found.config.total_steps / speed if speed else np.inf
-
-
-def _last_five_until(outcome: Outcome, step: float) -> float | None:
-    scores = [score for at, score in outcome.scores.items() if at <= step * (1 + 1e-9)]
-    return float(np.mean(scores[-5:])) if scores else None
-
-
 def _caught_up(found: Results, first: Results) -> str:
-    """A cell: of the first entry's training time, what `found` takes to its last five."""
-    if not all(finished(of) and _speed(of) for of in (first, found)):
+    """A cell: of the first entry's steps, those after which `found` has had the first entry's last five."""
+    done = finished(found)
+    if not finished(first) or not any(len(outcome.scores) >= 5 for outcome in done):
         return "-"
     aim = interval(np.array([[outcome.last(5)] for outcome in finished(first)]))[0][0]
-    shares = [_first_at(outcome, aim) / _speed(found) / _training_seconds(first) for outcome in finished(found)]
-    share = float(np.median(shares))
-    return f"{share:.2f}" if np.isfinite(share) else "no"
+    never = [np.inf] * (len(found.outcomes) - len(done))
+    step = float(np.median([_first_at(outcome, aim) for outcome in done] + never))
+    if np.isinf(step):
+        return "no"
+    soonest = min(list(outcome.scores)[4] for outcome in done if len(outcome.scores) >= 5)
+    return f"{'<= ' if step <= soonest else ''}{step / first.config.total_steps:.2f}"
 
 
 def _first_at(outcome: Outcome, score: float) -> float:

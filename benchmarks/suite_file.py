@@ -146,13 +146,16 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
         raise UsageError(f"{', '.join(sorted(own_flags))} cannot be among a suite's flags")
     arguments = tuple(f"--{flag}={_spelled(value)}" for flag, value in merged["flags"].items())
     configs = [_parse(arguments, seed) for seed in seeds]
+    peer = _peer(merged.get("peer"))
+    if peer:
+        _require_known_to_peers(configs[0])
     return Entry(
         name,
         arguments,
         tuple(seeds),
         configs[0],
         _published(merged.get("published")),
-        _peer(merged.get("peer")),
+        peer,
         **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged},
     )
 
@@ -191,6 +194,14 @@ def _peer(found: dict[str, Any] | None) -> Peer | None:
             raise UsageError(f"peer's {name} must be one of {', '.join(known)}, not {found[name]!r}")
     _require_keys("peer's settings", peer.settings, {"net_arch": list})
     return peer
+
+
+def _require_known_to_peers(config: Config):
+    """Raises UsageError where benchmarks/peers.py would train something else, or never come to its last evaluation."""
+    if config.env_kwargs != "{}" or config.max_episode_steps:
+        raise UsageError("a peer does not know env_kwargs and max_episode_steps")
+    if not config.log_every or not config.eval_every or config.total_steps % config.eval_every:
+        raise UsageError("a peer needs log_every, and total_steps that are a multiple of eval_every")
 
 
 def _require_keys(what: str, found: Mapping[str, Any], needed: Mapping[str, type]):

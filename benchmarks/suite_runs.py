@@ -49,7 +49,7 @@ class SuiteRun:
 
     def look(self) -> str:
         """`state`, seen anew."""
-        if self.state not in (RUNNING, FAILED):
+        if self.state in (OPEN, BUSY):  # the others are final, or told by `ended`
             self.state = self._state()
         return self.state
 

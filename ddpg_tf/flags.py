@@ -136,8 +136,11 @@ def read_flags(path: Path) -> Config:
     """The Config a run's flags.txt was written from (run_dir: the directory that holds it)."""
     values = flags.FlagValues()
     define_flags(values)
-    cli.parse(["flags.txt", f"--flagfile={path}"], values, "")
-    return dataclasses.replace(Config(**settings_of(values)), run_dir=str(path.parent))
+    try:
+        cli.parse(["flags.txt", f"--flagfile={path}"], values, "")
+        return dataclasses.replace(Config(**settings_of(values)), run_dir=str(path.parent))
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
 
 
 def flag_table() -> str:

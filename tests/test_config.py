@@ -230,6 +230,12 @@ def test_defaults():
     assert (c.updates_per_step, c.num_envs, c.update_every, c.eval_episodes) == (1, 1, 1, 10)
 
 
+def test_the_file_of_a_setting_that_is_gone_is_named(tmp_path):
+    (tmp_path / "flags.txt").write_text("--gone=1\n")
+    with pytest.raises(UsageError, match=r"flags\.txt: .*gone"):
+        read_flags(tmp_path / "flags.txt")
+
+
 # Presets --------------------------------------------------------------------------------------------------------------
 
 

@@ -124,6 +124,11 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         (PEER.format("SBX", "DDPG", "net_arch = [16]"), "library must be one of sbx, sb3, not 'SBX'"),
         (PEER.format("sb3", "TD9", "net_arch = [16]"), "algorithm must be one of DDPG, TD3"),
         (PEER.format("sb3", "TD3", "tau = 0.1"), "peer's settings lacks net_arch"),
+        (PEER.format("sb3", "TD3", "net_arch = [16]") + "\nflags = {eval_every = 3_000}", "multiple of eval_every"),
+        (
+            PEER.format("sb3", "TD3", "net_arch = [16]") + "\nflags = {max_episode_steps = 9}",
+            "does not know env_kwargs",
+        ),
     ],
 )
 def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(written, text, says):
@@ -386,7 +391,7 @@ def test_another_librarys_training_is_run_and_published_beside_ours(place):
     (place / "peers" / "complete").touch()
     path, runs = place / "small.toml", place / "runs"
     entry = PEER.format("sbx", "DDPG", "net_arch = [16], tau = 0.1").replace("entries.a", "entries.theirs")
-    path.write_text(f"{entry}\n{toml(FLAGS)}")
+    path.write_text(f"{entry}\n{toml({**FLAGS, 'eval_every': 300, 'max_episode_steps': 0})}")
     assert suite.main(["suite", str(path), f"--runs_dir={runs}", f"--peers={place / 'peers'}"]) == 0
     results.main(["results", f"--runs_dir={runs}"])
     found = outcomes.read(place / "results" / "small" / "theirs")
@@ -465,6 +470,8 @@ def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(d
     assert outcomes.read(folder).outcomes[0].best is not None
     monkeypatch.setattr(scoring, "score", lambda *_: pytest.fail("scored again"))
     outcomes.collect(runs / "small" / "good-0", folder, 1, best=True)
+    outcomes.collect(runs / "small" / "good-0", folder, 0)
+    assert outcomes.read(folder).outcomes[0].best is not None
     flags = (folder / "flags.txt").read_text()
     (folder / "flags.txt").write_text(flags.replace("--gamma=0.99", "--gamma=0.5"))
     (folder / "seed-7.csv").write_text("of another time")
@@ -473,22 +480,54 @@ def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(d
 
 
 def test_the_page_says_how_soon_an_entry_catches_up_with_the_first():
-    def entry(name, scores, speed):
-        outcome = outcomes.Outcome(0, "finished", scores, {}, None, 0, None, speed, {})
-        return name, outcomes.Results(outcomes.folder("small", name), Config(total_steps=10_000), (outcome,))
+    def entry(name, scores, diverged=0):
+        ran = outcomes.Outcome(0, "finished", scores, {}, None, 0, None, {})
+        others = [dataclasses.replace(ran, seed=i, ended="diverged at step 7") for i in range(1, 1 + diverged)]
+        return name, outcomes.Results(outcomes.folder("small", name), Config(total_steps=10_000), (ran, *others))
 
     steps = range(1000, 11_000, 1000)
     found = dict(
         [
-            entry("first", {step: step / 100 for step in steps}, 50.0),  # last five: 80
-            entry("twice as good", {step: step / 50 for step in steps}, 25.0),  # 80 over five evaluations at step 6,000
-            entry("worse", {step: 0.0 for step in steps}, 100.0),
-            entry("unknown speed", {step: 100.0 for step in steps}, None),
+            entry("first", {step: step / 100 for step in steps}),  # last five: 80
+            entry("twice as good", {step: step / 50 for step in steps}),  # 80 over five evaluations at step 6,000
+            entry("worse", {step: 0.0 for step in steps}),
+            entry("at once", {step: 100.0 for step in steps}),
+            entry("few last", {step: step / 50 for step in steps}, diverged=2),
+            entry("too few", {step: 0.0 for step in (5_000, 10_000)}),
         ]
     )
     page = side_by_side.suite_page(suite_file.Suite("small", "", ()), found).splitlines()
-    cells = {line.split("]")[0][3:]: line.split(" | ")[7] for line in page if line.startswith("| [")}
-    assert cells == {"first": "", "twice as good": "1.20", "worse": "no", "unknown speed": "-"}
+    cells = {line.split("]")[0][3:]: line.split(" | ")[6] for line in page if line.startswith("| [")}
+    assert cells == {
+        "first": "1.00",
+        "twice as good": "0.60",
+        "worse": "no",
+        "at once": "<= 0.50",
+        "few last": "no",
+        "too few": "-",
+    }
+
+
+def test_a_suite_of_another_place_publishes_nothing_over_this_ones(place):
+    (place / "small.toml").write_text("[entries.a]\n" + toml(FLAGS))
+    (place / "other").mkdir()
+    (place / "other" / "small.toml").write_text("[entries.a]\n" + toml(FLAGS))
+    results.main(["results", str(place / "small.toml"), f"--runs_dir={place / 'gone'}"])
+    with pytest.raises(UsageError, match=r"other/small\.toml is not in "):
+        results.main(["results", str(place / "other" / "small.toml")])
+
+
+def test_a_run_that_cannot_be_scored_is_passed_over_and_named(disturbed, place, monkeypatch):
+    runs, path, *_ = disturbed
+    (place / "small.toml").write_text(path.read_text())
+
+    def score(*_):
+        raise UserError("incompatible checkpoint")
+
+    monkeypatch.setattr(scoring, "score", score)
+    with pytest.warns(UserWarning, match=r"passed over: .*good-0: incompatible checkpoint"):
+        assert results.main(["results", f"--runs_dir={runs}"]) == 1
+    assert "seed 0 diverged at step" in (place / "results" / "README.md").read_text()  # the other entry's
 
 
 def test_a_readme_without_a_place_for_the_results_is_refused(place):

@@ -127,7 +127,8 @@ class Logger:
         Args:
           episodes: (return, length) of each, with goals (return, length, success).
           q_start, discounted: [episodes], Q(s0, mu(s0)) and the discounted return that followed. The bias is their
-            mean difference in units of the mean absolute return; an episode cut by a time limit lacks its tail.
+            mean difference in units of the mean absolute return, empty where that is 0; an episode cut by a time limit
+            lacks its tail.
         """
         _append(
             self._run_dir / "evaluations.csv",
@@ -136,7 +137,8 @@ class Logger:
         returns, _, *success = zip(*episodes, strict=True)
         means = {name: float(np.mean(each)) for name, each in zip(self._figures, (returns, *success), strict=True)}
         values = {"q_start": float(q_start.mean()), "discounted_return": float(discounted.mean())}
-        values["q_bias"] = (values["q_start"] - values["discounted_return"]) / max(np.abs(discounted).mean(), 1e-9)
+        scale = np.abs(discounted).mean()
+        values["q_bias"] = (values["q_start"] - values["discounted_return"]) / scale if scale else ""
         _append(self._run_dir / "values.csv", [[step, *values.values()]])
         self._to_board("evaluation", {"step": step, **means, **values})
         with os_errors():
