@@ -74,6 +74,10 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_mixed(finished, tmp_path
     runs = [finished(0, [1.0]), finished(1, [1.0], gamma=0.5)]
     with pytest.raises(UsageError, match="gamma"):
         curves.main(["curves", *map(str, runs), f"--out={tmp_path / 'out'}", "--episodes=0"])
+    other = finished(3, [1.0])
+    (other / "peer.json").write_text(json.dumps({"library": "sb3", "algorithm": "TD3", "settings": {}}))
+    with pytest.raises(UsageError, match="different libraries"):
+        curves.main(["curves", str(runs[0]), str(other), f"--out={tmp_path / 'out'}", "--episodes=0"])
 
 
 def test_an_unfinished_run_is_refused(finished, tmp_path):
