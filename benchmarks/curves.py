@@ -3,8 +3,8 @@
     python -m benchmarks.curves RUN_DIR... [--out=benchmarks/results/NAME] [--episodes=100] [--beside=RESULTS]
 
 The runs must differ in their seed only; other seeds that NAME has, of the same flags, stay. Statistics as Agarwal et
-al. 2021 (rliable) advise: interquartile mean and 95 % percentile bootstrap over runs, stratified by task (a report has one
-task); SciPy computes them. Writes NAME/README.md (table, commands, versions), curve.png and the csv files that
+al. 2021 (rliable) advise: interquartile mean and 95 % percentile bootstrap over runs, stratified by task (a report has
+one task); SciPy computes them. Writes NAME/README.md (table, commands, versions), curve.png and the csv files that
 benchmarks/outcomes.py lists. The curve may have that of earlier results beside it.
 """
 
