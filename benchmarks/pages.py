@@ -14,7 +14,7 @@ from ddpg_tf.files import write_atomically
 
 Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the results by entry, in its order
 
-_COLUMNS = 4  # of small pictures
+_WIDTH = 12.8  # of a grid of small pictures, inches
 INTERVAL = (
     "interquartile mean over seeds [95 % bootstrap interval]; with two or three seeds, the mean [lowest, highest]"
 )
@@ -136,14 +136,14 @@ def _scatters(published: Published) -> list[tuple[str, Path]]:
     ]
 
 
-def draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str):
+def draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str, columns: int = 4):
     from matplotlib.figure import Figure
 
     if not items:
         return
-    columns = min(_COLUMNS, len(items))
+    width, columns = _WIDTH / columns, min(columns, len(items))
     rows = -(-len(items) // columns)
-    figure = Figure(figsize=(3.2 * columns, 2.4 * rows), layout="constrained")
+    figure = Figure(figsize=(width * columns, 2.4 * rows), layout="constrained")
     for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
         draw(axes, item)
         axes.tick_params(labelsize=7)

@@ -88,11 +88,12 @@ def draw_comparisons(results: Mapping[str, Results], path: Path):
                 _without(name, env.split("/")[-1].removesuffix("-v0")),
                 color=f"C{i % 10}",
                 linestyle="-" if i < 10 else "--",
+                linewidth=1,
             )
         axes.set_title(env, fontsize=7)
-        axes.legend(fontsize=5)
+        axes.legend(fontsize=6, loc="upper left", bbox_to_anchor=(1, 1))  # beside the curves: there can be twenty
 
-    draw_grid(path, list(comparisons(results).items()), draw, "steps", "evaluation return")
+    draw_grid(path, list(comparisons(results).items()), draw, "steps", "evaluation return", columns=2)
 
 
 def _without(name: str, env: str) -> str:
