@@ -150,20 +150,8 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
         and (not scatter or any(int(point["seed"]) == config.seed for point in read_rows(path / "scatter.csv")))
     ):
         return
-    metrics = read_rows(run / "metrics.csv")
-    speeds = [float(row["steps_per_second"]) for row in metrics if row["updates"] != "0"]
-    again, success = scoring.score(run, "latest", episodes) if episodes else ("", "")
-    rows[config.seed] = {
-        "seed": config.seed,
-        "run": versions["run"],
-        "ended": ended,
-        "episodes": episodes,
-        "steps_per_second": round(float(np.median(speeds)), 1) if speeds else "",
-        "rescored": again,
-        **{name: versions.get(name, "") for name in VERSIONS},
-        "success": success,
-        "best": scoring.score(run, "best", episodes)[0] if best else "",
-    }
+    told = {"seed": config.seed, "run": versions["run"], "ended": ended, "episodes": episodes}
+    rows[config.seed] = told | {name: versions.get(name, "") for name in VERSIONS} | _measured(run, episodes, best)
     points = scoring.estimates(run) if scatter else []
     if not same_flags:  # only now: scoring takes minutes, and may be interrupted
         clear(path)
@@ -177,6 +165,18 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     if scatter:
         _add_scatter(path / "scatter.csv", config.seed, points)
     write_rows(path / "runs.csv", _COLUMNS, [[rows[seed].get(name, "") for name in _COLUMNS] for seed in sorted(rows)])
+
+
+def _measured(run: Path, episodes: int, best: bool) -> dict[str, float | str]:
+    """Speed and scores of the run in directory `run`; empty where they were not asked for."""
+    speeds = [float(row["steps_per_second"]) for row in read_rows(run / "metrics.csv") if row["updates"] != "0"]
+    again, success = scoring.score(run, "latest", episodes) if episodes else ("", "")
+    return {
+        "steps_per_second": round(float(np.median(speeds)), 1) if speeds else "",
+        "rescored": again,
+        "success": success,
+        "best": scoring.score(run, "best", episodes)[0] if best else "",
+    }
 
 
 def _add_scatter(path: Path, seed: int, points: Sequence[tuple[float, float]]):

@@ -70,12 +70,12 @@ def plain_reference(past, judge, t, env, goal, n_step, gamma, visible):
             if judge.ends:
                 terminated = after[2] == goal
         total += gamma**k * np.float32(reward)
-        if over or terminated or last + 1 == visible or failed(past, last + 1, env):
+        if over or terminated or last + 1 == visible or has_failed(past, last + 1, env):
             break
     return total, 0.0 if terminated else gamma ** (last - t + 1), last
 
 
-def failed(past, t, env):
+def has_failed(past, t, env):
     return np.isnan(past[t][2][env])
 
 
@@ -120,7 +120,7 @@ def test_relabelled_transitions_equal_a_plain_reference(
     past = make_past(max(1, round(laps * (rows_kept + slack_rows))), num_envs, end, seed, fail)
     visible = max(1, len(past) - min(lag, slack_rows))
     oldest = max(0, visible - rows_kept)
-    drawable = {(t, i) for t in range(oldest, visible) for i in range(num_envs) if not failed(past, t, i)}
+    drawable = {(t, i) for t in range(oldest, visible) for i in range(num_envs) if not has_failed(past, t, i)}
     assume(drawable)
     buffer = make_buffer(judge, share, rows_kept, slack_rows, num_envs, n_step=n_step, gamma=gamma)
     for row in past[:visible]:

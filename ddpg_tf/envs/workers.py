@@ -31,6 +31,8 @@ class InThisProcess(SyncVectorEnv):
 
 
 class _TellsFailuresOnly(gym.Wrapper):
+    """In a worker: what its infos hold besides failures is not sent."""
+
     def reset(self, **arguments):
         return super().reset(**arguments)[0], {}
 
