@@ -304,20 +304,38 @@ def test_the_camera_follows_a_robot_that_walks_away():
     code = """
 import numpy as np
 from ddpg_tf import Config
-from ddpg_tf.envs import factory
+from ddpg_tf.envs import factory, registry, rendering
+
+def jump(render, place):  # how much the picture changes when a robot far away jumps
+    pictures = []
+    for height in (0, 0.3):
+        env.reset(seed=0)
+        place(env.unwrapped, (10, height))
+        pictures.append(render().astype(float))
+    return np.abs(pictures[1] - pictures[0]).max()
+
+def place(inner, where):
+    inner.set_state(np.r_[where, inner.data.qpos[2:]], 0 * inner.data.qvel)
+
+def place_in_dm_control(inner, where):
+    with inner._env.physics.reset_context():
+        inner._env.physics.data.qpos[:2] = where
+
 env = factory.make_policy_env(Config(env="HalfCheetah-v5", pixels=True, frame_stack=1), isolate=False)
-pictures = []
-for height in (0, 0.3):
-    env.reset(seed=0)
-    inner = env.unwrapped
-    position = inner.data.qpos.copy()
-    position[:2] = 10, height
-    inner.set_state(position, 0 * inner.data.qvel)
-    pictures.append(env.env.render().astype(float))
-print(np.abs(pictures[1] - pictures[0]).max())
+print(jump(env.env.render, place))
+env = registry.make_env("dm_control/cheetah-run-v0", {}, render_mode="rgb_array")
+rendering.follow(env)
+print(jump(env.render, place_in_dm_control))
 """
     done = command("-c", code, env={**os.environ, "MUJOCO_GL": "egl"})
-    assert float(done.stdout) > 50, done.stderr
+    assert min(map(float, done.stdout.split()), default=0) > 50 and done.stdout.count("\n") == 2, done.stderr
+
+
+def test_films_run_at_the_speed_of_the_world():
+    for env_id, fps in ("HalfCheetah-v5", 20), ("dm_control/cheetah-run-v0", 100):
+        env = registry.make_env(env_id, {}, render_mode=None)
+        assert rendering.frames_per_second(env) == pytest.approx(fps)
+        env.close()
 
 
 @pytest.mark.parametrize("env_id", ["InvertedPendulum-v5", "dm_control/cartpole-balance-v0"])

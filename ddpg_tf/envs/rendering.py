@@ -64,14 +64,25 @@ def simplify(env: gym.Env):
 
 
 def follow(env: gym.Env):
-    """Uses the model's tracking camera: since 1.4, Gymnasium's own stays where most MuJoCo robots have left."""
-    renderer = getattr(env.unwrapped, "mujoco_renderer", None)
+    """Uses the model's own camera, which follows a robot that moves: the free one stays where most have left."""
+    inner = env.unwrapped
+    if hasattr(inner, "render_kwargs") and inner._env.physics.model.ncam:
+        inner.render_kwargs.setdefault("camera_id", 0)
+    renderer = getattr(inner, "mujoco_renderer", None)
     if renderer is not None and renderer.camera_id == -1:
         import mujoco
 
-        camera = mujoco.mj_name2id(env.unwrapped.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
+        camera = mujoco.mj_name2id(inner.model, mujoco.mjtObj.mjOBJ_CAMERA, "track")
         if camera != -1:
             renderer.camera_id = camera
+
+
+def frames_per_second(env: gym.Env) -> float:
+    """Of a film at the speed of the world; what shimmy names so is a step's length in milliseconds."""
+    inner = env.unwrapped
+    if hasattr(inner, "render_kwargs"):
+        return 1 / inner._env.control_timestep()
+    return env.metadata.get("render_fps", 30)
 
 
 def picture(env: gym.Env, name: str) -> np.ndarray:

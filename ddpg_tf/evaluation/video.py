@@ -71,10 +71,9 @@ def _main(settings: str, seed: str, actions: str, out: str):
         pictures.append(env.render())
         if terminated or truncated:
             break
-    fps = env.metadata.get("render_fps", 30)
     height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # H.264 wants even sides
     partial = f"{Path(out).with_suffix('')}.partial{Path(out).suffix}"
-    imageio.mimwrite(partial, [frame[:height, :width] for frame in pictures], fps=fps)
+    imageio.mimwrite(partial, [frame[:height, :width] for frame in pictures], fps=rendering.frames_per_second(env))
     os.replace(partial, out)
     env.close()
 
