@@ -29,7 +29,7 @@ from ddpg_tf.storage.checkpoint import newest_step
 
 RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
-VERSIONS = ("gymnasium", "mujoco", "tensorflow", "keras", *peer_runs.PACKAGES)
+VERSIONS = ("commit", "gymnasium", "mujoco", "tensorflow", "keras", *peer_runs.PACKAGES)
 _PEER = "peer.json"  # in a run directory and in a folder of results
 _COLUMNS = ("seed", "run", "ended", "steps_per_second", "rescored", "episodes", *VERSIONS, "success", "best")
 _OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ

@@ -3,6 +3,8 @@
 import csv
 import json
 import re
+import shutil
+import subprocess
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,11 +12,12 @@ import pytest
 from conftest import timeless
 from tensorboard.backend.event_processing import event_accumulator
 
+import ddpg_tf
 from ddpg_tf import Config, evaluate, train
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
-from ddpg_tf.storage import checkpoint
+from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from ddpg_tf.training.logger import COLUMNS, EVALUATION_COLUMNS, Logger
@@ -85,6 +88,23 @@ def test_a_run_directory_holds_what_a_user_looks_for(trained):
     ).keys()
     assert len(list((trained / "checkpoints").iterdir())) == 2
     assert (trained / "learning_curve.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="no git")
+def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
+    def git(*arguments):
+        command = ["git", "-C", tmp_path, "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
+        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+    monkeypatch.setattr(ddpg_tf, "__file__", str(tmp_path / "ddpg_tf" / "__init__.py"))
+    assert "commit" not in run_dir.package_versions()
+    (tmp_path / "code.py").write_text("a = 1")
+    for arguments in ["init"], ["add", "."], ["commit", "-m", "first"]:
+        git(*arguments)
+    commit = run_dir.package_versions()["commit"]
+    assert len(commit) >= 10 and git("rev-parse", "HEAD").startswith(commit)
+    (tmp_path / "code.py").write_text("a = 2")
+    assert run_dir.package_versions()["commit"] == f"{commit}-dirty"
 
 
 @pytest.mark.parametrize("num_envs", [1, 4])

@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import shutil
+import subprocess
 import time
 import uuid
 from pathlib import Path
@@ -105,8 +106,22 @@ def identity(path: Path) -> str:
 
 
 def package_versions() -> dict[str, str]:
+    """What runs here; with the commit of this project, if it runs from a checkout."""
     found = {"python": platform.python_version(), "ddpg_tf": ddpg_tf.__version__}
+    if commit := _commit(Path(ddpg_tf.__file__).parents[1]):
+        found["commit"] = commit
     for package in _PACKAGES:
         with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[package] = importlib.metadata.version(package)
     return found
+
+
+def _commit(checkout: Path) -> str:
+    """Its commit, with -dirty where files differ from it; empty where `checkout` is none, or git is not there."""
+    if not (checkout / ".git").exists():  # git would go on to the checkout that holds, say, a virtual environment
+        return ""
+    command = ["git", "-C", checkout, "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+    except OSError:
+        return ""
