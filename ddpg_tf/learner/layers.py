@@ -31,9 +31,10 @@ class Normalizer(keras.layers.Layer):
         """Adds observations [N, O] to the statistics."""
         batch = observations.astype(np.float64)
         total = self.seen + len(batch)
-        delta = batch.mean(0) - self.mean64
+        mean = batch.mean(0)
+        delta = mean - self.mean64
         self.mean64 = self.mean64 + delta * (len(batch) / total)
-        self.m2 = self.m2 + ((batch - batch.mean(0)) ** 2).sum(0) + delta**2 * (self.seen * len(batch) / total)
+        self.m2 = self.m2 + ((batch - mean) ** 2).sum(0) + delta**2 * (self.seen * len(batch) / total)
         self.seen = total
 
     def assign_statistics(self):

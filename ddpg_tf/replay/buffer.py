@@ -16,7 +16,7 @@ import numpy as np
 from ddpg_tf.errors import UserError
 from ddpg_tf.replay.hindsight import Hindsight, Relabelled
 from ddpg_tf.replay.ring import open_ring
-from ddpg_tf.replay.storage import Layout, storage_for
+from ddpg_tf.replay.storage import Layout, at, storage_for
 
 _MOST_REDRAWS = 1000  # of failed steps: then there is hardly anything else
 
@@ -141,13 +141,12 @@ class ReplayBuffer:
         first, env = self._choose(rng, shape, rows)
         relabelled = self._hindsight and self._hindsight.draw(rng, ring, first, env, rows)
         reward, terminated, ended = self._outcome(first, env, relabelled)
-        total, last = reward.astype(np.float64), first
-        going = (ended == 0) & self._followed(first, env, rows)
+        total, last, going = reward.astype(np.float64), first, True
         for k in range(1, self._n_step):  # cut at the episode's end and at the ring's head
+            going = going & (ended == 0) & self._followed(last, env, rows)
             last = last + going
             reward, terminated, ended = self._outcome(last, env, relabelled)
             total += np.where(going, self._gamma**k * reward, 0)
-            going = going & (ended == 0) & self._followed(last, env, rows)
         discount = self._gamma ** (last - first + 1.0) * (terminated == 0)
         slot = first % self._length
         observation, next_observation = self._storage.gather(ring, slot, last % self._length, env)
@@ -155,7 +154,7 @@ class ReplayBuffer:
             relabelled.observe(observation, next_observation)
         return Batch(
             observation,
-            ring["action"][slot, env],
+            at(ring["action"], slot, env),
             total.astype(np.float32),
             discount.astype(np.float32),
             next_observation,
@@ -175,7 +174,7 @@ class ReplayBuffer:
         raise UserError("nearly every step of the replay has failed: there is nothing to learn from")
 
     def _failed(self, row: np.ndarray, env: np.ndarray) -> np.ndarray:
-        return np.isnan(self._ring["reward"][row % self._length, env])
+        return np.isnan(at(self._ring["reward"], row % self._length, env))
 
     def _followed(self, row: np.ndarray, env: np.ndarray, rows: int) -> np.ndarray:
         """Whether the next row can be seen and did not fail."""
@@ -184,7 +183,7 @@ class ReplayBuffer:
     def _outcome(self, row: np.ndarray, env: np.ndarray, relabelled: Relabelled | None):
         """(reward, terminated, ended) of the steps in rows `row` of environments `env`, by the goals they have."""
         slot = row % self._length
-        reward, terminated, ended = (self._ring[name][slot, env] for name in ("reward", "terminated", "ended"))
+        reward, terminated, ended = (at(self._ring[name], slot, env) for name in ("reward", "terminated", "ended"))
         if relabelled:
             relabelled.outcome(slot, env, reward, terminated)
             ended |= terminated

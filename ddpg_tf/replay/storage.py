@@ -26,6 +26,12 @@ def storage_for(num_envs: int, observation_shape: int | tuple[int, ...], frame_s
     return Vectors(num_envs, shape) if len(shape) == 1 else Frames(num_envs, shape, frame_stack)
 
 
+def at(array: np.ndarray, slot: np.ndarray, env: np.ndarray) -> np.ndarray:
+    """`array`[slot, env] of an array [T, N, ...] of the ring: one flat index is found several times faster than two."""
+    array = np.asarray(array)  # of a memory map NumPy would make another one
+    return array.reshape(-1, *array.shape[2:]).take(slot * array.shape[1] + env, axis=0)
+
+
 class Vectors:
     """Observation and successor side by side in each row, float32 [N, O]."""
 
@@ -43,7 +49,7 @@ class Vectors:
         return oldest
 
     def gather(self, ring: Ring, slot: np.ndarray, end: np.ndarray, env: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return ring["observation"][slot, env], ring["next_observation"][end, env]
+        return at(ring["observation"], slot, env), at(ring["next_observation"], end, env)
 
     def finish(self, np_or_tf: Any, gathered: Any) -> Any:
         return gathered

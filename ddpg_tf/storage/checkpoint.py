@@ -54,7 +54,7 @@ def select(arrays: Mapping[str, np.ndarray], prefix: str) -> dict[str, np.ndarra
 
 
 def _newest_first(directory: Path) -> list[Path]:
-    return sorted(directory.glob("[0-9]*.npz"), reverse=True)
+    return sorted((path for path in directory.glob("*.npz") if path.stem.isdecimal()), reverse=True)
 
 
 def _read(path: Path):
