@@ -157,7 +157,10 @@ class Config:
     )
     batch_size: int = setting(256, LEARNING, "transitions per update (paper: 64)", least=1)
     replay_capacity: int = setting(
-        1_000_000, LEARNING, "newest transitions that updates draw from (paper: 1000000)", least=1
+        1_000_000,
+        LEARNING,
+        "newest transitions that updates draw from; from images, frames: each episode has one more (paper: 1000000)",
+        least=1,
     )
     n_step: int = setting(
         1, LEARNING, "rewards summed before bootstrapping, fewer at an episode's end (paper: 1)", least=1

@@ -135,6 +135,16 @@ def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_pat
         assert [event.step for event in board.Tensors(tag)] == [10, 20]
 
 
+def test_reopening_the_log_of_another_version_keeps_what_it_knows(tmp_path):
+    Logger(tmp_path, 100).close()
+    columns = ["step", "gone", *COLUMNS[1:-1]]  # one more, one less
+    with open(tmp_path / "metrics.csv", "w", newline="") as file:
+        csv.writer(file).writerows([columns, [10, *range(1, len(columns))]])
+    Logger(tmp_path, 100, step=20).close()
+    header, row = rows(tmp_path / "metrics.csv")
+    assert header == list(COLUMNS) and row == ["10", *map(str, range(2, len(columns))), ""]
+
+
 def test_best_policy_is_kept(trained):
     scores = {step: np.mean(returns) for step, returns in read_evaluations(trained / "evaluations.csv").items()}
     policy = load_policy(trained, "best")
@@ -164,16 +174,20 @@ def test_evaluate_command_plays_the_episodes_that_are_asked_for(trained, capsys)
 def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, tiny, monkeypatch):
     """Where steps cost, an episode that fails at once would look better than any that is whole."""
     run = Evaluator.run
-    count = iter(range(100))
+    broken = iter([True, True, False, False, True])  # of nothing that is whole yet, the first is the best
 
-    def fails_second(self, *rest):
+    def fails(self, *rest):
         episodes = run(self, *rest)
-        broken = next(count) == 1
-        return [episode._replace(episode_return=0.0, failed=True) for episode in episodes] if broken else episodes
+        return [episode._replace(episode_return=0.0, failed=True) for episode in episodes] if next(broken) else episodes
 
-    monkeypatch.setattr(loop.Evaluator, "run", fails_second)
-    result = train(tiny(tmp_path / "run", total_steps=300, eval_every=100, warmup_steps=300))
-    assert result.best_step != 200 and result.best_return < 0
+    monkeypatch.setattr(loop.Evaluator, "run", fails)
+    best = []
+    for total_steps in (200, 300, 500):  # each from the checkpoint of the one before
+        config = tiny(tmp_path / "run", total_steps=total_steps, eval_every=100, warmup_steps=500)
+        best.append(train(config, resume=total_steps > 200))
+    assert (best[0].best_step, best[0].best_return) == (100, 0)
+    assert best[1].best_step == 300 and best[1].best_return < 0
+    assert best[2].best_step in (300, 400) and 0 > best[2].best_return >= best[1].best_return
 
 
 def test_training_evaluates_and_keeps_the_averaged_actor_and_learns_what_it_would_without(uncompiled, tmp_path, tiny):

@@ -16,7 +16,8 @@ import pytest
 from conftest import ROOT, timeless
 
 from ddpg_tf import files, train
-from ddpg_tf.errors import UserError
+from ddpg_tf.envs import registry
+from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
@@ -240,6 +241,26 @@ def test_a_run_killed_while_it_wrote_its_flags_or_gave_way_to_another_starts_ove
     assert os.listdir(path) == ["flags.txt"]
 
 
+@pytest.mark.parametrize("mine", [".git/HEAD", "notes.csv"])
+def test_what_a_user_keeps_in_a_run_directory_is_never_cleared(tmp_path, tiny, mine):
+    path = tmp_path / "run"
+    run_dir.create(path, tiny(path))
+    (path / mine).parent.mkdir(exist_ok=True)
+    (path / mine).write_text("mine")
+    with pytest.raises(UsageError, match="is not empty"):
+        run_dir.create(path, tiny(path))
+    assert (path / mine).read_text() == "mine"
+
+
+def test_a_users_copy_of_a_checkpoint_stays_and_is_none(tmp_path):
+    copy = tmp_path / "000000000100-good.npz"
+    for step in (100, 200, 300, 400):
+        checkpoint.save(tmp_path, step, {}, {})
+        copy.touch()
+    assert sorted(path.name for path in tmp_path.iterdir()) == [copy.name, "000000000300.npz", "000000000400.npz"]
+    assert checkpoint.newest_step(tmp_path) == 400 and checkpoint.load(tmp_path)[1]["step"] == 400
+
+
 def test_what_killed_processes_left_half_written_is_cleared(uncompiled, tmp_path, tiny):
     path = tmp_path / "run"
     run_dir.create(path, tiny(path, total_steps=300))
@@ -303,6 +324,14 @@ def test_the_same_flags_with_resume_are_the_same_run(tmp_path, tiny):
     flags = ["--env=Pendulum-v1", "--preset=none", '--env_kwargs={"g":5}', "--update_every=0", f"--run_dir={path}"]
     run_dir.create(path, parse_command_line(["train.py", *flags], "").config)
     assert parse_command_line(["train.py", *flags, "--resume"], "").config == run_dir.read_config(path)
+
+
+def test_a_run_that_python_started_goes_on_from_the_command_line(uncompiled, tmp_path, tiny):
+    """It knows the environment by the id that runs, not by a short or retired one."""
+    path = tmp_path / "run"
+    train(tiny(path, env="Pendulum", total_steps=100))
+    found = parse_command_line(["train.py", "--resume", f"--run_dir={path}"], "", registry.resolve_id).config
+    assert found == run_dir.read_config(path) and found.env == "Pendulum-v1"
 
 
 def test_a_run_too_short_to_learn_is_warned_of(tmp_path, tiny):

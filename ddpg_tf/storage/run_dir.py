@@ -19,7 +19,8 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import flags_file, read_flags
 from ddpg_tf.storage import checkpoint
 
-_FILES = ("flags.txt", "versions.json", "*.csv", "events.out.tfevents.*", "learning_curve.png", "observation.png", ".*")
+_TABLES = ("metrics.csv", "evaluations.csv", "values.csv")
+_FILES = ("flags.txt", "versions.json", *_TABLES, "events.out.tfevents.*", "learning_curve.png", "observation.png")
 _OF_A_RUN = (*_FILES, "snapshot-*.npz", "checkpoints", "replay", "videos")
 _PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
 
@@ -44,6 +45,7 @@ def create(path: Path, run_config: Config):
         held = lock(path)
         try:
             left = {file for pattern in _OF_A_RUN for file in path.glob(pattern)}
+            left |= {file for file in begun if file.parent == path}
             if left == set(path.iterdir()):  # nothing else lies there
                 for file in sorted(left, key=lambda file: file == flags):  # last: without it this is no run
                     shutil.rmtree(file) if file.is_dir() else file.unlink()

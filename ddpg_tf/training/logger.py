@@ -1,6 +1,5 @@
 """One stream of metrics -> progress bar, metrics.csv, evaluations.csv, values.csv, TensorBoard."""
 
-import csv
 import os
 import sys
 import time
@@ -82,8 +81,9 @@ class Logger:
         """`count` environment steps were made; [(return, length)] of the episodes that ended."""
         self._bar.update(count)
         for episode_return, length in finished:
-            self._window["returns"].append(episode_return)
-            self._window["lengths"].append(length)
+            self._window["episodes"] += 1
+            self._window["return"] += float(episode_return)
+            self._window["length"] += length
             self._show(episode_return=f"{episode_return:.1f}")
 
     def update(self, metrics: dict[str, float], updates: int):
@@ -102,7 +102,7 @@ class Logger:
     def write_row(self, step: int):
         """A row of metrics.csv, and TensorBoard: means since the last row."""
         window, seconds = self._window, self.seconds
-        episodes, updates = len(window["returns"]), window["updates"]
+        episodes, updates = window["episodes"], window["updates"]
         row = {
             "step": step,
             "seconds": round(seconds, 3),
@@ -111,10 +111,7 @@ class Logger:
             "steps_per_second": round((step - window["step"]) / max(seconds - window["seconds"], 1e-9), 1),
         }
         if episodes:
-            row |= {
-                "episode_return": float(np.mean(window["returns"])),
-                "episode_length": float(np.mean(window["lengths"])),
-            }
+            row |= {f"episode_{name}": window[name] / episodes for name in ("return", "length")}
         row |= {name: total / updates for name, total in window["sums"].items()}
         row |= {name: round(total, 3) for name, total in window.get("waits", {}).items()}
         _append(self._run_dir / "metrics.csv", [[row.get(column, "") for column in self._columns]])
@@ -169,7 +166,7 @@ class Logger:
         return self._window
 
     def load_state(self, state: dict[str, Any]):
-        self._window = state
+        self._window |= state
 
     def close(self):
         self._bar.close()
@@ -178,7 +175,8 @@ class Logger:
 
 
 def _empty_window(step: int, seconds: float) -> dict[str, Any]:
-    return {"step": step, "seconds": seconds, "returns": [], "lengths": [], "updates": 0, "sums": {}}
+    zero = dict.fromkeys(("episodes", "return", "length", "updates"), 0)
+    return {"step": step, "seconds": seconds, **zero, "sums": {}}
 
 
 def _append(path: Path, rows: list[list[Any]]):
@@ -190,9 +188,9 @@ def _append(path: Path, rows: list[list[Any]]):
 
 
 def _cut(path: Path, columns: tuple[str, ...], step: int):
-    """Leaves the header and the complete rows up to `step`; makes the file if it is not there."""
-    rows = []
-    if path.exists():
-        with open(path, newline="") as file:
-            rows = [row for row in list(csv.reader(file))[1:] if len(row) == len(columns) and int(row[0]) <= step]
+    """Leaves the header and the complete rows up to `step`; makes the file if it is not there.
+
+    An earlier version of this project may have had other columns.
+    """
+    rows = [[row.get(column, "") for column in columns] for row in read_rows(path) if int(row["step"]) <= step]
     write_rows(path, columns, rows)

@@ -14,7 +14,7 @@ from ddpg_tf import _tf, files
 from ddpg_tf.collect.collector import Transitions
 from ddpg_tf.config import FIELDS, Config, require_resumable
 from ddpg_tf.consistency import without_effect
-from ddpg_tf.envs import factory
+from ddpg_tf.envs import factory, registry
 from ddpg_tf.envs.goals import Goals, goals_of
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UsageError, UserError
@@ -70,6 +70,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
     """
     if resume:
         require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
+    else:  # flags.txt says what runs, not what it was called once
+        config = dataclasses.replace(config, env=registry.resolve_id(config.env))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(f"{config.env}-{config.seed}")
     spaces = factory.spaces_of(config)
     goals = goals_of(config, spaces)
@@ -120,6 +122,7 @@ class _Scores:
 
     Attributes:
       due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
+      best_whole: no environment failed in the best: where steps cost, an episode that is cut short looks good.
     """
 
     due: bool = False
@@ -127,6 +130,7 @@ class _Scores:
     last_step: int | None = None
     best: float | None = None
     best_step: int | None = None
+    best_whole: bool = True
 
 
 class _Run:
@@ -264,9 +268,10 @@ class _Run:
             agent.value(np.stack([episode.first_observation for episode in episodes])),
             np.array([episode.discounted_return(config.gamma) for episode in episodes]),
         )
-        whole = not any(episode.failed for episode in episodes)  # where steps cost, a failure looks good
-        if scores.best is None or (scores.last > scores.best and whole):
-            scores.best, scores.best_step, self._best = scores.last, step, agent.policy_state()
+        whole = not any(episode.failed for episode in episodes)
+        if scores.best is None or (whole and (scores.last > scores.best or not scores.best_whole)):
+            scores.best, scores.best_step, scores.best_whole = scores.last, step, whole
+            self._best = agent.policy_state()
             if self._publisher:
                 self._publisher.submit(self._best, step, scores.best)
         if _due(before, step, config.video_every):
