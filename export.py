@@ -22,7 +22,9 @@ def main(argv):
     define = cli.definers(values)
     define.string("run_dir", None, "directory of the run", required=True)
     define.string("export_dir", None, "the model's base path; the version becomes a directory in it", required=True)
-    define.integer("version", None, "version number; default one above the newest", lower_bound=1)
+    define.integer(
+        "version", None, "version number; default one above the newest", lower_bound=1, upper_bound=2**63 - 1
+    )
     define.enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the newest")
     define.enum(
         "format",

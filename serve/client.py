@@ -9,7 +9,7 @@ import json
 import re
 from collections.abc import Mapping
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import numpy as np
 
@@ -36,7 +36,7 @@ class PolicyClient:
     Attributes:
       bytes_sent: size of the last question's body.
     Raises:
-      ValueError: the URL has no scheme, or both version and label are given.
+      ValueError: the URL has no scheme or no host, or both version and label are given.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class PolicyClient:
         retries: int = 3,
         backoff: float = 0.1,
     ):
-        if not re.match(r"https?://[^/]", url):
+        if not re.match(r"https?://[^/]", url) or not _has_host(url):
             raise ValueError(f"the server's URL must be like http://localhost:8501, got {url!r}")
         if version is not None and label is not None:
             raise ValueError("give a version or a label, not both")
@@ -149,6 +149,13 @@ class PolicyClient:
         self.close()
 
 
+def _has_host(url: str) -> bool:
+    try:
+        return bool(urlsplit(url).hostname)
+    except ValueError:  # a bracket that is not closed
+        return False
+
+
 def _shape(tensor_shape: Mapping[str, Any]) -> list[int | None] | None:
     if tensor_shape.get("unknown_rank"):
         return None
@@ -169,9 +176,10 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
     for name, value in parts.items():
         try:
             array = _array(value, _DTYPES.get(inputs[name]["dtype"]))
+            finite = np.isfinite(array).all()
         except (TypeError, ValueError, OverflowError) as error:
             raise BadRequest(f"{name} is not an array of numbers: {error}") from None
-        if not np.isfinite(array).all():
+        if not finite:
             raise BadRequest(f"{name} has numbers that are not finite (null, NaN or infinity): no action answers to it")
         shape = inputs[name]["shape"]
         rank = array.ndim + 1 if shape is None else len(shape)  # of a batch

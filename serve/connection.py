@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import requests
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import ReadTimeoutError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import Retry
 
 _MAX_BACKOFF = 5.0
@@ -33,7 +33,7 @@ class PolicyError(Exception):
 
 
 class ServerUnavailable(PolicyError):
-    """No answer: nobody listens, the connection broke, it took too long, or the server is overloaded (503)."""
+    """No answer: nobody listens, the connection broke, it took too long (408 too), or there is overload (429, 503)."""
 
 
 class ModelNotFound(PolicyError):
@@ -58,7 +58,6 @@ class Connection:
             allowed_methods=None,
             status_forcelist=[503],
             raise_on_status=False,
-            redirect=False,
             respect_retry_after_header=False,
             backoff_factor=backoff,
             backoff_max=_MAX_BACKOFF,
@@ -80,12 +79,13 @@ class Connection:
             self._open()
         self._session.trust_env = not _is_loopback(url)  # a proxy would look for the server on its own machine
         try:
-            response = self._session.request(method, url, data=body, timeout=self._timeout)
+            # A redirected POST would arrive as a GET.
+            response = self._session.request(method, url, data=body, timeout=self._timeout, allow_redirects=False)
         except requests.ReadTimeout:
             raise ServerUnavailable(f"no answer from {url} within {self._timeout:g} s") from None
         except (requests.ConnectionError, requests.exceptions.ChunkedEncodingError) as error:
             raise ServerUnavailable(f"cannot reach {url}{_by_proxy(url)}: {_reason(error)}") from None
-        except requests.RequestException as error:
+        except (requests.RequestException, HTTPError) as error:  # not all of urllib3's become requests'
             raise ServerError(f"cannot ask {url}: {error}") from None
         if response.status_code == 200:
             try:
@@ -93,7 +93,7 @@ class Connection:
             except ValueError:
                 raise ServerError(f"{url} did not answer with JSON", 200) from None
         status = response.status_code
-        kinds = {404: ModelNotFound, 503: ServerUnavailable}
+        kinds = {404: ModelNotFound, **dict.fromkeys((408, 429, 503), ServerUnavailable)}
         raise kinds.get(status, BadRequest if 400 <= status < 500 else ServerError)(_message(response), status)
 
     def close(self) -> None:
@@ -119,15 +119,16 @@ def _is_loopback(url: str) -> bool:
 
 def _by_proxy(url: str) -> str:
     """Which proxy the environment puts between, if any."""
-    scheme = urlsplit(url).scheme
-    proxy = None if _is_loopback(url) else requests.utils.get_environ_proxies(url).get(scheme)
-    return f" through the proxy {proxy}, which {scheme}_proxy or all_proxy names" if proxy else ""
+    proxies = {} if _is_loopback(url) else requests.utils.get_environ_proxies(url)
+    proxy = requests.utils.select_proxy(url, proxies)
+    return f" through the proxy {proxy}, which {urlsplit(url).scheme}_proxy or all_proxy names" if proxy else ""
 
 
 def _reason(error: requests.ConnectionError) -> str:
     """The operating system's words out of requests' nest of exceptions."""
     text = str(error)
-    found = re.search(r"\[Errno -?\d+\] ([^'\")]+)|Remote end closed connection", text)
+    words = "Remote end closed connection|Connection to [^ ]+ timed out|Connection reset by peer"
+    found = re.search(rf"\[Errno -?\d+\] ([^'\")]+)|{words}", text)
     return (found.group(1) or found.group()) if found else text
 
 

@@ -146,6 +146,32 @@ def test_a_server_on_this_machine_is_asked_without_the_proxy(stub, monkeypatch):
     assert client(stub).act([1, 2, 3]).tolist() == [0.5]
     with pytest.raises(ServerUnavailable, match=r"through the proxy http://127\.0\.0\.1:9, which http_proxy"):
         PolicyClient("http://policy.example:8501", "policy", retries=0).act([1, 2, 3])
+    monkeypatch.delenv("http_proxy")
+    monkeypatch.setenv("all_proxy", "http://127.0.0.1:9")
+    with pytest.raises(ServerUnavailable, match=r"through the proxy http://127\.0\.0\.1:9, which .* all_proxy names"):
+        PolicyClient("http://policy.example:8501", "policy", retries=0).act([1, 2, 3])
+
+
+def test_a_name_that_is_no_host_is_one_of_the_clients_errors():
+    with pytest.raises(ServerError, match="cannot ask http://x"):
+        PolicyClient("http://x..y:8501", "policy").status()
+
+
+@pytest.mark.parametrize("status", [301, 302, 307])
+def test_redirects_are_not_followed(stub, status, monkeypatch):
+    """A POST would arrive as a GET."""
+    end_headers = Handler.end_headers
+
+    def elsewhere(handler):
+        if handler.command == "POST":
+            handler.send_header("Location", f"{stub.url}/elsewhere")
+        end_headers(handler)
+
+    monkeypatch.setattr(Handler, "end_headers", elsewhere)
+    stub.answers = [(status, b"")]
+    with pytest.raises(ServerError, match=f"HTTP {status} from"):
+        client(stub).act([1, 2, 3])
+    assert [command for command, *_ in stub.asked] == ["POST"]
 
 
 def test_a_fork_has_a_connection_of_its_own(stub):
@@ -168,8 +194,8 @@ def test_version_and_label_in_the_url(stub):
         client(stub, version=7, label="stable")
 
 
-@pytest.mark.parametrize("url", ["localhost:8501", "", "http://", "ftp://host"])
-def test_url_needs_a_scheme(url):
+@pytest.mark.parametrize("url", ["localhost:8501", "", "http://", "ftp://host", "http://[::1:8501", "http://:8501"])
+def test_url_needs_a_scheme_and_a_host(url):
     with pytest.raises(ValueError, match="http://localhost:8501"):
         PolicyClient(url, "policy")
 
@@ -188,7 +214,16 @@ def test_overload_that_lasts(stub):
 
 
 @pytest.mark.parametrize(
-    ("status", "kind"), [(400, BadRequest), (404, ModelNotFound), (500, ServerError), (504, ServerError)]
+    ("status", "kind"),
+    [
+        (302, ServerError),
+        (400, BadRequest),
+        (404, ModelNotFound),
+        (408, ServerUnavailable),
+        (429, ServerUnavailable),
+        (500, ServerError),
+        (504, ServerError),
+    ],
 )
 def test_errors_carry_the_servers_words_and_are_not_retried(stub, status, kind):
     stub.answers = [(status, {"error": "In[0] is not a matrix"})]

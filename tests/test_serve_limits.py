@@ -5,6 +5,7 @@ import contextlib
 import gzip
 import json
 import re
+import shutil
 import signal
 import socket
 import threading
@@ -18,6 +19,7 @@ from test_serve_tools import server
 
 from serve.local import http as http_module
 from serve.local import protocol
+from serve.local import server as server_module
 from serve.local.batching import Coalescer
 from serve.local.config import Batching, Loading
 from serve.local.errors import ServingError
@@ -351,6 +353,28 @@ def test_sigterm_answers_what_is_in_flight(tmp_path):
         assert process.stdout.read() == ""
 
 
+def test_a_server_whose_output_nobody_reads_goes_on_to_its_end(tmp_path):
+    """It follows versions, and what outlasts the time for draining is told so."""
+    slow_model(tmp_path / "1")
+    code = "from serve.local import __main__, server; server._DRAIN_SECONDS = 0.2; __main__.run(__main__.main)"
+    with server(f"--model_base_path={tmp_path}", command=("-c", code)) as process:
+        url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
+        process.stdout.close()
+        for version in (2, 3):
+            shutil.copytree(tmp_path / "1", tmp_path / "partial")
+            (tmp_path / "partial").rename(tmp_path / str(version))
+            deadline = time.monotonic() + 30
+            while ask(url, f"/v1/models/default/versions/{version}/metadata").status != 200:
+                assert time.monotonic() < deadline
+                time.sleep(0.1)
+        with ThreadPoolExecutor(1) as pool:
+            answer = pool.submit(ask, url, "/v1/models/default:predict", '{"instances": [1]}')
+            time.sleep(0.5)
+            process.send_signal(signal.SIGTERM)
+            assert (answer.result().status, answer.result().error) == (503, "the server is stopping")
+        assert process.wait(10) == 0
+
+
 def test_connection_stays_open_and_takes_requests_ahead(url):
     request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GOOD)}\r\n\r\n{GOOD}".encode()
     with connection(url) as sock:
@@ -389,6 +413,37 @@ def test_offer_to_upgrade_the_connection_is_not_taken(url, split):
                 sock.sendall(GOOD.encode())
             answer, body = read_answer(sock)
             assert answer.startswith("HTTP/1.1 200") and "3.80000019" in body
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_what_is_not_http_after_a_request_does_not_cost_its_answer(url, late):
+    request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GOOD)}\r\n\r\n{GOOD}".encode()
+    with connection(url) as sock:
+        sock.sendall(request if late else request + b"}}\r\n\r\n")
+        head, body = read_answer(sock)
+        if late:
+            sock.sendall(b"}}\r\n\r\n")
+        assert head.startswith("HTTP/1.1 200") and "3.80000019" in body
+        sock.settimeout(10)
+        rest = b"".join(iter(lambda: sock.recv(65536), b""))  # until the server closes
+        assert rest.startswith(b"HTTP/1.1 400") == late
+
+
+def test_an_idle_connection_is_closed_whatever_came_last(directory, monkeypatch):
+    """Also a line end after an answer, or the rest of a body that was answered before it was there."""
+    monkeypatch.setattr(server_module, "_KEEP_ALIVE_SECONDS", 0.3)
+    url = start([model("actor", directory / "actor")])
+    for request, more in (
+        (b"GET /v1/models/actor HTTP/1.1\r\nHost: x\r\n\r\n", b""),
+        (b"GET /v1/models/actor HTTP/1.1\r\nHost: x\r\n\r\n", b"\r\n"),
+        (b"POST /v1/nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 900\r\n\r\n", b"{" * 900),
+    ):
+        with connection(url) as sock:
+            sock.settimeout(10)
+            sock.sendall(request)
+            read_answer(sock)
+            sock.sendall(more)
+            assert not sock.recv(1)  # closed
 
 
 def test_what_is_not_http(url):

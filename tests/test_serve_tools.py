@@ -60,10 +60,10 @@ class Camera(tf.Module):
 
 
 @contextlib.contextmanager
-def server(*flags):
+def server(*flags, command=("-m", "serve.local")):
     """`python -m serve.local` with these flags, its two streams in one."""
-    command = [sys.executable, "-m", "serve.local", "--rest_api_port=0", *flags]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    whole = [sys.executable, *command, "--rest_api_port=0", *flags]
+    process = subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     try:
         yield process
     finally:

@@ -7,6 +7,7 @@ For one machine and for development: no authentication, no encryption. Flags are
 """
 
 import asyncio
+import contextlib
 import logging
 import os
 import socket
@@ -40,7 +41,8 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def _log(line: str) -> None:
-    print(line, flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it any more (`... | head -1`), or the disk is full
+        print(line, flush=True)
 
 
 def main(argv: Sequence[str]) -> None:
@@ -86,7 +88,6 @@ async def _serve(
     config_seconds = values.model_config_file_poll_wait_seconds if values.model_config_file else 0
     poll_seconds, configure = values.file_system_poll_wait_seconds, lambda: models.configure(models_of(values))
     await serve(api, models, sock, _log, poll_seconds, configure, config_seconds)
-    sys.stdout.flush()
     os._exit(0)  # a thread that still loads or computes has nothing to save, and would hold up the end
 
 

@@ -48,6 +48,10 @@ class Protocol(HttpToolsProtocol):
             data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
         self._ended = False
         super().data_received(data)
+        if self._waits_for_a_request() and self.timeout_keep_alive_task is None:  # what came was none, and ended it
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
         if self._head_timer and not self._ended:  # else some of it belongs to the requests before
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
@@ -61,8 +65,17 @@ class Protocol(HttpToolsProtocol):
         last.keep_alive = False
         return True
 
+    def _waits_for_a_request(self) -> bool:
+        """Whether all that came before is answered, and nothing of the next has come."""
+        return not self._head_timer and self.cycle is not None and self.cycle.response_complete and not self.pipeline
+
     def send_400_response(self, msg: str) -> None:
-        """Answers what is not HTTP."""
+        """Answers what is not HTTP; where a request before it still has no answer, by closing after that one."""
+        last = self.cycle
+        if last is not None and not last.more_body and not last.response_complete:
+            last.keep_alive = False
+            self.flow.pause_reading()
+            return
         page = html_page(400, "Bad Request").encode()
         self.transport.write(
             b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/html\r\nConnection: close\r\n"

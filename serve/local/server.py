@@ -66,6 +66,9 @@ async def serve(
     try:
         sock.listen(_BACKLOG)  # uvloop would not tell that it fails
         await server.serve(sockets=[sock])
+        if late := [*server.server_state.tasks]:  # cancelled when the time for draining was over, not awaited
+            await asyncio.wait(late, timeout=1)
+            await asyncio.sleep(0)  # uvloop writes at the end of a turn
     except OSError as error:  # another process that was bound to the port listened first
         raise UserError(f"cannot listen on {host} port {port}: {error.strerror}") from None
     finally:
