@@ -39,7 +39,12 @@ class Config:
         0, RUN, "seed of everything random; the same flags and seed repeat a run bit for bit", least=0, most=2**31 - 1
     )
     run_dir: str = setting("", RUN, "directory of the run; default runs/ENV-SEED-TIME", resumable=True)
-    export_dir: str = setting("", RUN, "publish each better policy here as a new SavedModel version", resumable=True)
+    export_dir: str = setting(
+        "",
+        RUN,
+        "publish each better policy here as a new SavedModel version, not below another run's score",
+        resumable=True,
+    )
     keep_versions: int = setting(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
 
     env_kwargs: str = setting("{}", ENVIRONMENT, "JSON object of keyword arguments for gymnasium.make")

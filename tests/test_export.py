@@ -279,7 +279,10 @@ class TestLivePublishing:
 
         def run(module, *argv, **_):
             assert module == "ddpg_tf.export.publish"
-            publish._main([module, *argv])
+            try:
+                publish._main([module, *argv])
+            except UserError as error:
+                return subprocess.CompletedProcess(argv, 1, "", f"error: {error}\n")
             return subprocess.CompletedProcess(argv, 0, "", "")
 
         monkeypatch.setattr(publish.child, "run", run)
@@ -330,6 +333,23 @@ class TestLivePublishing:
         train(dataclasses.replace(run_dir.read_config(tmp_path / "run"), total_steps=500), resume=True)
         assert submitted[-1] == (400, -2.0) and versions.versions(tmp_path / "model") == [1, 2]
         assert not list((tmp_path / "run").glob("snapshot-*"))
+
+    def test_a_run_does_not_take_the_place_of_a_better_one(self, uncompiled, tmp_path, tiny, monkeypatch):
+        """As when it begins anew with the flags of one that is done, export_dir among them."""
+        shared = dict(
+            export_dir=str(tmp_path / "model"), total_steps=200, eval_every=100, warmup_steps=200, log_every=0
+        )
+
+        def publishes(name, returns, **changes):
+            self.scores(monkeypatch, returns)
+            train(tiny(tmp_path / name, **shared, **changes))
+            return versions.versions(tmp_path / "model")
+
+        before = publishes("done", [-2.0, -4.0])
+        with pytest.warns(UserWarning, match=r"^policy not published: it scores -3\.0, and version 1 .*, -2\.0$"):
+            after = publishes("anew", [-3.0, -1.0])
+        assert (before, after) == ([1], [1, 2])
+        assert publishes("another", [-9.0, -9.0], env_kwargs={"g": 5}) == [1, 2, 3]
 
     def test_the_newest_snapshot_wins_while_one_is_being_published(self, tmp_path, trained, monkeypatch):
         import threading

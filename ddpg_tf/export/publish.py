@@ -75,7 +75,7 @@ class Publisher:
 
 
 def _main(argv):
-    from ddpg_tf.export import saved_model, versions
+    from ddpg_tf.export import making, saved_model, versions
 
     run, snapshot, export_dir, keep = Path(argv[1]), Path(argv[2]), Path(argv[3]), int(argv[4])
     with np.load(snapshot) as file:
@@ -91,6 +91,7 @@ def _main(argv):
         if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better
         policy = restore_policy(run_dir.read_config(run), spaces, state, step, score, name)
+        versions.require_no_better(export_dir, making.card(policy))
         saved_model.write_version(policy, export_dir, live=True)
         versions.prune(export_dir, name, keep)
 

@@ -10,8 +10,9 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from ddpg_tf import files
 from ddpg_tf._tf import os_errors
@@ -44,15 +45,16 @@ def versions(export_dir: Path) -> list[int]:
 
 def published(export_dir: Path, run: str) -> dict[int, int]:
     """{version: training step} of what training in the run named `run` has published in `export_dir`."""
-    found = {}
-    for version in versions(export_dir):
-        try:
-            card = json.loads((export_dir / str(version) / "assets.extra" / "policy.json").read_text())
-        except (OSError, ValueError):
-            continue
-        if card.get("run") == run and card.get("live"):
-            found[version] = card["step"]
-    return found
+    cards = {version: _card(export_dir, version) for version in versions(export_dir)}
+    return {version: card["step"] for version, card in cards.items() if card.get("run") == run and card.get("live")}
+
+
+def _card(export_dir: Path, version: int) -> dict[str, Any]:
+    """A version's policy.json; empty where it has none."""
+    try:
+        return json.loads((export_dir / str(version) / "assets.extra" / "policy.json").read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def prune(export_dir: Path, run: str, keep: int):
@@ -68,6 +70,21 @@ def require_above(export_dir: Path, version: int | None):
     if version is not None and version <= newest:
         raise UserError(
             f"version {version} is not above the newest in {export_dir}, {newest}: servers would not take it up"
+        )
+
+
+def require_no_better(export_dir: Path, card: Mapping[str, Any]):
+    """Raises UserError when servers answer with another run's policy that scored more than the one of `card`.
+
+    In the same environment: scores in two cannot be compared. So a run that begins anew, say from the flags of one that
+    is done, does not take its place before it has learnt as much.
+    """
+    newest = max(versions(export_dir), default=0)
+    there = _card(export_dir, newest)
+    alike = all(there.get(name) == card[name] for name in ("environment", "env_kwargs"))
+    if alike and there.get("run") != card["run"] and there.get("score") is not None and there["score"] > card["score"]:
+        raise UserError(
+            f"it scores {card['score']:.1f}, and version {newest} in {export_dir}, of another run, {there['score']:.1f}"
         )
 
 
