@@ -336,6 +336,8 @@ class TestLivePublishing:
 
     def test_a_run_does_not_take_the_place_of_a_better_one(self, uncompiled, tmp_path, tiny, monkeypatch):
         """As when it begins anew with the flags of one that is done, export_dir among them."""
+        submit = loop.Publisher.submit
+        monkeypatch.setattr(loop.Publisher, "submit", lambda self, *given: (submit(self, *given), self.finish()))
         shared = dict(
             export_dir=str(tmp_path / "model"), total_steps=200, eval_every=100, warmup_steps=200, log_every=0
         )

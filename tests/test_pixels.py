@@ -300,11 +300,28 @@ def test_mujoco_renders_in_a_process_of_its_own(env_id, monkeypatch):
 
 
 @needs_gl
+def test_a_choice_of_gl_does_not_abort_a_process_that_does_not_draw():
+    """dm_control, imported with EGL beside TensorFlow, ends it at its end."""
+    code = """
+import os
+from ddpg_tf.envs import registry
+registry.make_env("dm_control/cartpole-balance-v0")
+from ddpg_tf._tf import tf
+tf.constant(0.0)
+print(os.environ["MUJOCO_GL"])  # the processes that draw still know
+"""
+    done = command("-c", code, env={**os.environ, "MUJOCO_GL": "egl"})
+    assert (done.returncode, done.stdout) == (0, "egl\n"), done.stderr
+
+
+@needs_gl
 def test_the_camera_follows_a_robot_that_walks_away():
     code = """
 import numpy as np
 from ddpg_tf import Config
 from ddpg_tf.envs import factory, registry, rendering
+
+rendering.use_display_or_egl()
 
 def jump(render, place):  # how much the picture changes when a robot far away jumps
     pictures = []

@@ -43,7 +43,7 @@ def resolve_id(env_id: str) -> str:
 def _register_dm_control(name: str):
     if name.startswith("dm_control/"):
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), rendering.without_gl():
                 warnings.simplefilter("ignore")  # glfw complains of the missing display
                 importlib.import_module("shimmy")
         except Exception as error:  # dm_control opens its GL library at import

@@ -3,10 +3,12 @@
 Does not import TensorFlow: what renders MuJoCo runs without it.
 """
 
+import contextlib
 import os
 import re
 import sys
 import warnings
+from collections.abc import Iterator
 from types import ModuleType
 from typing import Any
 
@@ -20,6 +22,7 @@ NO_GL = (
     "environment variable MUJOCO_GL=egl (set by itself where no DISPLAY answers)"
 )
 _GL = {"mujoco", "dm_control", "OpenGL"}
+_draws = False  # whether this process does
 
 
 def needs_own_process(env: gym.Env) -> bool:
@@ -110,8 +113,26 @@ def is_about_gl(error: Exception | str) -> bool:
     return re.search(r"\bgl[A-Z]|\begl[A-Z]|OpenGL|EGL|OSMesa|MUJOCO_GL", str(error)) is not None
 
 
+@contextlib.contextmanager
+def without_gl() -> Iterator[None]:
+    """What is imported within opens no GL library, unless this process draws: dm_control's EGL aborts TensorFlow's."""
+    if _draws:
+        yield
+        return
+    chosen = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "disable"
+    try:
+        yield
+    finally:
+        del os.environ["MUJOCO_GL"]
+        if chosen is not None:  # for the processes that draw
+            os.environ["MUJOCO_GL"] = chosen
+
+
 def use_display_or_egl():
-    """Chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
+    """Has this process draw, and chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
+    global _draws
+    _draws = True
     if "DISPLAY" not in os.environ or not _display_answers():
         os.environ.setdefault("MUJOCO_GL", "egl")
 
