@@ -21,6 +21,7 @@ from benchmarks.scale import Setting, Steps
 from ddpg_tf import cli
 
 ROUNDS = 7
+_KEPT = 300_000  # transitions in the replay
 SECONDS = 1.0  # of each piece in each round
 
 
@@ -39,8 +40,8 @@ def main(argv) -> int:
     update, floor = found[f"update, in a block of {block}"], found[f"its matrix products, in a block of {block}"]
     rows = [Row(f"{name} [ms]", milliseconds) for name, milliseconds in found.items()]
     rows.append(Row("update in a block / its matrix products", update / floor, "<=", 1.25))
-    about = f"""{values.env}, hidden layers of {" and ".join(values.hidden_units)} units, batch {values.batch_size}.
-        Milliseconds for one step or one update; median of {ROUNDS} rounds."""
+    about = f"""{values.env}, hidden layers of {" and ".join(values.hidden_units)} units, batch {values.batch_size},
+        {_KEPT:,} transitions in the replay. Milliseconds for one step or one update; median of {ROUNDS} rounds."""
     part = Part(about, rows)
     write(
         Path(values.out),
@@ -70,10 +71,13 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
         spaces = factory.spaces_of(config)
         still = np.zeros([1, spaces.action_size], np.float32)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
-        replay = ReplayBuffer(20_000, spaces.observation_size, spaces.action_size, directory=directory / str(block))
+        replay = ReplayBuffer(_KEPT, spaces.observation_size, spaces.action_size, directory=directory / str(block))
         collector = Collector(config, spaces)
         for t in range(10_000):
-            replay.add(*collector.step(t, lambda _: still)[0])
+            transitions, _ = collector.step(t, lambda _: still)
+            replay.add(*transitions)
+        while len(replay) < _KEPT:  # more than the processor's caches hold, as in most of a training
+            replay.add(*transitions)
         return config, spaces, agent, replay, collector
 
     config, spaces, agent, replay, collector = parts_of(1)
