@@ -1,6 +1,8 @@
 """Environments + policy -> transitions: what is stored is what happened."""
 
+import contextlib
 import copy
+import dataclasses
 import re
 import warnings
 
@@ -15,7 +17,9 @@ from ddpg_tf.envs import factory
 from ddpg_tf.envs.spaces import checked_spaces
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
+from ddpg_tf.learner.agent import DDPG
 from ddpg_tf.replay.buffer import ReplayBuffer
+from ddpg_tf.training.core import Core, make_replay
 from tests import toy_envs
 from tests.toy_envs import HIGH, LOW
 
@@ -233,6 +237,25 @@ def test_a_time_limit_bootstraps_and_a_termination_does_not():
         terminated = np.array([key[tuple(row)] for row in batch.observation.tolist()])
         np.testing.assert_array_equal(batch.discount, np.where(terminated, 0, np.float32(0.9)))
         assert run.truncated.any() and terminated.any() == (toy == "Counter")
+
+
+def test_what_training_collects_is_what_it_stores_and_counts():
+    """Traps 1, 2 and 36, through the loop that trains."""
+    settings = config("Counter", num_envs=2, update_every=2, warmup_steps=200, normalize_observations=True, gamma=0.5)
+    settings = dataclasses.replace(settings, hidden_units=(4,), batch_size=4, total_steps=400)
+    spaces, told = factory.spaces_of(settings), []
+    agent = DDPG(settings, spaces.observation_shape, spaces.low, spaces.high, jit_compile=False)
+    replay = make_replay(settings, spaces.observation_shape, spaces.action_size)
+    with contextlib.closing(Collector(settings, spaces)) as collecting:
+        Core(settings, agent, replay, collecting, on_step=lambda transitions, _: told.append(transitions)).run(80)
+    observation, _, _, following, terminated, truncated = (np.concatenate(part) for part in zip(*told, strict=True))
+    assert agent.normalizer.seen == len(observation) == 80 and terminated.any() and truncated.any()
+    np.testing.assert_allclose(agent.normalizer.mean64, observation.mean(0))
+    rows = zip(observation.tolist(), np.where(terminated, 0, 0.5).tolist(), following.tolist(), strict=True)
+    happened = {tuple(seen): (discount, after) for seen, discount, after in rows}
+    batch = replay.sample(np.random.default_rng(0), (2000,))
+    drawn = zip(batch.observation.tolist(), batch.discount.tolist(), batch.next_observation.tolist(), strict=True)
+    assert {tuple(seen): (discount, after) for seen, discount, after in drawn} == happened
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What train.py, export.py and ddpg_tf.evaluate answer to mistakes: one line, non-zero exit, nothing changed."""
 
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -424,9 +425,9 @@ def test_a_run_that_another_process_trains(refused, finished):
 
 
 @pytest.mark.parametrize("number, ends_with", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
-def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run, number, ends_with):
-    if number == signal.SIGHUP:
-        signal.signal(number, signal.SIG_DFL)  # pytest may have been started with nohup
+def test_an_interrupted_run_tells_how_to_go_on_and_does(command, tmp_path, finished_run, request, number, ends_with):
+    if number == signal.SIGHUP:  # pytest may have been started with nohup
+        request.addfinalizer(functools.partial(signal.signal, number, signal.signal(number, signal.SIG_DFL)))
     path, kwargs = tmp_path / "a run", json.dumps({"at": 25, "number": number})
     flags = ["--env=tests.toy_envs:ToyInterrupted-v0", f"--env_kwargs={kwargs}", f"--run_dir={path}", *QUICK]
     status, out, err = command(train.main, *flags)

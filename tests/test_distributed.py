@@ -7,13 +7,19 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 from conftest import ROOT, name_of, processes_below, timeless, without_xla
 
 from ddpg_tf import train
+from ddpg_tf.collect import rounds
+from ddpg_tf.collect.collector import Collector
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import read_rows
+from ddpg_tf.learner.acting import Acting
 from ddpg_tf.storage import checkpoint, run_dir
+from ddpg_tf.training import loop
+from ddpg_tf.training.rounds import Rounds
 
 ELSEWHERE = dict(num_envs=4, collectors=2, noise="ou", normalize_observations=True, warmup_steps=600)
 
@@ -29,6 +35,28 @@ def whole(ray, tmp_path_factory):
     with without_xla():
         train(Config(**TINY | ELSEWHERE, run_dir=str(path)))
     return path
+
+
+class OneBlockLate(Collector):
+    """One collector, here, that acts with the weights of the call before, as those elsewhere do."""
+
+    def __init__(self, config, spaces):
+        super().__init__(config, spaces)
+        self.policy, self.weights, self.count = Acting(config, spaces), None, config.update_every // config.num_envs
+
+    def round(self, first, weights, stopped):
+        self.policy.assign(self.weights or weights)
+        self.weights = weights
+        steps = [self.step(t, self.policy) for t in range(first, first + self.count)]
+        return rounds.Round(steps, np.zeros(4, bool), dict.fromkeys(("learner_waited", "collectors_waited"), 0.0))
+
+
+def test_collectors_act_with_what_was_learnt_one_block_ago(whole, tmp_path, tiny, monkeypatch):
+    monkeypatch.setattr(loop, "make_collector", lambda config, spaces: (OneBlockLate(config, spaces), Rounds))
+    with without_xla():
+        train(tiny(tmp_path / "run", **ELSEWHERE))
+    assert (tmp_path / "run" / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
+    assert timeless(tmp_path / "run" / "metrics.csv") == timeless(whole / "metrics.csv")
 
 
 def assert_same_run(one, other):

@@ -9,6 +9,7 @@ import warnings
 import gymnasium as gym
 import numpy as np
 import pytest
+from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -108,7 +109,7 @@ def test_a_module_that_is_no_module_name_is_refused(module):
 def test_the_module_before_the_colon_is_imported_first():
     """In a process that has not seen the toys before."""
     code = "from ddpg_tf.envs import registry; print(registry.make_env('tests.toy_envs:ToyCounter-v0').spec.id)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "ToyCounter-v0", done.stderr
 
 
@@ -123,7 +124,7 @@ env = factory.make_flat_env(Config(env="InvertedPendulum-v5"))
 checked_spaces(env, "x"), env.reset(seed=0), env.step(env.action_space.sample())
 print([name for name in sys.modules if name.split(".")[0] in ("tensorflow", "keras", "tensorflow_probability")])
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.stdout.strip() == "[]", done.stderr
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -17,6 +18,7 @@ from ddpg_tf import Config, evaluate, train
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.learner.agent import METRICS
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
@@ -94,7 +96,8 @@ def test_a_run_directory_holds_what_a_user_looks_for(trained):
 def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     def git(*arguments):
         command = ["git", "-C", tmp_path, "-c", "user.name=test", "-c", "user.email=test@localhost", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        alone = {**os.environ, "GIT_CONFIG_GLOBAL": os.devnull, "GIT_CONFIG_NOSYSTEM": "1"}
+        return subprocess.run(command, check=True, capture_output=True, text=True, env=alone).stdout
 
     monkeypatch.setattr(ddpg_tf, "__file__", str(tmp_path / "ddpg_tf" / "__init__.py"))
     assert "commit" not in run_dir.package_versions()
@@ -117,6 +120,29 @@ def test_updates_follow_environment_steps_whatever_the_number_of_environments(un
     updates = [int(row["updates"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
     assert steps[-1] == 400
     assert sum(updates) == (400 - config.learning_starts) * 0.5
+
+
+def test_rows_say_what_happened(tmp_path):
+    logger = Logger(tmp_path, 100)
+    logger.steps(5, [(3.0, 2), (6.0, 5)])
+    logger.update({name: 2.0 for name in METRICS}, 1)
+    logger.update({name: 5.0 for name in METRICS}, 3)
+    logger.write_row(5)
+    logger.evaluation(5, [(7.0, 1), (8.0, 2)], np.array([2.0, 4.0]), np.array([1.0, 1.0]))
+    logger.close()
+    (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    told = {name: float(row[name]) for name in ("step", "episodes", "episode_return", "episode_length", "updates")}
+    assert told == dict(step=5, episodes=2, episode_return=4.5, episode_length=3.5, updates=4)
+    assert {float(row[name]) for name in METRICS} == {(2 + 3 * 5) / 4}
+    assert rows(tmp_path / "evaluations.csv")[1:] == [["5", "0", "7.0", "1"], ["5", "1", "8.0", "2"]]
+    assert rows(tmp_path / "values.csv")[1:] == [["5", "3.0", "1.0", "2.0"]]
+
+
+def test_an_episodes_discounted_return_is_that_from_its_first_step():
+    (episode,) = Evaluator(Config(), 1).run(lambda observations: np.zeros([len(observations), 1], np.float32))
+    rewards = np.asarray(episode.rewards, np.float64)
+    assert len(rewards) == episode.length == 200 and rewards.sum() == pytest.approx(episode.episode_return)
+    assert episode.discounted_return(0.5) == pytest.approx((rewards * 0.5 ** np.arange(200)).sum())
 
 
 def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_path):
@@ -167,7 +193,9 @@ def test_evaluate_command_scores_and_films(trained, tmp_path, capsys):
 def test_evaluate_command_plays_the_episodes_that_are_asked_for(trained, capsys):
     for first_seed, count in ((10_000, 2), (10_001, 1), (10_000, 1)):
         evaluate.main(["evaluate", f"--run_dir={trained}", f"--first_seed={first_seed}", f"--episodes={count}"])
-    both, second, first = (float(re.search(r"mean (\S+),", line)[1]) for line in capsys.readouterr().out.splitlines())
+    output = capsys.readouterr().out
+    assert output.count(f"best weights, step {load_policy(trained, 'best').step}:") == 3
+    both, second, first = (float(re.search(r"mean (\S+),", line)[1]) for line in output.splitlines())
     assert both == pytest.approx((first + second) / 2, abs=0.02) and first != second
 
 

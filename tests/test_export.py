@@ -234,6 +234,9 @@ def test_export_command_prints_signature_and_request(trained, tmp_path, monkeypa
     export.main(["export.py", f"--run_dir={trained}", "--export_dir=my models/my pendulum"])
     printed = capsys.readouterr().out
     assert sorted(os.listdir(tmp_path / "my models" / "my pendulum")) == ["1"]
+    card = json.loads((tmp_path / "my models/my pendulum/1/assets.extra/policy.json").read_text())
+    best = load_policy(trained, "best")
+    assert (card["step"], card["score"]) == (best.step, best.score) and best.score is not None
     assert "observation float32 [None, 3] -> action float32 [None, 1]" in printed
     said = dict(line.split(": ", 1) for line in printed.splitlines())
     serve, ask = shlex.split(said["serve it"]), shlex.split(said["ask it"])
@@ -333,6 +336,14 @@ class TestLivePublishing:
         train(dataclasses.replace(run_dir.read_config(tmp_path / "run"), total_steps=500), resume=True)
         assert submitted[-1] == (400, -2.0) and versions.versions(tmp_path / "model") == [1, 2]
         assert not list((tmp_path / "run").glob("snapshot-*"))
+
+    def test_only_so_many_versions_of_a_run_are_kept(self, uncompiled, tmp_path, tiny, monkeypatch):
+        self.scores(monkeypatch, [-4.0, -3.0, -2.0])
+        submit, model = loop.Publisher.submit, tmp_path / "model"
+        monkeypatch.setattr(loop.Publisher, "submit", lambda self, *given: (submit(self, *given), self.finish()))
+        settings = dict(export_dir=str(model), keep_versions=2, eval_every=100, total_steps=300, warmup_steps=300)
+        train(tiny(tmp_path / "run", **settings, log_every=0))
+        assert versions.versions(model) == [2, 3]
 
     def test_a_run_does_not_take_the_place_of_a_better_one(self, uncompiled, tmp_path, tiny, monkeypatch):
         """As when it begins anew with the flags of one that is done, export_dir among them."""

@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import TINY
+from conftest import TINY, without_xla
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from test_resume import Crash, assert_same_run, crash_at
@@ -13,9 +13,11 @@ from test_resume import Crash, assert_same_run, crash_at
 from ddpg_tf import Config, evaluate, train
 from ddpg_tf.envs import factory, goals
 from ddpg_tf.errors import UserError
+from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.replay.hindsight import Hindsight
+from ddpg_tf.training import loop
 
 GOAL = "tests.toy_envs:ToyGoal-v0"
 HINDSIGHT = dict(env=GOAL, hindsight="future", num_envs=2, n_step=2, random_share=0.3, normalize_observations=True)
@@ -255,11 +257,12 @@ def test_fetch_runs_without_a_prefix_and_judges_many_goals_at_once():
 def goal_run(tmp_path_factory):
     """An uninterrupted run with hindsight, two environments, and a ring that wraps."""
     path = tmp_path_factory.mktemp("goal") / "run"
-    train(Config(**{**TINY, **HINDSIGHT, "run_dir": str(path)}))
+    with without_xla():
+        train(Config(**{**TINY, **HINDSIGHT, "run_dir": str(path)}))
     return path
 
 
-def test_crash_and_resume_of_a_goal_task_is_identical(goal_run, tmp_path, tiny, monkeypatch):
+def test_crash_and_resume_of_a_goal_task_is_identical(uncompiled, goal_run, tmp_path, tiny, monkeypatch):
     path = tmp_path / "crashed"
     with monkeypatch.context() as patch, pytest.raises(Crash):
         crash_at(patch, 560)
@@ -291,6 +294,21 @@ def test_success_is_the_fifth_column_of_runs_with_goals_and_reaches_command_boar
     assert f"over 2 episodes, success {np.mean(success[1200]):.2f}" in capsys.readouterr().out
     evaluate.main(["evaluate", f"--run_dir={trained}", "--episodes=1"])
     assert "success" not in capsys.readouterr().out
+
+
+def test_a_run_relabels_the_share_that_it_is_told_to(uncompiled, tmp_path, tiny, monkeypatch):
+    shares = []
+    monkeypatch.setattr(loop, "Hindsight", lambda of, share: shares.append(share) or Hindsight(of, share))
+    train(tiny(tmp_path / "run", **HINDSIGHT, hindsight_share=0.3, total_steps=20, warmup_steps=20))
+    assert shares == [0.3]
+
+
+def test_an_evaluation_tells_who_reached_the_goal():
+    """Observations are the flattened dictionary: achieved goal, desired goal, the rest."""
+    evaluator = Evaluator(Config(env=GOAL), 3)
+    to_the_goal = evaluator.run(lambda seen: np.clip(10 * (seen[:, 2:4] - seen[:, :2]), -1, 1).astype(np.float32))
+    still = evaluator.run(lambda seen: np.zeros([len(seen), 2], np.float32))
+    assert [episode.success for episode in to_the_goal] == [1] * 3 and 0 in [episode.success for episode in still]
 
 
 def test_success_is_that_of_the_last_step_as_the_environment_says():

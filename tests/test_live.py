@@ -134,7 +134,7 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
         server.send_signal(signal.SIGTERM)
         log = server.communicate(timeout=30)[0]
     assert training.returncode == 130 and re.fullmatch(r"(step \d+: .*\n)*interrupted; .*\n", said), said
-    assert asking.wrong == [] and asking.answers > 1000
+    assert asking.wrong == [] and asking.answers > 100
     assert len(asking.versions) >= 3 and asking.versions == sorted(set(asking.versions))
     assert server.returncode == 0 and re.fullmatch(r"((un)?loaded version \d+ of live\n)*", log), log
     best = load_policy(run, "best")

@@ -205,6 +205,18 @@ def collect(env_id, greedy, steps, **settings):
     return actions
 
 
+def test_every_setting_of_the_noise_arrives(idle_id):
+    """As the process by hand, in units of the half-range: theta, dt, sigma and its fall over environment steps."""
+    fall = dict(noise_sigma=0.2, noise_final_sigma=0.05, noise_decay_steps=20)
+    settings = dict(noise="ou", noise_theta=0.5, noise_dt=0.25, warmup_steps=0, seed=3)
+    found = collect(idle_id, [0.0, 5.0], 40, **settings, **fall)
+    innovations, x = noise("gaussian", num_envs=1, action_size=2, seed=3, sigma=1.0), np.zeros(2)
+    for t in range(40):
+        sigma = 0.2 + min(1, t / 20) * (0.05 - 0.2)
+        x = x - 0.5 * 0.25 * x + sigma * 0.25**0.5 * innovations(t)[0]
+        np.testing.assert_allclose((found[t] - [0, 5]) / [0.4, 5], x, atol=1e-5)
+
+
 @pytest.mark.parametrize("kind, deviation", [("gaussian", 0.1), ("ou", 0.190)])
 def test_noise_is_in_units_of_each_dimensions_half_range(idle_id, kind, deviation):
     """sigma 0.1 is a tenth of 0.4 in one dimension and of 5 in the other."""

@@ -530,6 +530,22 @@ def test_the_shared_encoder_is_trained_by_the_critics_loss_only():
     assert any(not np.array_equal(built.state()[name], before) for name, before in encoder.items())
 
 
+def test_an_update_sees_shifted_images_other_ones_each_time(monkeypatch):
+    built, images = agent(), block(np.random.default_rng(0))
+    one = Batch(*(tf.constant(array[0]) for array in images))
+    same = built._augment(one._replace(next_observation=one.observation))
+    assert not np.array_equal(same.observation, one.observation)
+    assert not np.array_equal(same.observation, same.next_observation)  # shifted apart
+    built.update(images)
+    assert not np.array_equal(built._augment(one).observation, same.observation)
+    trained = [agent() for _ in range(2)]
+    monkeypatch.setattr(trained[1], "_augment", lambda batch: batch)
+    for each in trained:
+        each.update(images)
+    one, other = (each.state() for each in trained)
+    assert any(not np.array_equal(one[name], other[name]) for name in one)
+
+
 def test_separate_encoders_are_the_papers():
     """About 430,000 parameters each (Lillicrap et al. section 7); online and target ones differ after an update."""
     config = parse_command_line(["train.py", "--preset=paper-pixels"], "").config

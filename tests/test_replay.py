@@ -14,6 +14,7 @@ from ddpg_tf.errors import UserError
 from ddpg_tf.replay import ring
 from ddpg_tf.replay.buffer import Batch, ReplayBuffer
 from ddpg_tf.training import schedule
+from ddpg_tf.training.core import make_replay
 
 Row = namedtuple("Row", "observation action reward next_observation terminated truncated")
 
@@ -208,16 +209,7 @@ ROWS = make_rows(200, 2)
 
 
 def blocks_buffer(config=BLOCKS, **kwargs):
-    return ReplayBuffer(
-        config.replay_capacity,
-        2,
-        3,
-        num_envs=config.num_envs,
-        n_step=config.n_step,
-        gamma=config.gamma,
-        slack=schedule.ring_size(config)[1],
-        **kwargs,
-    )
+    return make_replay(config, (2,), 3, **kwargs)
 
 
 def rows_seen(block, config=BLOCKS):

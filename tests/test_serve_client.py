@@ -4,6 +4,7 @@ import copy
 import http.server
 import json
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -179,6 +180,7 @@ def test_a_fork_has_a_connection_of_its_own(stub):
         policy.act([1, 2, 3])
         child = os.fork()
         if not child:
+            signal.alarm(20)  # a fork of a process with threads may hang
             os._exit(int(policy.act([1, 2, 3]).tolist() != [0.5]))
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         policy.act([1, 2, 3])

@@ -109,12 +109,12 @@ def test_batch_timeout_waits_for_company_but_not_for_ever():
         first = asyncio.create_task(run(rows(1)))
         await asyncio.sleep(0.01)
         await asyncio.gather(first, run(rows(2)))
-        assert signature.calls == [3] and time.monotonic() - started >= 0.3
+        assert signature.calls == [3] and time.monotonic() - started >= 1
         started = time.monotonic()
         await run(rows(8))  # full: goes at once
-        assert time.monotonic() - started < 0.3
+        assert time.monotonic() - started < 1
 
-    story(Batching(max_batch_size=8, timeout=0.3, strict=True), play)
+    story(Batching(max_batch_size=8, timeout=1, strict=True), play)
 
 
 def test_full_batches_do_not_wait_for_company():

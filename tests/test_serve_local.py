@@ -566,16 +566,11 @@ def test_a_call_has_at_most_a_thousand_rows():
 
 
 def test_requests_at_once_get_their_own_answers(url):
-    def client(k, wrong):
+    def client(k):
         with requests.Session() as session:
-            for i in range(20):
-                answer = session.post(url + PREDICT, data=json.dumps({"instances": [[k, i, 0]]})).json()
-                wrong.extend([] if answer["predictions"][0][0] == pytest.approx(0.2 * k + 0.4 * i + 1) else [answer])
+            bodies = [json.dumps({"instances": [[k, i, 0]]}) for i in range(20)]
+            return [session.post(url + PREDICT, data=body).json()["predictions"][0][0] for body in bodies]
 
-    wrong = []
-    threads = [threading.Thread(target=client, args=(k, wrong)) for k in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not wrong
+    with ThreadPoolExecutor(8) as pool:
+        for k, answers in enumerate(pool.map(client, range(8))):
+            assert answers == pytest.approx([0.2 * k + 0.4 * i + 1 for i in range(20)])
