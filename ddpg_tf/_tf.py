@@ -25,10 +25,12 @@ def _quiet_stderr():
     saved = os.dup(2)
     with tempfile.TemporaryFile() as sink:
         os.dup2(sink.fileno(), 2)
-        failed = True
+        failed = False
         try:
             yield
-            failed = False
+        except Exception:  # not Ctrl-C
+            failed = True
+            raise
         finally:
             os.dup2(saved, 2)
             os.close(saved)

@@ -49,7 +49,10 @@ def parse(
     try:
         rest = values(list(argv))[1:]
     except flags.Error as error:
-        said = str(error).strip().splitlines()[0].rstrip(".")
+        said = str(error).strip().removeprefix("ERROR:: ").splitlines()[0].rstrip(".")
+        said = re.sub(r"\('(.*)', '(.*)'\)", r"\1: \2", said)  # absl prints what it was told in two parts
+        if found := re.search(r"Unknown command line flag '(\w+) (.*)'", said):  # a line of a flagfile
+            said += f": in a flagfile write --{found[1]}={found[2]}"
         missing = re.search(r"Flag (--\w+) must have a value other than None", said)
         raise UsageError(f"{f'{missing[1]} is missing' if missing else said}. See --help.") from None
     except (OSError, UnicodeDecodeError) as error:
@@ -92,7 +95,16 @@ def run(main: Callable[[Sequence[str]], int | None]) -> None:
         stream or open(os.devnull, "w")  # noqa: SIM115 - closed by whoever started us
         for stream in (sys.stdout, sys.stderr)
     )
-    warnings.showwarning = lambda message, *_, **__: print(f"warning: {message}", file=sys.stderr)
+    told: set[str] = set()
+
+    def tell(message, *_, **__):
+        """On one line, without Gymnasium's colours, and once."""
+        line = " ".join(re.sub(r"\x1b\[\d*m", "", str(message)).removeprefix("WARN: ").split())
+        if line not in told:
+            told.add(line)
+            print(f"warning: {line}", file=sys.stderr)
+
+    warnings.showwarning = tell
     try:
         status = main(sys.argv)
     except UserError as error:

@@ -26,6 +26,8 @@ def main(argv: Sequence[str]) -> int:
     define.enum("checkpoint", "best", ["best", "latest"], "best: weights of the best evaluation; latest: the newest")
     define.string("video", None, "film the first episode into this file (mp4 or gif)")
     cli.parse(argv, values, __doc__)
+    if values.video:
+        video.require_format(Path(values.video))
     from ddpg_tf.storage.policy import load_policy
 
     policy = load_policy(Path(values.run_dir), values.checkpoint)

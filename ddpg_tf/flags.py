@@ -5,6 +5,7 @@ Imports neither TensorFlow nor Gymnasium.
 
 import dataclasses
 import os
+import re
 import typing
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -108,12 +109,21 @@ def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str
     if base:
         values = flags.FlagValues()
         define_flags(values)
-        cli.parse([argv[0], f"--flagfile={base}", *argv[1:]], values, doc)
+        try:  # the command line alone has been read: what is wrong now is in the file
+            cli.parse([argv[0], f"--flagfile={base}", *argv[1:]], values, doc)
+        except UsageError as error:
+            raise UsageError(f"{base}: {error}") from None
+    if preset and (line := re.search(r"^--?(preset=(?!none$|auto$).*|resume.*)$", preset.read_text(), re.MULTILINE)):
+        raise UsageError(f"{preset} has the line {line[0]}, which a preset cannot: copy what it should stand for")
     values.env = env if values.env == first else resolve_env(values.env)
     settings = settings_of(values)
     if values.resume:  # before these settings are judged together: a change is what is wrong
         require_resumable(read_flags(base), settings)
-    return CommandLine(Config(**settings), values.resume, preset)
+    try:
+        return CommandLine(Config(**settings), values.resume, preset)
+    except UsageError as error:
+        rest = f" (what is not on the command line comes from preset {preset.stem})" if preset else ""
+        raise UsageError(f"{error}{rest}") from None
 
 
 def flags_file(run_dir: str | os.PathLike) -> Path:

@@ -50,8 +50,9 @@ def coerce(name: str, kind: type, value: Any) -> Any:
             return json.dumps(value) if isinstance(value, dict) else os.fspath(value)
         if kind in (bool, str) and isinstance(value, kind):
             return value
-    except (TypeError, ValueError, OverflowError):
-        pass
+    except (TypeError, ValueError, OverflowError) as error:
+        if kind is str and isinstance(value, dict):
+            raise UsageError(f"{name} holds what JSON cannot: {error}") from None
     raise UsageError(f"{name} must be {'integers' if kind == tuple[int, ...] else kind.__name__}, not {value!r}")
 
 

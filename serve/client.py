@@ -185,6 +185,10 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
         rank = array.ndim + 1 if shape is None else len(shape)  # of a batch
         if array.ndim not in (rank - 1, rank):
             raise BadRequest(f"{name} has {array.ndim} dimensions; an observation has {rank - 1}, a batch {rank}")
+        wanted = tuple(shape[1:]) if shape else array.shape[array.ndim - rank + 1 :]
+        found = array.shape[array.ndim - len(wanted) :]
+        if any(size not in (None, given) for size, given in zip(wanted, found, strict=True)):
+            raise BadRequest(f"{name} has the shape {found}, and the model takes {wanted}")
         batches.add(array.ndim == rank)
         columns[name] = (array if array.ndim == rank else array[None]).tolist()
     if len(batches) > 1:

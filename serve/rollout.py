@@ -112,10 +112,13 @@ def main(argv: Sequence[str]) -> None:
     values = _parse(argv)
     client = client_from_flags(values)
     from ddpg_tf.envs import factory, registry, spaces  # imports Gymnasium: not for --help and mistakes
+    from ddpg_tf.evaluation import video
 
     driven = config.Config(**{name: getattr(values, name) for name in _ENVIRONMENT})
     driven = dataclasses.replace(driven, env=registry.resolve_id(driven.env))
     run_dir = Path(values.compare_run_dir) if values.compare_run_dir else None
+    if values.video:
+        video.require_format(Path(values.video))
     if run_dir:
         _require_same_environment(run_dir, driven)
     problems = []

@@ -13,6 +13,7 @@ from conftest import layer_of
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
+from ddpg_tf.errors import UsageError
 from ddpg_tf.learner.agent import DDPG, METRICS
 from ddpg_tf.replay.buffer import Batch
 
@@ -25,6 +26,28 @@ NETWORKS = ("actor", "critic", "target_actor", "target_critic")
 def new_agent(**settings) -> DDPG:
     settings = dict(hidden_units=(8, 8), batch_size=BATCH_SIZE, warmup_steps=0, final_init=0.3) | settings
     return DDPG(Config(**settings), OBSERVATION_SIZE, LOW, HIGH)
+
+
+@pytest.mark.parametrize(
+    "shape, low, high",
+    [
+        (3, [2.0], [-2.0]),
+        (3, [-np.inf], [np.inf]),
+        (3, [-1, -1], [1]),
+        (3, [[-1]], [[1]]),
+        (3, [np.nan], [1]),
+        ((3, 4), [-1], [1]),
+        (0, [-1], [1]),
+    ],
+)
+def test_what_cannot_be_a_space_is_refused(shape, low, high):
+    with pytest.raises(UsageError, match=r"low <= high|shape of"):
+        DDPG(Config(), shape, low, high)
+
+
+def test_a_single_action_may_be_a_number_and_a_size_numpys():
+    agent = DDPG(Config(hidden_units=(4,)), np.int64(3), -2.0, 2.0, jit_compile=False)
+    assert agent.act(np.zeros([5, 3])).shape == (5, 1)
 
 
 def random_block(updates=BLOCK, size=BATCH_SIZE, seed=0) -> Batch:

@@ -197,12 +197,61 @@ def test_a_command_line_that_is_wrong(refused, arguments, says):
     assert says in refused(2, train.main, f"--env={TOY}", "--total_steps=40", *arguments)
 
 
+@pytest.mark.parametrize(
+    "line, option, says",
+    [
+        ("--preset=modern", "preset", "a.flags has the line --preset=modern, which a preset cannot"),
+        ("--resume", "preset", "a.flags has the line --resume, which a preset cannot"),
+        ("--gama=0.9", "preset", "a.flags: Unknown command line flag 'gama'"),
+        (
+            "--update_every=10",
+            "preset",
+            "must be a multiple of num_envs (4) (what is not on the command line comes from",
+        ),
+        ("--gamma 0.9", "flagfile", "in a flagfile write --gamma=0.9"),
+        ("--pixels=maybe", "flagfile", "Non-boolean argument to boolean flag: maybe"),
+    ],
+)
+def test_a_line_of_a_file_that_is_wrong(refused, tmp_path, line, option, says):
+    (tmp_path / "a.flags").write_text(f"{line}\n")
+    flags = [f"--env={TOY}", "--total_steps=40", "--num_envs=4", f"--{option}=a.flags"]
+    assert says in refused(2, train.main, *flags)
+
+
+@pytest.mark.parametrize(
+    "place, says", [("file/below", "Not a directory"), ("e[1]", "TensorFlow reads no paths with [")]
+)
+def test_a_place_for_exports_that_cannot_be_is_known_before_training(refused, tmp_path, finished, place, says):
+    (tmp_path / "file").touch()
+    line = refused(1, train.main, f"--env={TOY}", "--run_dir=new", f"--export_dir={place}", *QUICK)
+    assert f"cannot export to {place}: {says}" in line
+    assert says in refused(1, export.main, f"--run_dir={finished}", f"--export_dir={place}")
+
+
+@pytest.mark.parametrize("name", ["film", "film.mp5"])
+def test_a_film_of_no_format_is_known_before_the_episodes(refused, finished, name):
+    assert "must end in .mp4 or .gif" in refused(2, evaluate.main, f"--run_dir={finished}", f"--video={name}")
+
+
+def test_a_warning_is_one_line_and_told_once(monkeypatch, capsys):
+    def main(argv):
+        for _ in range(2):
+            warnings.showwarning("\x1b[33mWARN: two\nlines\x1b[0m", UserWarning, "file", 1)
+
+    monkeypatch.setattr(sys, "argv", ["main"])
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)
+    with pytest.raises(SystemExit):
+        cli.run(main)
+    assert capsys.readouterr().err == "warning: two lines\n"
+
+
 def test_a_run_directory_that_is_not_empty_needs_resume(refused, finished, tmp_path):
     assert "--resume" in refused(2, train.main, f"--env={TOY}", f"--run_dir={finished}", *QUICK)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("precious")
     assert "mine is not empty" in refused(2, train.main, f"--env={TOY}", "--run_dir=mine", *QUICK)
-    assert "thesis.tex" in refused(2, train.main, f"--env={TOY}", "--run_dir=mine/thesis.tex", *QUICK)
+    line = refused(2, train.main, f"--env={TOY}", "--run_dir=mine/thesis.tex", *QUICK)
+    assert "thesis.tex is not a directory" in line
 
 
 def test_a_start_that_came_to_nothing_does_not_block_the_next(refused, command, tmp_path):

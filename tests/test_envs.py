@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from ddpg_tf import Config
 from ddpg_tf.envs import factory, goals, registry
-from ddpg_tf.envs.checked import Checked
+from ddpg_tf.envs.checked import FAILED, Checked
 from ddpg_tf.envs.spaces import _float32_bounds, checked_spaces
 from ddpg_tf.errors import UserError
 from ddpg_tf.flags import PRESETS
@@ -96,8 +96,10 @@ def test_an_id_without_version_runs_as_the_newest():
 
 
 def test_a_module_that_is_not_there_is_named():
-    with pytest.raises(UserError, match=r"cannot import 'no_such_module'.*--env=no_such_module:Some-v0"):
+    with pytest.raises(UserError, match=r"cannot import 'no_such_module'.*--env=no_such_module:Some-v0.*PYTHONPATH"):
         registry.resolve_id("no_such_module:Some-v0")
+    with pytest.raises(UserError, match=r"no environment .*tests\.toy_envs has been imported, and registers none"):
+        registry.resolve_id("tests.toy_envs:Xqzw-v0")
 
 
 @pytest.mark.parametrize("module", [".", "..", "tests..toy_envs", "tests/toy_envs", "tests.toy_envs:tests.toy_envs"])
@@ -176,6 +178,30 @@ def test_environments_that_ddpg_cannot_learn_are_refused(env_id, says):
     message = refusal(env_id)
     assert env_id in message
     assert re.search(says, message), message
+
+
+@pytest.mark.parametrize(
+    "observation, action, says",
+    [
+        (gym.spaces.Box(-1, 1, (0,)), gym.spaces.Box(-1, 1, (1,)), "observations without a number"),
+        (gym.spaces.Dict({}), gym.spaces.Box(-1, 1, (1,)), "observations without a number"),
+        (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, 1, (0,)), "needs vectors; wrap .*TransformAction"),
+        (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, np.inf, (1,)), "finite bounds; wrap .*TransformAction"),
+    ],
+)
+def test_spaces_without_numbers_or_bounds_are_refused(observation, action, says):
+    env = Odd(observation, None)
+    env.action_space = action
+    with pytest.raises(UserError, match=f"^Odd has .*{says}"):
+        checked_spaces(env, "Odd")
+
+
+def test_unbounded_actions_learn_as_the_message_says():
+    env = gym.make(toy("UnboundedAction"))
+    wrapped = gym.wrappers.TransformAction(
+        env, lambda action: 10 * action, gym.spaces.Box(-1, 1, env.action_space.shape)
+    )
+    assert checked_spaces(wrapped, "wrapped").action_size == env.action_space.shape[0]
 
 
 @pytest.mark.parametrize("name", ["SlashAndUnderscore", "KeyAcrossLevels"])
@@ -415,6 +441,58 @@ def test_a_reward_and_a_flag_may_be_lists_of_one(reward, terminated):
     env.reset()
     _, found, ended, *_ = env.step([0.0])
     assert (found, ended) == (1.0, False)
+
+
+SPEED = gym.spaces.Dict(speed=gym.spaces.Box(-9, 9, (2,)))
+
+
+@pytest.mark.parametrize(
+    "space, observation, says",
+    [
+        (SPEED, {"sped": np.zeros(2)}, "an observation without 'speed'"),
+        (SPEED, np.zeros(2), "an observation without 'speed'"),
+        (SPEED, {"speed": [[1.0], [2.0, 3.0]]}, r"an observation 'speed' that is no array of numbers: \[\[1.0\]"),
+        (SPEED["speed"], ["1", "2"], "an observation that is no array of numbers"),
+        (SPEED["speed"], None, "an observation that is no array of numbers: None"),
+        (gym.spaces.Tuple([SPEED]), [], "an observation that is no tuple of 1"),
+    ],
+)
+def test_an_observation_of_another_kind_is_told_at_once(space, observation, says):
+    for failing in (lambda env: env.reset(), lambda env: env.step([0.0])):
+        with pytest.raises(UserError, match=f"^Odd gave {says}"):
+            failing(Checked(Odd(space, observation), "Odd"))
+
+
+@pytest.mark.parametrize(
+    "returned, says",
+    [
+        (None, "returns NoneType, not observation, reward"),
+        ((np.zeros(2), None, False, False, {}), "None for the reward"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_a_step_that_returns_nothing_is_told_at_once(monkeypatch, returned, says, wrapped):
+    env = Odd(SPEED["speed"], np.zeros(2))
+    monkeypatch.setattr(env, "step", lambda action: returned)
+    if wrapped:
+        env = gym.wrappers.TimeLimit(env, 5)
+        says = says.replace("returns NoneType, not", "does not return")
+    checked = Checked(env, "Odd")
+    checked.reset()
+    with pytest.raises(UserError, match=says):
+        checked.step([0.0])
+
+
+def test_an_environment_that_exits_loses_its_episode_only(monkeypatch):
+    env = Odd(SPEED["speed"], np.zeros(2))
+    checked = Checked(env, "Odd")
+    checked.reset()
+    monkeypatch.setattr(env, "step", lambda action: sys.exit("license expired"))
+    *_, truncated, info = checked.step([0.0])
+    assert truncated and "Odd raised SystemExit: license expired" in info[FAILED]
+    monkeypatch.setattr(env, "reset", lambda **_: sys.exit("license expired"))
+    with pytest.raises(UserError, match=r"Odd\.reset raised SystemExit: license expired"):
+        checked.reset()
 
 
 def test_a_tuple_may_be_a_list_of_parts_of_several_sizes():

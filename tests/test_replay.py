@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpg_tf.config import Config
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.replay import ring
 from ddpg_tf.replay.buffer import Batch, ReplayBuffer
 from ddpg_tf.training import schedule
@@ -210,6 +210,13 @@ ROWS = make_rows(200, 2)
 
 def blocks_buffer(config=BLOCKS, **kwargs):
     return make_replay(config, (2,), 3, **kwargs)
+
+
+def test_a_buffer_that_cannot_hold_a_row_or_has_none_says_so():
+    with pytest.raises(UsageError, match=r"capacity \(2\) must be at least num_envs \(3\)"):
+        ReplayBuffer(2, 2, 3, num_envs=3)
+    with pytest.raises(UsageError, match="nothing has been added yet"):
+        ReplayBuffer(10, 2, 3).sample(np.random.default_rng(0), (4,))
 
 
 def rows_seen(block, config=BLOCKS):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, timeless
 
-from ddpg_tf import files, train
+from ddpg_tf import Config, files, train
 from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
@@ -89,8 +89,6 @@ def crash_at(monkeypatch, step):
 def whole(tmp_path_factory):
     """An uninterrupted run whose ring (capacity 300, slack) wraps."""
     from conftest import TINY
-
-    from ddpg_tf import Config
 
     path = tmp_path_factory.mktemp("whole") / "run"
     train(Config(**TINY, run_dir=str(path), noise="ou"))
@@ -332,6 +330,11 @@ def test_a_run_that_python_started_goes_on_from_the_command_line(uncompiled, tmp
     train(tiny(path, env="Pendulum", total_steps=100))
     found = parse_command_line(["train.py", "--resume", f"--run_dir={path}"], "", registry.resolve_id).config
     assert found == run_dir.read_config(path) and found.env == "Pendulum-v1"
+
+
+def test_resuming_needs_a_run_directory():
+    with pytest.raises(UsageError, match="--resume needs --run_dir"):
+        train(Config(total_steps=150), resume=True)
 
 
 def test_a_run_too_short_to_learn_is_warned_of(tmp_path, tiny):

@@ -134,6 +134,13 @@ def test_an_observation_that_is_not_finite_is_not_sent(stub, observation):
     assert not stub.asked
 
 
+@pytest.mark.parametrize("observation", [[1, 2], [[1, 2, 3, 4]], []])
+def test_an_observation_of_another_size_is_not_sent(stub, observation):
+    with pytest.raises(BadRequest, match=r"observation has the shape \(\d,\), and the model takes \(3,\)"):
+        client(stub).act(observation)
+    assert not stub.asked
+
+
 def test_an_empty_batch_has_actions_of_the_right_size(stub):
     stub.document["metadata"]["signature_def"]["signature_def"]["serving_default"]["outputs"] = {
         "action": {"dtype": "DT_FLOAT", "tensor_shape": {"dim": [{"size": "-1"}, {"size": "2"}]}}

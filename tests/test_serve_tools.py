@@ -258,7 +258,7 @@ OBSERVATION = "--observation=[1, 2, 3]"
         (["--model_name=nope", OBSERVATION], 1, "Servable not found for request: Latest(nope)"),
         (["--version=7", OBSERVATION], 1, "Servable not found for request: Specific(policy, 7)"),
         (["--label=stable", OBSERVATION], 1, "Unrecognized servable version label: stable"),
-        (["--observation=[1, 2]"], 1, "Matrix size-incompatible: In[0]: [1,2], In[1]: [3,1]"),
+        (["--observation=[1, 2]"], 1, "observation has the shape (2,), and the model takes (3,)"),
         (["--observation=[[[1, 2, 3]]]"], 1, "observation has 3 dimensions; an observation has 1, a batch 2"),
         (['--observation=[1, "a", 3]'], 1, "observation is not an array of numbers"),
         (['--observation={"speed": [1]}'], 1, "the model takes observation; the observation has speed"),
@@ -336,7 +336,7 @@ def test_rollout_seed_and_env_kwargs(url):
         (["--env=Pendulum-v1", '--env_kwargs={"gravity": 1}'], 1, "gravity"),
         (["--env=Pendulum-v1", "--episodes=0"], 2, "episodes"),
         (["--env=Pendulun-v1"], 1, "Pendulum"),
-        (["--env=MountainCarContinuous-v0"], 1, "Matrix size-incompatible: In[0]: [1,2], In[1]: [3,1]"),
+        (["--env=MountainCarContinuous-v0"], 1, "observation has the shape (2,), and the model takes (3,)"),
         (["--env=Pendulum-v1", "--model_name=nope"], 1, "Servable not found for request: Latest(nope)"),
     ],
 )
@@ -410,8 +410,11 @@ def test_rollout_films_the_first_episode(url, monkeypatch, capsys, tmp_path):
 
 def test_rollout_film_that_cannot_be_made(url, monkeypatch, capsys, tmp_path):
     """Asked for and not there is an error, once everything else is told."""
+    (tmp_path / "file").touch()
     flags = [f"--url={url}", "--model_name=policy", "--env=Pendulum-v1", '--env_kwargs={"max_episode_steps": 20}']
-    status, out, err = run(monkeypatch, capsys, rollout.main, *flags, "--episodes=1", f"--video={tmp_path / 'a.txt'}")
+    status, out, err = run(
+        monkeypatch, capsys, rollout.main, *flags, "--episodes=1", f"--video={tmp_path / 'file/a.gif'}"
+    )
     assert status == 1 and "answered by version 1" in out
     assert err.startswith("error: no video of Pendulum-v1: ") and err.count("\n") == 1
 

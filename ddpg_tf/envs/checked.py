@@ -4,6 +4,8 @@ An environment that fails in the middle of an episode, by an error or by numbers
 """
 
 import threading
+import traceback
+from collections.abc import Mapping
 from typing import Any
 
 import gymnasium as gym
@@ -14,6 +16,7 @@ from ddpg_tf.errors import UserError, located
 
 _FIVE = "observation, reward, terminated, truncated, info"
 _OLD = ": it speaks Gym's old API"
+_NUMBERS = "biuf"  # kinds of dtypes
 _USABLE = 1e18  # its square is still a float32
 FAILED = "ddpg_tf.failed"  # the key in `info` of what an episode was cut for
 
@@ -51,7 +54,7 @@ class Checked(gym.Wrapper):
             raise
         except _Failure as failure:
             raise UserError(f"{self._name}.reset {failure}") from None
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
                 raise UserError(
                     f"{self._name}.reset does not take seed and options, as Gymnasium's must: {error}"
@@ -68,7 +71,7 @@ class Checked(gym.Wrapper):
             raise
         except _Failure as failure:
             return self._cut(str(failure))
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             if self._bound and threading.get_ident() != self._thread:
                 raise UserError(
                     f"{self._name}.step raised {located(error)}, in another thread than the one that made it: if it is "
@@ -85,10 +88,12 @@ class Checked(gym.Wrapper):
     def _step(self, action):
         try:
             found = self.env.step(action)
-        except ValueError as error:
-            if "values to unpack" in str(error):  # a wrapper of Gymnasium's wanted five
-                raise UserError(f"{self._name}.step does not return {_FIVE}{_OLD}") from None
+        except (TypeError, ValueError) as error:
+            if "unpack" in str(error) and "gymnasium" in traceback.extract_tb(error.__traceback__)[-1].filename:
+                raise UserError(f"{self._name}.step does not return {_FIVE}{_OLD}") from None  # a wrapper wanted five
             raise
+        if not isinstance(found, tuple | list):
+            raise UserError(f"{self._name}.step returns {type(found).__name__}, not {_FIVE}")
         if len(found) != 5:
             raise UserError(f"{self._name}.step returns {len(found)} values, not {_FIVE}{_OLD}")
         observation, reward, terminated, truncated, info = found
@@ -110,6 +115,8 @@ class Checked(gym.Wrapper):
         array = np.asarray(value)
         if array.size != 1:
             raise UserError(f"{self._name} gave a {what} of shape {array.shape}, not one value")
+        if array.dtype.kind not in _NUMBERS:
+            raise UserError(f"{self._name} gave {value!r} for the {what}, not a number")
         return array.item()
 
     def _dict(self, info: Any) -> dict:
@@ -120,22 +127,33 @@ class Checked(gym.Wrapper):
     def _checked(self, observation: Any, space: gym.Space, key: str) -> Any:
         """`observation`, with integers in the space's dtype."""
         if isinstance(space, Dict):
+            if missing := [part for part in space if not isinstance(observation, Mapping) or part not in observation]:
+                raise UserError(f"{self._name} gave an observation{key} without {missing[0]!r}")
             return {part: self._checked(observation[part], of, f"{key} {part!r}") for part, of in space.items()}
         if isinstance(space, Tuple):
+            if not isinstance(observation, tuple | list) or len(observation) != len(space):
+                raise UserError(f"{self._name} gave an observation{key} that is no tuple of {len(space)}")
             return tuple(self._checked(observation[i], of, f"{key} {i!r}") for i, of in enumerate(space))
         if isinstance(space, Box):
-            if np.shape(observation) != space.shape:
+            array = self._numbers(observation, key)
+            if array.shape != space.shape:
                 raise UserError(
-                    f"{self._name} gave an observation{key} of shape {np.shape(observation)}, and its "
-                    f"space says {space.shape}"
+                    f"{self._name} gave an observation{key} of shape {array.shape}, and its space says {space.shape}"
                 )
-            if space.dtype != np.uint8 and not (np.abs(observation) < _USABLE).all():
-                array = np.asarray(observation)
+            if space.dtype != np.uint8 and not (np.abs(array) < _USABLE).all():
                 where = tuple(np.argwhere(~(np.abs(array) < _USABLE))[0].tolist())
                 raise _Failure(f"gave an observation{key} with {array[where]} at {list(where)}")
-            if space.dtype.kind != "f":
-                return self._as_integers(np.asarray(observation), space.dtype, key)
+            return array if space.dtype.kind == "f" else self._as_integers(array, space.dtype, key)
         return observation
+
+    def _numbers(self, observation: Any, key: str) -> np.ndarray:
+        try:
+            array = np.asarray(observation)
+            if array.dtype.kind in _NUMBERS:
+                return array
+        except ValueError:  # lists of several lengths
+            pass
+        raise UserError(f"{self._name} gave an observation{key} that is no array of numbers: {observation!r:.80}")
 
     def _as_integers(self, array: np.ndarray, dtype: np.dtype, key: str) -> np.ndarray:
         found = array.astype(dtype, copy=False)

@@ -25,15 +25,22 @@ def resolve_id(env_id: str) -> str:
     if module:
         try:
             importlib.import_module(module)
+        except ModuleNotFoundError as error:
+            here = f"{error.name}.".startswith(f"{module.partition('.')[0]}.")
+            hint = ": PYTHONPATH must name the folder that holds it" if here else ""
+            raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {error}{hint}") from None
         except Exception as error:  # a module may do anything when it is imported
             raise UserError(f"cannot import {module!r}, the module of --env={env_id}: {located(error)}") from None
     _register_dm_control(name)
     _register_robotics(name)
     current = _current_version(name)
     if current is None:
-        near = difflib.get_close_matches(name, gym.registry.keys(), n=3, cutoff=0.5)
+        near = difflib.get_close_matches(name, gym.registry.keys(), n=3, cutoff=0.8 if module else 0.5)
         hint = f"did you mean {' or '.join(near)}?" if near else "gymnasium.pprint_registry() lists what there is."
-        elsewhere = "" if module else f" One of another package is named with it: --env=PACKAGE:{name}"
+        if module:
+            elsewhere = f" {module} has been imported, and registers none of that name"
+        else:
+            elsewhere = f" One of another package is named with it: --env=PACKAGE:{name}"
         raise UserError(f"no environment {env_id!r}; {hint}{elsewhere}")
     if current != name and re.search(r"-v\d+$", name):
         warnings.warn(f"{name} is retired: running {current}", stacklevel=2)

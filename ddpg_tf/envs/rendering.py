@@ -15,7 +15,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UserError, located
 
 NO_GL = (
     "cannot render with MuJoCo ({}): without a display it needs the packages libegl1 and libgl1-mesa-dri, and the "
@@ -97,7 +97,7 @@ def picture(env: gym.Env, name: str) -> np.ndarray:
     try:
         found = env.render()
     except Exception as error:  # GL libraries raise all kinds of things
-        message = NO_GL.format(error) if is_about_gl(error) else f"{name} cannot render: {error}"
+        message = NO_GL.format(error) if is_about_gl(error) else f"{name} cannot render: {located(error)}"
         raise UserError(message) from None
     if not isinstance(found, np.ndarray):
         raise UserError(f"{name} renders {type(found).__name__}, not an array: --pixels needs uint8 [H, W, 3]")
@@ -133,6 +133,7 @@ def use_display_or_egl():
     """Has this process draw, and chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
     global _draws
     _draws = True
+    sys.unraisablehook = lambda _: None  # Gymnasium's viewers that could not be made complain again when they are freed
     if "DISPLAY" not in os.environ or not _display_answers():
         os.environ.setdefault("MUJOCO_GL", "egl")
 

@@ -72,6 +72,12 @@ class Spaces:
         return cls(**saved | {"leaves": leaves, "low": low, "high": high})
 
 
+_TRANSFORM = (
+    "wrap the environment in gymnasium.wrappers.TransformAction(env, f, Box(-1, 1, [A])), f making its own action of A "
+    "numbers"
+)
+
+
 def checked_spaces(env: gym.Env, env_id: str) -> Spaces:
     """Checks that DDPG can learn `env`.
 
@@ -82,13 +88,10 @@ def checked_spaces(env: gym.Env, env_id: str) -> Spaces:
     space = env.action_space
     if not isinstance(space, Box) or not np.issubdtype(space.dtype, np.floating):
         raise UserError(f"{env_id} has the action space {space}: DDPG needs continuous actions (a float Box)")
-    if space.shape is None or len(space.shape) != 1:
-        raise UserError(f"{env_id} has actions of shape {space.shape}: ddpg_tf needs vectors")
+    if space.shape is None or len(space.shape) != 1 or not space.shape[0]:
+        raise UserError(f"{env_id} has actions of shape {space.shape}: ddpg_tf needs vectors; {_TRANSFORM}")
     if not (np.isfinite(space.low).all() and np.isfinite(space.high).all()):
-        raise UserError(
-            f"{env_id} has unbounded actions {space}: ddpg_tf needs finite bounds; wrap the environment "
-            "in gymnasium.wrappers.RescaleAction"
-        )
+        raise UserError(f"{env_id} has unbounded actions {space}: ddpg_tf needs finite bounds; {_TRANSFORM}")
     leaves, keys = {}, {}
     for path, leaf in _observation_leaves(env.observation_space, ()):
         if not isinstance(leaf, Box):
@@ -110,6 +113,8 @@ def checked_spaces(env: gym.Env, env_id: str) -> Spaces:
                 f"{keys.get(name, 'the action')!r}: rename one"
             )
         leaves[name], keys[name] = leaf.shape, "/".join(path)
+    if not sum(map(math.prod, leaves.values())):
+        raise UserError(f"{env_id} has observations without a number in them: {env.observation_space}")
     return Spaces(leaves, keys, *_float32_bounds(space), image=is_image(env.observation_space))
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from ddpg_tf import child
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory, registry, rendering
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UsageError, UserError
 
 
 def save_stack(path: Path, observation: np.ndarray, stack: int):
@@ -27,6 +27,12 @@ def save_stack(path: Path, observation: np.ndarray, stack: int):
     scale = max(1, 256 // len(image))
     image = image.squeeze(2) if image.shape[2] == 1 else image
     Image.fromarray(image.repeat(scale, 0).repeat(scale, 1)).save(path)
+
+
+def require_format(path: Path):
+    """Raises UsageError unless the suffix of `path` is a film's."""
+    if path.suffix.lower() not in (".mp4", ".gif"):
+        raise UsageError(f"the film {path} must end in .mp4 or .gif")
 
 
 def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:

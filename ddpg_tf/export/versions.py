@@ -5,9 +5,11 @@ maker holds a lock on it: what nobody holds has been left by a process that is g
 """
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator, Mapping
@@ -29,9 +31,13 @@ def exporting_to(export_dir: Path) -> Iterator[None]:
     Raises:
       UserError: in one line, what the system denies the block: the disk is full, the directory is read-only, ...
     """
+    if special := re.search(r"[][*?\\]", str(export_dir)):
+        raise UserError(f"cannot export to {export_dir}: TensorFlow reads no paths with {special[0]} in them")
     try:
         with os_errors():
             export_dir.mkdir(parents=True, exist_ok=True)
+            if not os.access(export_dir, os.W_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
             yield
     except OSError as error:  # TensorFlow's name a file that is gone again
         reason = error.strerror or str(error).rpartition("; ")[2]

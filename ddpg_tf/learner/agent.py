@@ -8,7 +8,7 @@ import numpy as np
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.learner.layers import Normalizer
-from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, kernel_mask
+from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, kernel_mask, require_spaces
 from ddpg_tf.learner.vision import random_shift
 from ddpg_tf.replay.buffer import Batch
 
@@ -43,11 +43,12 @@ class DDPG:
         jit_compile: bool | None = None,
     ):
         self.config = config
-        shape = self._shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
+        shape = self._shape = tuple(np.atleast_1d(observation_shape).tolist())
+        self.low, self.high = (np.atleast_1d(np.asarray(bound, np.float32)) for bound in (low, high))
+        require_spaces(shape, self.low, self.high)
         self.image = len(shape) == 3
         self._jit_compile = not self.image if jit_compile is None else jit_compile
         self.observation_spec = tf.TensorSpec([None, *shape], tf.uint8 if self.image else tf.float32)
-        self.low, self.high = np.asarray(low, np.float32), np.asarray(high, np.float32)
         shared = build_shared(config, shape)
         self.normalizer = shared if isinstance(shared, Normalizer) else None
         sizes = (config, shape, self.low, self.high, shared)

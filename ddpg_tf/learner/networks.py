@@ -28,6 +28,14 @@ def require_buildable(config: Config, shape: tuple[int, ...]):
             raise UsageError("actor_average needs an encoder that is the actor's own: --encoder=separate")
 
 
+def require_spaces(shape: tuple[int, ...], low: np.ndarray, high: np.ndarray):
+    """Raises UsageError unless observations are vectors or images, and the bounds an interval for each action."""
+    if len(shape) not in (1, 3) or min(shape) < 1:
+        raise UsageError(f"observations have a shape of (O,) or (H, W, C), not {shape}")
+    if low.ndim != 1 or low.shape != high.shape or not np.isfinite([low, high]).all() or not (low <= high).all():
+        raise UsageError(f"low and high must be finite, one number for each action, low <= high: not {low}, {high}")
+
+
 def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
     """What stands between the observation and all four networks: the normaliser, the encoder of images, or nothing.
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.replay.hindsight import Hindsight, Relabelled
 from ddpg_tf.replay.ring import open_ring
 from ddpg_tf.replay.storage import Layout, at, storage_for
@@ -89,7 +89,9 @@ class ReplayBuffer:
         directory: str | os.PathLike | None = None,
         rows: int = 0,
     ):
-        self._capacity = max(capacity // num_envs, 1)
+        if capacity < num_envs:
+            raise UsageError(f"capacity ({capacity}) must be at least num_envs ({num_envs})")
+        self._capacity = capacity // num_envs
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
         self._storage = storage_for(num_envs, observation_shape, frame_stack)
         self._hindsight, self.rows = hindsight, rows
@@ -133,6 +135,8 @@ class ReplayBuffer:
           shape: leading shape of every array, say (updates, batch_size).
           rows: how much of the past to see; default all of it.
         """
+        if not self.rows:
+            raise UsageError("nothing has been added yet: there is nothing to draw from")
         return self._finished(np, self._draw(rng, shape, self.rows if rows is None else rows))
 
     def _draw(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> Batch:

@@ -54,7 +54,9 @@ def create(path: Path, run_config: Config):
     elif begun and begun == list(path.iterdir()):  # killed while it wrote flags.txt
         for file in begun:
             file.unlink(missing_ok=True)
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is not a directory: choose another --run_dir")
+    if path.exists() and any(path.iterdir()):
         raise UsageError(f"{path} is not empty: continue that run with --resume, or choose another --run_dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
@@ -79,7 +81,7 @@ def write_versions(path: Path, device: str):
         files.write_text(path / "versions.json", text)
 
 
-def read_config(path: Path) -> Config:
+def read_config(path: str | os.PathLike) -> Config:
     """The Config of the run in `path`.
 
     Raises:

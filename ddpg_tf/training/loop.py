@@ -21,6 +21,7 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation import video
 from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 from ddpg_tf.evaluation.results import draw_learning_curve
+from ddpg_tf.export import versions
 from ddpg_tf.export.publish import Publisher
 from ddpg_tf.learner import networks
 from ddpg_tf.learner.agent import DDPG
@@ -69,7 +70,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
       Interrupted: SIGINT, SIGTERM or SIGHUP (when called from the main thread).
     """
     if resume:
-        require_resumable(run_dir.read_config(Path(config.run_dir)), dataclasses.asdict(config))
+        require_resumable(run_dir.read_config(config.run_dir), dataclasses.asdict(config))
     else:  # flags.txt says what runs, not what it was called once
         config = dataclasses.replace(config, env=registry.resolve_id(config.env))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(f"{config.env}-{config.seed}")
@@ -82,6 +83,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
         ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
+        if config.export_dir:
+            with versions.exporting_to(Path(config.export_dir)):  # or it would be known only when there is a policy
+                pass
         run_dir.create(path, config)
         _warn_of_no_effect(config, spaces)
     lock = run_dir.lock(path)
