@@ -145,7 +145,8 @@ class Model:
             loop = asyncio.get_running_loop()
             version.model = await loop.run_in_executor(executor, SavedModel, directory, self._loading)
         except ServingError as error:
-            self._log(f"cannot load version {version.number} of {self.name}: {error.message}")
+            if version.error is None or version.error.message != error.message:  # once, not at each attempt
+                self._log(f"cannot load version {version.number} of {self.name}: {error.message}")
             version.error = ServingError(error.code, error.message)  # without a traceback, which holds the session
             version.retry_at = time.monotonic() + self._loading.retry_seconds
             if version.attempts > self._loading.retries:
