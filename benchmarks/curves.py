@@ -106,8 +106,9 @@ def report(results: Results, commands: Sequence[str]) -> str:
     if any(outcome.q_bias for outcome in done):
         columns["q_bias, last 5"] = lambda outcome: outcome.last_q_bias
     versions = {
-        name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes if name in outcome.versions}))
-        for name in results.outcomes[0].versions
+        name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes}))
+        for name in outcomes.VERSIONS
+        if all(name in outcome.versions for outcome in results.outcomes)
     }
     peer = results.peer
     trainer = f", {peer.algorithm} of {peer.library} with {json.dumps(peer.settings)}" if peer else ""
