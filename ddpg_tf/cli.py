@@ -50,7 +50,7 @@ def parse(
         rest = values(list(argv))[1:]
     except flags.Error as error:
         said = str(error).strip().removeprefix("ERROR:: ").splitlines()[0].rstrip(".")
-        said = re.sub(r"\('(.*)', '(.*)'\)", r"\1: \2", said)  # absl prints what it was told in two parts
+        said = re.sub(r"\('(.*)', '(.*)'\)", r"\1: \2", said)  # absl prints a tuple
         if found := re.search(r"Unknown command line flag '(\w+) (.*)'", said):  # a line of a flagfile
             said += f": in a flagfile write --{found[1]}={found[2]}"
         missing = re.search(r"Flag (--\w+) must have a value other than None", said)

@@ -16,7 +16,7 @@ from ddpg_tf.errors import UserError, located
 
 _FIVE = "observation, reward, terminated, truncated, info"
 _OLD = ": it speaks Gym's old API"
-_NUMBERS = "biuf"  # kinds of dtypes
+_NUMBERS = "biuf"  # NumPy's letters for bool, int, unsigned int and float
 _USABLE = 1e18  # its square is still a float32
 FAILED = "ddpg_tf.failed"  # the key in `info` of what an episode was cut for
 

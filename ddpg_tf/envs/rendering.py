@@ -22,7 +22,7 @@ NO_GL = (
     "environment variable MUJOCO_GL=egl (set by itself where no DISPLAY answers)"
 )
 _GL = {"mujoco", "dm_control", "OpenGL"}
-_draws = False  # whether this process does
+_draws = False  # whether this process may draw
 
 
 def needs_own_process(env: gym.Env) -> bool:
@@ -33,19 +33,23 @@ def needs_own_process(env: gym.Env) -> bool:
         for part in vars(sys.modules[type(inner).__module__]).values()
         if isinstance(part, ModuleType)
     }
-    return hasattr(inner, "mujoco_renderer") or hasattr(inner, "render_kwargs") or not imported.isdisjoint(_GL)
+    return hasattr(inner, "mujoco_renderer") or _is_of_dm_control(env) or not imported.isdisjoint(_GL)
+
+
+def _is_of_dm_control(env: gym.Env) -> bool:
+    """Whether `env` is one of dm_control's tasks, through shimmy."""
+    return hasattr(env.unwrapped, "render_kwargs")
 
 
 def arguments(env: gym.Env, size: int) -> dict[str, Any]:
     """Arguments of gymnasium.make that have `env` draw frames of `size` by itself; others are resized."""
     if hasattr(env.unwrapped, "mujoco_renderer"):
         return {"width": size, "height": size}
-    if hasattr(env.unwrapped, "render_kwargs"):  # dm_control, through shimmy
+    if _is_of_dm_control(env):
         return {
             "render_kwargs": {
                 "width": size,
                 "height": size,
-                "camera_id": 0,
                 "render_flag_overrides": {"shadow": False, "reflection": False},
             }
         }
@@ -55,7 +59,7 @@ def arguments(env: gym.Env, size: int) -> dict[str, Any]:
 def simplify(env: gym.Env):
     """Turns off what makes software rendering slow and teaches nothing, shadows and reflections; follows the robot."""
     inner = env.unwrapped
-    if hasattr(inner, "render_kwargs"):
+    if _is_of_dm_control(env):
         model = inner._env.physics.model
     elif hasattr(inner, "mujoco_renderer"):
         model = inner.model
@@ -69,7 +73,7 @@ def simplify(env: gym.Env):
 def follow(env: gym.Env):
     """Uses the model's own camera, which follows a robot that moves: the free one stays where most have left."""
     inner = env.unwrapped
-    if hasattr(inner, "render_kwargs") and inner._env.physics.model.ncam:
+    if _is_of_dm_control(env) and inner._env.physics.model.ncam:
         inner.render_kwargs.setdefault("camera_id", 0)
     renderer = getattr(inner, "mujoco_renderer", None)
     if renderer is not None and renderer.camera_id == -1:
@@ -81,10 +85,9 @@ def follow(env: gym.Env):
 
 
 def frames_per_second(env: gym.Env) -> float:
-    """Of a film at the speed of the world; what shimmy names so is a step's length in milliseconds."""
-    inner = env.unwrapped
-    if hasattr(inner, "render_kwargs"):
-        return 1 / inner._env.control_timestep()
+    """Of a film as fast as the world it shows; shimmy's render_fps is the length of a step in milliseconds instead."""
+    if _is_of_dm_control(env):
+        return 1 / env.unwrapped._env.control_timestep()
     return env.metadata.get("render_fps", 30)
 
 
@@ -115,7 +118,10 @@ def is_about_gl(error: Exception | str) -> bool:
 
 @contextlib.contextmanager
 def without_gl() -> Iterator[None]:
-    """What is imported within opens no GL library, unless this process draws: dm_control's EGL aborts TensorFlow's."""
+    """Keeps dm_control, imported within, from opening a GL library, unless this process draws.
+
+    A process that has TensorFlow too would be aborted at its end.
+    """
     if _draws:
         yield
         return
@@ -133,7 +139,7 @@ def use_display_or_egl():
     """Has this process draw, and chooses MuJoCo's renderer; to be called before MuJoCo is imported."""
     global _draws
     _draws = True
-    sys.unraisablehook = lambda _: None  # Gymnasium's viewers that could not be made complain again when they are freed
+    sys.unraisablehook = lambda _: None  # a viewer of Gymnasium's that could not be made fails again when it is freed
     if "DISPLAY" not in os.environ or not _display_answers():
         os.environ.setdefault("MUJOCO_GL", "egl")
 

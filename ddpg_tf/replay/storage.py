@@ -27,8 +27,8 @@ def storage_for(num_envs: int, observation_shape: int | tuple[int, ...], frame_s
 
 
 def at(array: np.ndarray, slot: np.ndarray, env: np.ndarray) -> np.ndarray:
-    """`array`[slot, env] of an array [T, N, ...] of the ring: one flat index is found several times faster than two."""
-    array = np.asarray(array)  # of a memory map NumPy would make another one
+    """`array`[slot, env] of an array [T, N, ...] of the ring; NumPy is faster with one index than with two."""
+    array = np.asarray(array)  # or NumPy would make memory maps of a memory map
     return array.reshape(-1, *array.shape[2:]).take(slot * array.shape[1] + env, axis=0)
 
 

@@ -71,7 +71,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
     """
     if resume:
         require_resumable(run_dir.read_config(config.run_dir), dataclasses.asdict(config))
-    else:  # flags.txt says what runs, not what it was called once
+    else:  # flags.txt must name what runs, not a short or retired id for it
         config = dataclasses.replace(config, env=registry.resolve_id(config.env))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(f"{config.env}-{config.seed}")
     spaces = factory.spaces_of(config)
@@ -84,8 +84,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
         networks.require_buildable(config, spaces.observation_shape)
         ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
         if config.export_dir:
-            with versions.exporting_to(Path(config.export_dir)):  # or it would be known only when there is a policy
-                pass
+            with versions.exporting_to(Path(config.export_dir)):
+                pass  # what is wrong with it is told now, not hours later
         run_dir.create(path, config)
         _warn_of_no_effect(config, spaces)
     lock = run_dir.lock(path)

@@ -48,7 +48,8 @@ class Protocol(HttpToolsProtocol):
             data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
         self._ended = False
         super().data_received(data)
-        if self._waits_for_a_request() and self.timeout_keep_alive_task is None:  # what came was none, and ended it
+        # uvicorn stops the timer of an idle connection at any byte, also where no request begins.
+        if self._waits_for_a_request() and self.timeout_keep_alive_task is None:
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
