@@ -97,7 +97,7 @@ class Config:
         10,
         SCHEDULE,
         "environments that an evaluation steps side by side, from pixels at most 2; 0: the training environment, whose "
-        "episode is then truncated (where only one can exist)",
+        "episode is then truncated (where only one can exist; hindsight makes one more)",
         least=0,
         resumable=True,
     )

@@ -8,6 +8,7 @@ that are searched: learning rates, batch_size, n_step, noise_sigma, normalizatio
 """
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -26,8 +27,10 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.files import write_atomically, write_rows, write_text
 from ddpg_tf.flags import define_flags, parse_command_line
+from ddpg_tf.replay import ring
 from ddpg_tf.settings import as_flag
 from ddpg_tf.storage import run_dir
+from ddpg_tf.training import schedule
 
 _CPUS = 1.0  # of a trial
 
@@ -46,7 +49,7 @@ def space(tune: Any, image: bool) -> dict[str, Any]:
     }
 
 
-def main(argv):
+def main(argv) -> int:
     values, own = flags.FlagValues(), flags.FlagValues()
     groups = {"trials": "Search", "out": "Search"} | define_flags(values)
     for defined in (values, own):
@@ -60,16 +63,28 @@ def main(argv):
     out = Path(own.out or run_dir.default_path(f"tune-{config.env}")).absolute()
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another --out")
-    ray, leave = join(config.ray_address, os.cpu_count() or 1, config.env)
+    spaces = factory.spaces_of(config)
+    ring.require_disk(out, own.trials * schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
+    _, leave = join(config.ray_address, os.cpu_count() or 1, config.env)
     try:
-        found = _search(ray, config, [*arguments, "--ray_address="], own.trials, out)
+        found, whole = _search(config, spaces.image, [*arguments, "--ray_address="], own.trials, out)
     finally:
         leave()
     _report(found, out)
+    if not whole:
+        warnings.warn("interrupted: these are the trials so far", stacklevel=1)
+    return 0 if whole else 128 + signal.SIGINT
 
 
-def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Path) -> list[dict[str, Any]]:
-    """Trains. Returns {"trial", "return" (the best evaluation's), "step", every setting} of each, the best first."""
+def _search(
+    config: Config, image: bool, arguments: list[str], trials: int, out: Path
+) -> tuple[list[dict[str, Any]], bool]:
+    """Trains.
+
+    Returns:
+      {"trial", "return" (the best evaluation's), "step", every setting} of each, the best first; and whether no Ctrl-C
+      ended it, for Ray then returns what there is.
+    """
     try:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
@@ -79,11 +94,15 @@ def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Pa
     except ImportError as error:
         raise UserError(f"a search needs Ray Tune and Optuna: pip install -r requirements-ray.txt ({error})") from None
     stopper = ASHAScheduler(
-        time_attr="step", metric="return", mode="max", max_t=config.total_steps, grace_period=config.total_steps // 4
+        time_attr="step",
+        metric="return",
+        mode="max",
+        max_t=config.total_steps,
+        grace_period=max(1, config.total_steps // 4),
     )
     results = tune.Tuner(
         tune.with_resources(_trial(tune, arguments, out), {"cpu": _CPUS}),
-        param_space=space(tune, factory.spaces_of(config).image),
+        param_space=space(tune, image),
         tune_config=tune.TuneConfig(search_alg=search, scheduler=stopper, num_samples=trials),
         run_config=tune.RunConfig(
             name="tune",
@@ -92,6 +111,7 @@ def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Pa
             checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),  # the runs have their own
         ),
     ).fit()
+    whole = len(results) == trials and all(result.error or (result.metrics or {}).get("done") for result in results)
     found = [
         {"trial": result.metrics["trial"], "return": result.metrics["best"], "step": result.metrics["step"]}
         | result.config
@@ -103,7 +123,7 @@ def _search(ray: Any, config: Config, arguments: list[str], trials: int, out: Pa
         raise UserError(f"no trial came to its end; {errors[0] if errors else 'see --eval_every'}")
     if errors:
         warnings.warn(f"{len(errors)} of {trials} trials failed, see {out}/*.log; the last: {errors[-1]}", stacklevel=2)
-    return sorted(found, key=lambda row: -row["return"])
+    return sorted(found, key=lambda row: -row["return"]), whole
 
 
 def _trial(tune: Any, arguments: list[str], out: Path) -> type:

@@ -156,7 +156,8 @@ def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path,
 
     flags = tiny("", total_steps=300, eval_every=150, warmup_steps=300)  # it learns nothing: nothing to compile
     (tmp_path / "tiny.flags").write_text(flags.to_flags())
-    tune.main(["tune", f"--flagfile={tmp_path / 'tiny.flags'}", "--trials", "2", f"--out={tmp_path / 'out'}"])
+    search = ["tune", f"--flagfile={tmp_path / 'tiny.flags'}", "--trials", "2", f"--out={tmp_path / 'out'}"]
+    assert tune.main(search) == 0
     rows = read_rows(tmp_path / "out" / "trials.csv")
     returns = [float(row["return"]) for row in rows]
     assert len(rows) == 2 and returns == sorted(returns, reverse=True)
@@ -214,3 +215,28 @@ def test_an_address_that_is_none_is_a_mistake_of_usage():
     for address in ("somewhere", ":6379", "host:", "http://host:6379/x"):
         with pytest.raises(UsageError, match="ray_address must be auto, HOST:PORT or ray://HOST:PORT"):
             cluster._require_listener(address)
+
+
+def test_a_search_that_ctrl_c_ends_says_so(tmp_path, tiny, monkeypatch):
+    """Ray then returns what there is, without an error."""
+    pytest.importorskip("ray.tune")
+    from ddpg_tf import tune
+
+    (tmp_path / "flags").write_text(tiny("", total_steps=300, eval_every=150).to_flags())
+    ended, cut = ({"trial": name, "best": 1.0, "step": 150, "done": name == "ended"} for name in ("ended", "cut"))
+    found = [SimpleNamespace(metrics=metrics, error=None, config={}) for metrics in (ended, cut)]
+    monkeypatch.setattr("ray.tune.Tuner.__init__", lambda *_, **__: None)
+    monkeypatch.setattr("ray.tune.Tuner.fit", lambda _: Results(found))
+    monkeypatch.setattr(tune, "join", lambda *_: (None, lambda: None))
+    monkeypatch.setattr(tune, "_report", lambda rows, _: rows[0]["trial"])
+    command = ["tune", f"--flagfile={tmp_path / 'flags'}", f"--out={tmp_path / 'out'}"]
+    with pytest.warns(UserWarning, match="interrupted"):
+        assert tune.main([*command, "--trials=2"]) == 130
+    cut["done"] = True
+    assert tune.main([*command, "--trials=2"]) == 0
+    with pytest.warns(UserWarning, match="interrupted"):
+        assert tune.main([*command, "--trials=3"]) == 130
+
+
+class Results(list):
+    errors = ()

@@ -1,6 +1,7 @@
 """Gymnasium ids -> environments that training can trust."""
 
 import functools
+import itertools
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ddpg_tf import Config
-from ddpg_tf.envs import factory, goals, registry
+from ddpg_tf.envs import factory, goals, registry, rendering
 from ddpg_tf.envs.checked import FAILED, Checked
 from ddpg_tf.envs.spaces import _float32_bounds, checked_spaces
 from ddpg_tf.errors import UserError
@@ -88,6 +89,16 @@ def test_current_ids_are_taken_as_they_are_without_a_warning(env_id):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert registry.resolve_id(env_id) == env_id
+
+
+def test_an_old_version_of_ones_own_is_not_taken_for_gymnasiums():
+    for version in (2, 4):
+        gym.register(f"MyReacher-v{version}", entry_point="my_mujoco:Reacher")
+    try:
+        assert registry.resolve_id("MyReacher-v2") == "MyReacher-v2"
+    finally:
+        for version in (2, 4):
+            del gym.registry[f"MyReacher-v{version}"]
 
 
 def test_an_id_without_version_runs_as_the_newest():
@@ -397,6 +408,11 @@ def test_gymnasium_mujoco_box2d_and_dm_control_live_in_one_process():
         assert env.observation_space.contains(observation.astype(env.observation_space.dtype))
 
 
+def test_a_float64_dimension_that_no_float32_fits_into_stays_a_dimension():
+    low, high = _float32_bounds(gym.spaces.Box(np.array([0.1]), np.array([0.1]), dtype=np.float64))
+    assert low == high == np.float32(0.1)
+
+
 # What odd environments give -------------------------------------------------------------------------------------------
 
 
@@ -414,6 +430,38 @@ class Odd(gym.Env):
 
     def step(self, action):
         return self._observation, *self._rest
+
+
+@pytest.fixture
+def made():
+    """`made(make)`: the id of an environment that `make` makes."""
+    yield lambda make: gym.register("Made-v0", entry_point=make, max_episode_steps=9) or "Made-v0"
+    del gym.registry["Made-v0"]
+
+
+@pytest.mark.parametrize("vectorization", ["sync", "async"])
+def test_environments_with_different_spaces_are_told(made, vectorization):
+    highs = itertools.count(1)
+    made(lambda: Odd(gym.spaces.Box(-1, next(highs), (2,)), np.zeros(2)))
+    env_id = "Made-v0" if vectorization == "sync" else toy("OfItsProcess")
+    with pytest.raises(UserError, match=f"the environments of {env_id} differ in their spaces"):
+        factory.make_vector_env(Config(env=env_id, num_envs=2, vectorization=vectorization), 2)
+
+
+@pytest.mark.parametrize(
+    "observation, says",
+    [(np.full((32, 32), 0.9), "of float64, and its space says uint8"), (np.zeros((16, 48), np.uint8), r"\(16, 48\)")],
+)
+def test_an_image_of_another_kind_or_size_is_told(made, observation, says):
+    env_id = made(lambda: Odd(gym.spaces.Box(0, 255, (32, 32), np.uint8), observation))
+    with pytest.raises(UserError, match=f"^Made-v0 gave an observation .*{says}"):
+        factory.make_flat_env(Config(env=env_id)).reset()
+
+
+def test_render_kwargs_do_not_make_an_environment_dm_controls():
+    odd = Odd(BYTES, np.zeros(2))
+    odd.render_kwargs = {}
+    assert rendering.arguments(odd, 64) == {} and rendering.frames_per_second(odd) == 30
 
 
 BYTES, WHOLE = gym.spaces.Box(0, 255, (2,), np.uint8), gym.spaces.Box(-9, 9, (2,), int)

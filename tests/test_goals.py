@@ -18,6 +18,7 @@ from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.replay.hindsight import Hindsight
 from ddpg_tf.training import loop
+from tests import toy_envs
 
 GOAL = "tests.toy_envs:ToyGoal-v0"
 HINDSIGHT = dict(env=GOAL, hindsight="future", num_envs=2, n_step=2, random_share=0.3, normalize_observations=True)
@@ -341,3 +342,12 @@ def test_a_goal_policy_takes_three_named_inputs_and_rollout_tells_of_success(goa
     reached.versions = (1, 1)
     summarise([reached])
     assert reached.success == 1 and "success 1.00" in capsys.readouterr().out
+
+
+def test_no_environment_of_a_run_stays_open(tmp_path, tiny, monkeypatch):
+    opened = set()
+    made, closed = toy_envs.Goal.__init__, toy_envs.Goal.close
+    monkeypatch.setattr(toy_envs.Goal, "__init__", lambda env, **given: (made(env, **given), opened.add(env))[0])
+    monkeypatch.setattr(toy_envs.Goal, "close", lambda env: (closed(env), opened.discard(env))[0])
+    train(tiny(tmp_path / "run", **HINDSIGHT, total_steps=20, warmup_steps=20))
+    assert not opened

@@ -321,9 +321,17 @@ def test_blocks_are_the_same_after_the_files_are_opened_again(drawn, tmp_path):
     checkpoint=st.integers(0, 60),
     every=st.integers(1, 10),
     num_envs=st.integers(1, 4),
+    rounds=st.booleans(),
 )
-def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity, total, checkpoint, every, num_envs):
-    """The ring may not come round to a row that a resume from the older checkpoint still needs; in rows of N steps."""
+def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(
+    capacity, total, checkpoint, every, num_envs, rounds
+):
+    """The ring may not come round to a row that a resume from the older checkpoint still needs; in rows of N steps.
+
+    Where others collect, a checkpoint waits for the end of a round.
+    """
+    row = every if rounds else 1
+    total = -(-total // row) * row
     config = Config(
         num_envs=num_envs,
         update_every=every * num_envs,
@@ -332,10 +340,11 @@ def test_slack_outlasts_two_checkpoint_intervals_whatever_the_settings(capacity,
         batch_size=1,
         replay_capacity=capacity * num_envs,
         checkpoint_every=checkpoint,
+        collectors=int(rounds),
     )
     length = min(capacity, total) + -(-schedule.ring_size(config)[1] // num_envs)
     interval = checkpoint / num_envs if checkpoint else total
-    checkpoints = sorted({math.ceil(k * interval) for k in range(1, 400) if k * interval <= total})
+    checkpoints = sorted({math.ceil(k * interval / row) * row for k in range(1, 400) if k * interval <= total})
     for older, _, overtaken in zip(checkpoints, checkpoints[1:], [*checkpoints[2:], total], strict=False):
         # Killed while writing `overtaken`, so `older` may be all that can be read.
         next_block = max(0, older * num_envs - config.learning_starts) // config.update_every

@@ -376,6 +376,13 @@ class Float64Bounds(Toy):
     action_space = Box(np.array([-0.1, 1 / 3, -1e300]), np.array([0.1, 2 / 3, 1e300]), dtype=np.float64)
 
 
+class OfItsProcess(Toy):
+    """Each process has bounds of its own."""
+
+    def __init__(self):
+        self.observation_space = Box(-1, os.getpid(), (2,))
+
+
 class Picky(Toy):
     """Rejects its arguments with whatever `error` names: environments raise all kinds of things."""
 
@@ -539,6 +546,7 @@ for toy in (
     DiscreteObservation,
     DictWithDiscrete,
     Float64Bounds,
+    OfItsProcess,
     Picky,
     Unhurried,
     Odd,

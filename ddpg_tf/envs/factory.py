@@ -64,7 +64,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     if isolate and rendering.needs_own_process(env):
         env.close()
         make = functools.partial(make_checked_env, config, isolate=False)
-        return workers.InOwnProcess(make, env.spec, rendering.NO_GL.format("perhaps"))
+        return workers.InOwnProcess(make, env.spec)
     if config.pixels:
         kwargs = rendering.arguments(env, config.frame_size) | kwargs
         env.close()
@@ -72,12 +72,15 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
         rendering.simplify(env)
     elif quirks.LazyCarRacing.fits(env):
         env = quirks.LazyCarRacing(env)
+    else:  # frames of any size would be resized in silence
+        env = Checked(env, config.env)
     return frames.Frames(env, config)
 
 
 def make_checked_env(config: Config, *, isolate: bool = True) -> gym.Env:
     """As `make_policy_env`, and it is told where it breaks a promise."""
-    return Checked(make_policy_env(config, isolate=isolate), config.env)
+    env = make_policy_env(config, isolate=isolate)
+    return env if isinstance(env, workers.InOwnProcess) else Checked(env, config.env)  # checked in its process
 
 
 def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
@@ -90,12 +93,21 @@ def make_flat_env(config: Config, *, isolate: bool = True) -> gym.Env:
 
 
 def make_vector_env(config: Config, count: int) -> gym.vector.VectorEnv:
-    """`count` environments of `config` stepped together, autoreset disabled: `step` returns true successors."""
-    if config.vectorization == "async":
-        make = functools.partial(make_flat_env, config, isolate=False)
-        return workers.Workers([make] * count, config.env, hide_main=config.pixels)
-    make = functools.partial(make_flat_env, config)
-    return workers.InThisProcess([make] * count, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    """`count` environments of `config` stepped together, autoreset disabled: `step` returns true successors.
+
+    Raises:
+      UserError: as `make_policy_env` does, or their spaces differ.
+    """
+    try:
+        if config.vectorization == "async":
+            make = functools.partial(make_flat_env, config, isolate=False)
+            return workers.Workers([make] * count, config.env, draws=config.pixels)
+        make = functools.partial(make_flat_env, config)
+        return workers.InThisProcess([make] * count, autoreset_mode=gym.vector.AutoresetMode.DISABLED)
+    except RuntimeError as error:
+        if "space" not in str(error):
+            raise
+        raise UserError(f"the environments of {config.env} differ in their spaces: {error}") from None
 
 
 def spaces_of(config: Config) -> Spaces:

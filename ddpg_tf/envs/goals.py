@@ -38,10 +38,13 @@ class Goals:
             raise UserError(f"{name} has no compute_reward: --hindsight needs the rewards of other goals")
         pairs = _pairs(env)
         self._reward = _Judge(env.get_wrapper_attr("compute_reward"), f"{name}.compute_reward", shape, pairs)
-        self._terminated = None
+        self._env, self._terminated = env, None
         if env.has_wrapper_attr("compute_terminated"):
             function = env.get_wrapper_attr("compute_terminated")
             self._terminated = _Judge(function, f"{name}.compute_terminated", shape, pairs)
+
+    def close(self):
+        self._env.close()
 
     def reward(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
         """float32 [n], the rewards of steps that led to `achieved` [n, G] where `desired` [n, G] was wanted."""

@@ -78,9 +78,10 @@ def _current_version(name: str) -> str | None:
     }
     asked = match["version"]
     # Gymnasium still registers the v2 and v3 MuJoCo ids, with an entry point that only raises, and Gymnasium-Robotics
-    # what needs a package that no longer installs.
+    # these and others, which need a package that no longer installs.
     entry = str(gym.registry[name].entry_point) if name in gym.registry else ""
-    gone = ("mujoco" in entry and asked in ("2", "3")) or "MujocoPy" in entry
+    old = entry.startswith("gymnasium_robotics.envs.mujoco.") and asked in ("2", "3")
+    gone = old or "_raise_mujoco_py_error" in entry or "MujocoPy" in entry
     if name in gym.registry and not gone:
         return name
     newest = max(versions, default=None)

@@ -38,7 +38,7 @@ def needs_own_process(env: gym.Env) -> bool:
 
 def _is_of_dm_control(env: gym.Env) -> bool:
     """Whether `env` is one of dm_control's tasks, through shimmy."""
-    return hasattr(env.unwrapped, "render_kwargs")
+    return type(env.unwrapped).__module__.startswith("shimmy.")
 
 
 def arguments(env: gym.Env, size: int) -> dict[str, Any]:

@@ -139,4 +139,4 @@ def _float32_bounds(space: Box) -> tuple[np.ndarray, np.ndarray]:
     low, high = space.low.astype(np.float32), space.high.astype(np.float32)
     low = np.where(low.astype(np.float64) < space.low, np.nextafter(low, np.float32(np.inf)), low)
     high = np.where(high.astype(np.float64) > space.high, np.nextafter(high, np.float32(-np.inf)), high)
-    return low, high
+    return low, np.maximum(low, high)  # no float32 may lie between

@@ -1,6 +1,7 @@
 """Environments in processes of their own: many at once, or one that must not share a process with TensorFlow."""
 
 import contextlib
+import multiprocessing.connection
 import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -50,14 +51,14 @@ class Workers(AsyncVectorEnv):
       makes: make the environments, in their processes; the first is called here too, to learn its spaces, and must
         not render by itself then.
       name: of the environment, for messages.
-      hint: what to look for if a process dies before its first observation.
-      hide_main: have the processes not import this one's main module, which may import TensorFlow.
+      draws: they draw, so their processes do not import this one's main module, which may import TensorFlow.
     """
 
-    def __init__(self, makes: Sequence[Make], name: str, *, hint: str = "", hide_main: bool = False):
-        self._name, self._hint = name, hint
+    def __init__(self, makes: Sequence[Make], name: str, *, draws: bool = False):
+        self._name = name
+        self._hint = f"; {rendering.NO_GL.format('perhaps')}" if draws else ""  # until the first observation
         parent = os.getpid()
-        with self._explained(), _without_main() if hide_main else contextlib.nullcontext():
+        with self._explained(), _without_main() if draws else contextlib.nullcontext():
             super().__init__(
                 [_Making(make, name, parent) for make in makes],
                 context="spawn",
@@ -88,14 +89,12 @@ class Workers(AsyncVectorEnv):
         try:
             yield
         except (EOFError, ConnectionError):
-            for process in self.processes:
-                process.join(1)
+            multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=1)
             codes = [process.exitcode for process in self.processes if process.exitcode is not None]
             self._state = AsyncState.DEFAULT
             self.close(terminate=True)
             raise UserError(
-                f"a process of {self._name} has died (exit status {', '.join(map(str, codes))})"
-                f"{self._hint and '; '}{self._hint}"
+                f"a process of {self._name} has died (exit status {', '.join(map(str, codes))}){self._hint}"
             ) from None
 
     def _raise_if_errors(self, successes):
@@ -143,9 +142,9 @@ class _Making:
 class InOwnProcess(gym.Env):
     """The environment that `make` makes, in a process of its own without TensorFlow; of infos only why it failed."""
 
-    def __init__(self, make: Make, spec: EnvSpec, hint: str):
+    def __init__(self, make: Make, spec: EnvSpec):
         self.spec = spec
-        self._env = Workers([make], spec.id, hint=hint, hide_main=True)
+        self._env = Workers([make], spec.id, draws=True)
         self.observation_space, self.action_space = self._env.single_observation_space, self._env.single_action_space
         self.metadata = self._env.metadata
 

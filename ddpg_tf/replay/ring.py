@@ -85,5 +85,5 @@ def require_disk(directory: Path, needed: int):
     if needed > free:
         raise UserError(
             f"the replay needs {needed / 1e9:.2f} GB and {place} has {free / 1e9:.2f} GB free: lower "
-            "--replay_capacity or choose a --run_dir elsewhere"
+            "--replay_capacity or choose a directory elsewhere"
         )

@@ -92,8 +92,6 @@ class Frames:
         ring["frame"][slot], ring["age"][slot] = frame, np.where(begins, 0, age)
 
     def oldest(self, ring: Ring, rows: int, oldest: int, capacity: int) -> int:
-        if not rows:
-            return oldest
         length = len(ring["reward"])
         first_frame = ring["frame"][(rows - 1) % length] + 2 - capacity  # [N]
 
@@ -101,7 +99,7 @@ class Frames:
             slot = row % length
             return bool((ring["frame"][slot] - ring["age"][slot] >= first_frame).all())
 
-        return bisect.bisect_left(range(rows), True, lo=max(oldest, rows - length), key=whole)
+        return bisect.bisect_left(range(rows), True, lo=oldest, key=whole)
 
     def gather(self, ring: Ring, slot: np.ndarray, end: np.ndarray, env: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._read_ahead(ring, slot, end, env)

@@ -161,6 +161,8 @@ class _Run:
             hindsight=goals and Hindsight(goals, config.hindsight_share),
         )
         with contextlib.ExitStack() as closing:
+            if goals:
+                closing.callback(goals.close)
             evaluated = -1 if self._scores.last_step is None else self._scores.last_step
             self._logger = Logger(
                 path,

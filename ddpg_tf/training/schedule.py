@@ -44,6 +44,8 @@ def ring_size(config: Config, image: bool = False) -> tuple[int, int]:
             f"more than frame_stack ({config.frame_stack}) frames"
         )
     interval = config.checkpoint_every or config.total_steps
+    if config.collectors:  # checkpoints wait for the end of a round
+        interval = -(-interval // config.update_every) * config.update_every
     oldest_draw = (2 * blocks_per_draw(config, image) - 1 + image) * config.update_every
     most = slots * config.total_steps
     slack = min(slots * (2 * interval + oldest_draw), max(0, most - config.replay_capacity))
