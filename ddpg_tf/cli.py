@@ -51,6 +51,7 @@ def parse(
     except flags.Error as error:
         said = str(error).strip().removeprefix("ERROR:: ").splitlines()[0].rstrip(".")
         said = re.sub(r"\('(.*)', '(.*)'\)", r"\1: \2", said)  # absl prints a tuple
+        said = re.sub(r"invalid literal for int\(\) with base 10: .*", "not a whole number, as in 1000000", said)
         if found := re.search(r"Unknown command line flag '(\w+) (.*)'", said):  # a line of a flagfile
             said += f": in a flagfile write --{found[1]}={found[2]}"
         missing = re.search(r"Flag (--\w+) must have a value other than None", said)

@@ -1,6 +1,6 @@
 """Every setting once: name, default, unit, source. Flags, --help, presets and flags.txt all come from `Config`.
 
-Nothing else in the project reads a flag. Imports neither TensorFlow nor Gymnasium.
+No other module reads a setting from a flag. Imports neither TensorFlow nor Gymnasium.
 """
 
 import contextlib
@@ -53,7 +53,11 @@ class Config:
         "sync", ENVIRONMENT, "sync: in this process; async: one process each", choices=("sync", "async")
     )
     max_episode_steps: int = setting(
-        0, ENVIRONMENT, "the environment's own steps after which an episode is truncated; 0: what its id says", least=0
+        0,
+        ENVIRONMENT,
+        "the environment's own steps after which an episode is truncated; 0: what its id says",
+        least=0,
+        resumable=True,  # a run whose first evaluation never ended needs it
     )
 
     pixels: bool = setting(False, PIXELS, "learn from rendered frames, whatever else the environment observes")
@@ -152,7 +156,9 @@ class Config:
         50, NETWORKS, "units after the convolutions, with layer norm and tanh (DrQ-v2: 50); 0: none (paper)", least=0
     )
 
-    gamma: float = setting(0.99, LEARNING, "discount per environment step (paper: 0.99)", least=0, most=1)
+    gamma: float = setting(
+        0.99, LEARNING, "discount per step, however often its action is repeated (paper: 0.99)", least=0, most=1
+    )
     tau: float = setting(
         0.005,
         LEARNING,
@@ -168,7 +174,10 @@ class Config:
         least=1,
     )
     n_step: int = setting(
-        1, LEARNING, "rewards summed before bootstrapping, fewer at an episode's end (paper: 1)", least=1
+        1,
+        LEARNING,
+        "rewards summed before bootstrapping, fewer at an episode's end and at the newest step (paper: 1)",
+        least=1,
     )
     actor_learning_rate: float = setting(1e-3, LEARNING, "Adam step size of the actor (paper: 0.0001)", above=0)
     critic_learning_rate: float = setting(1e-3, LEARNING, "Adam step size of the critic (paper: 0.001)", above=0)
@@ -186,7 +195,9 @@ class Config:
     target_noise_sigma: float = setting(
         0.0, LEARNING, "standard deviation of the target action's noise, in half-ranges (TD3: 0.2; paper: 0)", least=0
     )
-    target_noise_clip: float = setting(0.5, LEARNING, "the most that this noise adds (TD3: 0.5)", least=0)
+    target_noise_clip: float = setting(
+        0.5, LEARNING, "the most that this noise adds, in half-ranges (TD3: 0.5)", least=0
+    )
     saturation_penalty: float = setting(
         0.0, LEARNING, "c: adds c x mean(abs(q)) x mean(x^2) to the actor's loss, x before its tanh (paper: 0)", least=0
     )

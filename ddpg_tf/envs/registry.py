@@ -22,6 +22,8 @@ def resolve_id(env_id: str) -> str:
       UserError: no such environment (near matches are named), or its module does not import.
     """
     module, _, name = env_id.rpartition(":")
+    if "/" in module or module.endswith(".py"):
+        raise UserError(f"--env={env_id} names a file: it takes a module, as in PYTHONPATH=. --env=my_module:{name}")
     if module:
         try:
             importlib.import_module(module)

@@ -41,6 +41,8 @@ def exporting_to(export_dir: Path) -> Iterator[None]:
             yield
     except OSError as error:  # TensorFlow's name a file that is gone again
         reason = error.strerror or str(error).rpartition("; ")[2]
+        if isinstance(error, FileExistsError):
+            reason = "it is not a directory"
         raise UserError(f"cannot export to {export_dir}: {reason}") from None
 
 

@@ -1,4 +1,4 @@
-"""DDPG: act and update (Lillicrap et al., Algorithm 1). Knows no environment, no replay, no file."""
+"""DDPG: act and update (Lillicrap et al., Algorithm 1). Knows minibatches; no environment, no ring, no file."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -65,7 +65,7 @@ class DDPG:
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
         # What all networks share is computed once, and trained by the critic's loss only.
         self._shared = shared or (lambda observation: observation)
-        self.actor_optimizer.build(self._actor.trainable_variables)
+        self.actor_optimizer.build(self._actor.trainable_variables)  # of the head
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernel_mask(self.critic)
 

@@ -75,7 +75,7 @@ def build_actor(
       shape: O of vectors, float32 [B, O]; (H, W, C) of images, uint8 [B, H, W, C].
       shared: what `build_shared` gave.
     """
-    init = Initialisation(config.seed, "actor")
+    init = Initialisation(config.seed, _role(name))
     observation, features = _inputs(shape, shared)
     x = _trunk(config, features, init, observation.dtype == "uint8")
     x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
@@ -91,7 +91,7 @@ def build_critic(
 
     The action enters at hidden layer `config.action_layer` (paper: the second), rescaled to [-1, 1].
     """
-    init = Initialisation(config.seed, "critic")
+    init = Initialisation(config.seed, _role(name))
     observation, features = _inputs(shape, shared)
     action = keras.Input([len(low)], name="action")
     x = _trunk(config, features, init, observation.dtype == "uint8", FromBounds(low, high)(action))
@@ -99,6 +99,11 @@ def build_critic(
     head = keras.Model([features, action], q, name=f"{name}_head")
     q = _of_sense(head([_shared(shared, observation), action]), observation)
     return Network(keras.Model([observation, action], q, name=name), head)
+
+
+def _role(name: str) -> str:
+    """Whose start a network shares: a target's is that of what it follows; "critic_2" would have one of its own."""
+    return name.removeprefix("target_").removeprefix("averaged_")
 
 
 def _of_sense(output, observation):
@@ -133,7 +138,7 @@ def _trunk(config: Config, x, init: "Initialisation", image: bool, action=None):
         if action is not None and i == config.action_layer:
             x = keras.layers.Concatenate()([x, action])
         x = init.dense(units, x.shape[-1], f"hidden_{i}")(x)
-        if config.normalization == "layer" or action is None or i < config.action_layer:
+        if config.normalization != "batch" or action is None or i < config.action_layer:
             x = _normalized(config, x, f"norm_{i}")
         x = keras.layers.ReLU()(x)
     return x

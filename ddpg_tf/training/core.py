@@ -53,7 +53,7 @@ class Core:
         if self.step >= self._config.learning_starts:
             return self._learn(until)
         while self.step < until and not stopped():
-            self._collect(self.agent.act)  # an averaged actor too is the newest, as long as nothing is learnt
+            self._collect(self.agent.act)  # the averaged actor's, but before the first update both are the same
         return []
 
     def _learn(self, until: int) -> list[dict[str, float]]:

@@ -87,7 +87,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
             with versions.exporting_to(Path(config.export_dir)):
                 pass  # what is wrong with it is told now, not hours later
         run_dir.create(path, config)
-        _warn_of_no_effect(config, spaces)
+        _warn_of_settings(config, spaces)
     lock = run_dir.lock(path)
     try:
         found = checkpoint.load(path / "checkpoints") if resume else None
@@ -107,13 +107,15 @@ def train(config: Config, *, resume: bool = False) -> Result:
         os.close(lock)
 
 
-def _warn_of_no_effect(config: Config, spaces: Spaces):
+def _warn_of_settings(config: Config, spaces: Spaces):
     if config.learning_starts >= config.total_steps:
         warnings.warn(
             f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
             f"batch_size) and total_steps is {config.total_steps}",
             stacklevel=3,
         )
+    if spaces.has_goals and config.hindsight == "none":
+        warnings.warn(f"{config.env} has goals: --hindsight=future learns from those it did not reach", stacklevel=3)
     for names, why in without_effect(config, spaces.image):
         changed = [f"--{name}" for name in names if getattr(config, name) != FIELDS[name].default]
         if changed:
