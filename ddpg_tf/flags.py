@@ -7,7 +7,6 @@ import dataclasses
 import os
 import re
 import typing
-import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -71,7 +70,7 @@ def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
     """The flagfile `preset` stands for, None for none.
 
     auto is the environment's, called as its id without the module, or its namespace's (what stands before a "/"), with
-    --pixels that for pixels; a warning says that there is none.
+    --pixels that for pixels.
 
     Raises:
       UsageError: there is no such preset; names those there are.
@@ -81,14 +80,7 @@ def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
     if preset == "auto":
         own = env_id.rpartition(":")[2]
         names = ["pixels"] if pixels else [own, own.partition("/")[0]]
-        found = next((path for name in names if (path := PRESETS / f"{name}.flags").is_file()), None)
-        if found is None:
-            warnings.warn(
-                f"{env_id} has no preset, so this is plain DDPG with an update each step: --preset=modern is a better "
-                "start (for images --preset=pixels --pixels=false)",
-                stacklevel=3,
-            )
-        return found
+        return next((path for name in names if (path := PRESETS / f"{name}.flags").is_file()), None)
     for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
         if path.is_file():
             return path

@@ -328,7 +328,6 @@ CHANGED = dict(
     env_kwargs='{"max_episode_steps": 3}',
     num_envs="2",
     vectorization="async",
-    max_episode_steps="9",
     warmup_steps="999",
     update_every="4",
     updates_per_step="2",

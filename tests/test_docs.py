@@ -5,9 +5,11 @@ import re
 import shlex
 from urllib.parse import unquote
 
+import numpy as np
 import pytest
 from conftest import ROOT, command
 
+from ddpg_tf import Config
 from ddpg_tf.flags import flag_table
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -61,9 +63,22 @@ def python_blocks(page) -> list[str]:
     return re.findall(r"```python\n(.*?)```", page.read_text(), re.S)
 
 
+def test_the_example_of_an_own_environment_keeps_its_promises():
+    from ddpg_tf.envs import factory
+    from ddpg_tf.envs.spaces import checked_spaces
+
+    exec(next(block for block in python_blocks(ROOT / "docs/develop.md") if "gym.register" in block), {})
+    env = factory.make_flat_env(Config(env="Tank-v0"))
+    spaces = checked_spaces(factory.make_policy_env(Config(env="Tank-v0")), "Tank-v0")
+    assert list(spaces.leaves) == ["level", "set_point"] and env.spec.max_episode_steps == 50
+    seen, _ = env.reset(seed=0)
+    level, *_ = env.step(np.float32([1.0]))[0]
+    assert seen.shape == (2,) and level == pytest.approx(seen[0] + 0.1)
+
+
 @pytest.mark.parametrize("page, says", [("README.md", "runs/Pendulum-v1-0-"), ("docs/develop.md", "critic_loss")])
 def test_the_python_examples_run(tmp_path, monkeypatch, capsys, page, says):
-    code = next(block for block in python_blocks(ROOT / page) if "import" in block and "serve.client" not in block)
+    code = next(block for block in python_blocks(ROOT / page) if "Config(" in block)
     monkeypatch.chdir(tmp_path)
     exec(code.replace("2_000", "700"), {"__name__": "__main__"})
     assert says in capsys.readouterr().out

@@ -68,10 +68,13 @@ def _stopped(run, stops):
     return replaced
 
 
-def test_an_evaluation_without_end_can_be_ended_by_a_signal(tmp_path, short):
+def test_an_evaluation_without_end_can_be_ended_by_a_signal_and_by_a_limit(tmp_path, short):
+    settings = dict(env_kwargs={"at": 50}, eval_every=140)
     with pytest.raises(loop.Interrupted):
-        train(short(tmp_path / "run", "Endless", env_kwargs={"at": 50}, eval_every=140))
+        train(short(tmp_path / "run", "Endless", **settings))
     assert newest(tmp_path / "run")["step"] == 140
+    train(short(tmp_path / "run", "Endless", **settings, max_episode_steps=20), resume=True)
+    assert list(read_evaluations(tmp_path / "run" / "evaluations.csv")) == [140, 280, 300]
 
 
 def test_what_was_learnt_is_saved_before_a_long_evaluation_ends(tmp_path, short, monkeypatch):
