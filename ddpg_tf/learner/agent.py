@@ -65,7 +65,7 @@ class DDPG:
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
         # What all networks share is computed once, and trained by the critic's loss only.
         self._shared = shared or (lambda observation: observation)
-        self.actor_optimizer.build(self._actor.trainable_variables)  # of the head
+        self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
         self._is_kernel = kernel_mask(self.critic)
 
