@@ -23,7 +23,7 @@ def resolve_id(env_id: str) -> str:
     """
     module, _, name = env_id.rpartition(":")
     if "/" in module or module.endswith(".py"):
-        raise UserError(f"cannot import {module!r}: --env takes a module, as in PYTHONPATH=. --env=tank:{name}")
+        raise UserError(f"cannot import {module!r}: --env takes a module, as in PYTHONPATH=. --env=module:{name}")
     if module:
         try:
             importlib.import_module(module)
