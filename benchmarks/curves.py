@@ -4,10 +4,11 @@
 
 The runs must differ in their seed only; other seeds that NAME has, of the same flags, stay. Statistics as Agarwal et
 al. 2021 (rliable) advise: interquartile mean and 95 % percentile bootstrap over runs, stratified by task (a report has
-one task); SciPy computes them. Writes NAME/README.md (table, commands, versions), curve.png and the csv files that
+one task). Writes NAME/README.md (table, commands, versions), curve.png and the csv files that
 benchmarks/outcomes.py lists. The curve may have that of earlier results beside it.
 """
 
+import itertools
 import json
 import shlex
 from collections.abc import Callable, Sequence
@@ -22,7 +23,8 @@ from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically, write_text
 
-RESAMPLES = 5000
+_ALL_RESAMPLES = 5  # so many runs are resampled in all of the at most 3,125 ways, more in this many random ones:
+_RESAMPLES = 5000
 MARK = "<!-- written by benchmarks.curves -->"
 
 
@@ -61,17 +63,20 @@ def main(argv):
 
 def interval(scores: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(interquartile mean [P], 95 % interval [2, P]) over the runs of scores [R, P]."""
-    from scipy import stats
+    runs = len(scores)
+    if runs <= _ALL_RESAMPLES:
+        drawn = np.array(list(itertools.product(range(runs), repeat=runs)))
+    else:
+        drawn = np.random.default_rng(0).integers(runs, size=(_RESAMPLES, runs))
+    means = interquartile_mean(scores[drawn], axis=1)
+    return interquartile_mean(scores), np.quantile(means, (0.025, 0.975), axis=0, method="inverted_cdf")
 
-    def iqm(values, axis):
-        return stats.trim_mean(values, 0.25, axis=axis)
 
-    if len(scores) == 1:  # nothing to resample
-        return scores[0], np.repeat(scores, 2, axis=0)
-    found = stats.bootstrap(
-        (scores,), iqm, axis=0, n_resamples=RESAMPLES, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    return iqm(scores, 0), np.array([found.low, found.high])
+def interquartile_mean(scores: np.ndarray, axis: int = 0) -> np.ndarray:
+    """Over the runs, which are along `axis`."""
+    from scipy.stats import trim_mean
+
+    return trim_mean(scores, 0.25, axis=axis)
 
 
 def summary(outcomes_: Sequence[Outcome], figure: Callable[[Outcome], float | None]) -> str:
@@ -105,11 +110,6 @@ def report(results: Results, commands: Sequence[str]) -> str:
         columns["their success"] = lambda outcome: outcome.success
     if any(outcome.q_bias for outcome in done):
         columns["q_bias, last 5"] = lambda outcome: outcome.last_q_bias
-    versions = {
-        name: " and ".join(sorted({outcome.versions[name] for outcome in results.outcomes}))
-        for name in outcomes.VERSIONS
-        if all(name in outcome.versions for outcome in results.outcomes)
-    }
     peer = results.peer
     trainer = f", {peer.algorithm} of {peer.library} with {json.dumps(peer.settings)}" if peer else ""
     lines = [
@@ -117,8 +117,7 @@ def report(results: Results, commands: Sequence[str]) -> str:
         f"# {results.path.name}",
         "",
         f"{config.env}, {config.total_steps:,} steps, "
-        f"{seeds(results.outcomes)}{trainer}; measured with "
-        f"{', '.join(f'{name} {version}' for name, version in versions.items())}.",
+        f"{seeds(results.outcomes)}{trainer}; measured with {', '.join(_versions(results))}.",
         "",
         "| seed | " + " | ".join(columns) + " |",
         "|---" * (len(columns) + 1) + "|",
@@ -145,6 +144,16 @@ def report(results: Results, commands: Sequence[str]) -> str:
         "",
     ]
     return "\n".join(lines)
+
+
+def _versions(results: Results) -> list[str]:
+    """NAME VERSION of what the runs were made with; which of them, where that is not known of all."""
+    found = []
+    for name in outcomes.VERSIONS:
+        of = {outcome.seed: outcome.versions[name] for outcome in results.outcomes if name in outcome.versions}
+        some = f" (seed {', '.join(map(str, of))})" if len(of) < len(results.outcomes) else ""
+        found += [f"{name} {' and '.join(sorted(set(of.values())))}{some}"] if of else []
+    return found
 
 
 def trainings(results: Results, runs: str = "runs") -> list[str]:

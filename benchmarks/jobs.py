@@ -19,7 +19,7 @@ from benchmarks.report import Part, Row, installed, write
 from benchmarks.suite import settle
 from benchmarks.throughput import FIRST_MARK, Work, seconds_between_marks
 from ddpg_tf import cli
-from ddpg_tf.errors import UserError
+from ddpg_tf.errors import UsageError, UserError
 
 
 def main(argv):
@@ -30,6 +30,8 @@ def main(argv):
     )
     flags.DEFINE_string("out", "benchmarks/results/jobs.md", "file for the results", flag_values=values)
     cli.parse(argv, values, __doc__)
+    if values.steps % 1000:
+        raise UsageError(f"--steps={values.steps} must be a multiple of 1000")
     cores = available_cores()
     counts = [count for count in (1, 2, 4, 8, 16, len(cores)) if count <= len(cores)]
     rates: dict[int, list[float]] = {count: [] for count in dict.fromkeys(counts)}

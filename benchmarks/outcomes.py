@@ -29,7 +29,10 @@ from ddpg_tf.storage.checkpoint import newest_step
 
 RESULTS = Path("benchmarks/results")
 DIVERGED = "diverged.txt"  # in a run directory: the line that ended it
-VERSIONS = ("commit", "gymnasium", "mujoco", "tensorflow", "keras", *peer_runs.PACKAGES)
+VERSIONS = (  # what runs.csv keeps of versions.json
+    *("commit", "device", "gymnasium", "mujoco", "dm_control", "gymnasium-robotics", "tensorflow", "keras"),
+    *peer_runs.PACKAGES,
+)
 _PEER = "peer.json"  # in a run directory and in a folder of results
 _COLUMNS = ("seed", "run", "ended", "steps_per_second", "rescored", "episodes", *VERSIONS, "success", "best")
 _OWN = ("seed", "run_dir", "export_dir")  # flags in which the runs of a folder differ
@@ -129,7 +132,7 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
       scatter: whether the critic's estimates are noted too.
       best: whether the best evaluation's weights are scored too.
     Raises:
-      UsageError: the run is not finished.
+      UsageError: the run is not finished, or another one of its seed is published.
     """
     require_ended(run)
     config, diverged, peer = run_dir.read_config(run), (run / DIVERGED).exists(), read_peer(run)
@@ -138,7 +141,9 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")} if same_flags else {}
     versions = json.loads((run / "versions.json").read_text())
     row = rows.get(config.seed)
-    known = row and (row["run"], row["ended"]) == (versions["run"], ended)
+    if row and row["run"] != versions["run"]:
+        raise UsageError(f"{path} has another run of seed {config.seed}: remove that folder first, if this is to count")
+    known = row and row["ended"] == ended
     episodes = max(episodes, int(row["episodes"])) if known else episodes
     if peer or diverged:
         episodes, scatter = 0, False  # there are no weights, or they cannot be played here

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 import numpy as np
 
-from benchmarks.curves import draw_on, finished, interval, seeds, summary
+from benchmarks.curves import draw_on, finished, interquartile_mean, seeds, summary
 from benchmarks.outcomes import Outcome, Results, difference
 from benchmarks.suite_file import Entry, Suite
 from ddpg_tf.files import write_atomically
@@ -185,7 +185,7 @@ def _against(entry: Entry, found: Results) -> list[str]:
         return ["", ""]
     figure = entry.published
     came_to = [outcome.last(10) if outcome.ended == "finished" else -np.inf for outcome in found.outcomes]
-    reached = interval(np.array(came_to)[:, None])[0][0] >= figure.score
+    reached = interquartile_mean(np.array(came_to)) >= figure.score
     return [f"{figure.score:,.1f} ({figure.source}, {figure.steps:,} steps)", "yes" if reached else "no"]
 
 

@@ -19,6 +19,7 @@ from absl import flags
 from benchmarks.report import Part, Row, installed, write
 from benchmarks.scale import Setting, Steps
 from ddpg_tf import cli
+from ddpg_tf.errors import UsageError
 
 ROUNDS = 7
 _KEPT = 300_000  # transitions in the replay
@@ -33,6 +34,8 @@ def main(argv) -> int:
     flags.DEFINE_integer("block", 50, "updates in one call", lower_bound=2, flag_values=values)
     flags.DEFINE_string("out", "benchmarks/results/profile.md", "file for the results", flag_values=values)
     cli.parse(argv, values, __doc__)
+    if not all(units.isdigit() and int(units) for units in values.hidden_units):
+        raise UsageError(f"--hidden_units={','.join(values.hidden_units)} must be whole numbers, as 256,256")
     with TemporaryDirectory(prefix="profile-") as directory:
         pieces = _pieces(values, Path(directory))
         found = measure(pieces)

@@ -3,13 +3,11 @@
     python -m benchmarks.reliability [KIND ...] [--kills=100] [--others=10] [--work_dir=runs/reliability] [--out=FILE]
 
 Kinds: vectors, environments, pixels, export (each a quarter of the kills), disk_full, flipped_byte, read_only,
-two_processes. Without a name all are done. Writes FILE and FILE with the suffix .csv after each kind; kinds that are
-not named are taken over from earlier calls with the same work_dir. Exit status 1 if something is not as wanted.
+two_processes. Without a name all are done. Writes FILE and FILE with the suffix .csv after each kind; what they have of
+kinds that are not named stays. Exit status 1 if something is not as wanted.
 """
 
-import dataclasses
 import functools
-import json
 import random
 import shutil
 import subprocess
@@ -25,7 +23,6 @@ from benchmarks.disturbances import Unavailable
 from benchmarks.processes import ROOT
 from benchmarks.report import Part, Row, chosen, installed, write
 from ddpg_tf import cli
-from ddpg_tf.files import write_text
 from ddpg_tf.storage import checkpoint
 
 _SMALL = (
@@ -86,33 +83,25 @@ def main(argv) -> int:
     names = chosen(cli.parse(argv, values, __doc__, positional=True), _KINDS)
     out = Path(values.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    measured: dict[str, Part] = {}
     for name in names:
         print(f"{name} ...", flush=True)
         bench = Bench(Path(values.work_dir).absolute() / name, values)
         said = " ".join(arg for arg in argv[1:] if arg.startswith(("--kills", "--others", "--seed")))
-        about = f"{_KINDS[name][0]} Measured by `python -m benchmarks.reliability {f'{name} {said}'.strip()}` at "
-        part = bench.measure(f"{about} commit {_commit()}.", _KINDS[name][1])
-        write_text(bench.folder.with_suffix(".json"), json.dumps(dataclasses.asdict(part)))
-        parts = {name: found for name in _KINDS if (found := _read(bench.folder.with_name(f"{name}.json")))}
+        command = f"python -m benchmarks.reliability {f'{name} {said}'.strip()}"
+        measured[name] = bench.measure(f"{_KINDS[name][0]} Measured at commit {_commit()}.", _KINDS[name][1])
         write(
             out,
             "Reliability",
             "Small runs of `train.py` on the CPU, disturbed at random moments, mended, resumed until they end, and "
             "compared with an undisturbed one: evaluations.csv, values.csv, metrics.csv but for the clock, all arrays "
             "of the last checkpoint, the newest publication",
-            "python -m benchmarks.reliability",
-            parts,
+            command,
+            {name: measured[name]},
             installed("tensorflow", "keras", "numpy", "gymnasium"),
         )
     print(out.read_text())
-    return int(not all(part.passed for part in parts.values()))
-
-
-def _read(path: Path) -> Part | None:
-    if not path.is_file():
-        return None
-    found = json.loads(path.read_text())
-    return Part(found["about"], [Row(**row) for row in found["rows"]], found["notes"])
+    return int(not all(part.passed for part in measured.values()))
 
 
 class Bench:

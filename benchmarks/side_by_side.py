@@ -6,8 +6,8 @@ from urllib.parse import quote
 
 import numpy as np
 
-from benchmarks.curves import draw_on, finished, interval, summary
-from benchmarks.outcomes import Outcome, Results
+from benchmarks.curves import curve_of, draw_on, finished, interquartile_mean, summary
+from benchmarks.outcomes import Results
 from benchmarks.pages import INTERVAL, draw_grid, earlier, row, seeds_cell
 from benchmarks.suite_file import Suite
 
@@ -22,8 +22,8 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         *_legend(suite),
         f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last ten, last five: of fewer than "
         "twice as many evaluations the second half. Caught up: the share of the first entry's steps after which "
-        "five evaluations in a row have on average what the first entry has in its last five; no entry can be "
-        "caught up before its fifth evaluation (<=). q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute "
+        "five evaluations in a row come to what the first entry has in its last five; no entry can be caught up "
+        "before its fifth evaluation (<=). q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute "
         "return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit cuts "
         "episodes, Q counts what would follow too, so that with a long discount even a right critic is away from 0 "
         "(Swimmer-v5, Reacher-v5).",
@@ -110,19 +110,16 @@ def _speed(found: Results) -> float:
 def _caught_up(found: Results, first: Results) -> str:
     """A cell: of the first entry's steps, those after which `found` has had the first entry's last five."""
     done = finished(found)
-    if not finished(first) or not any(len(outcome.scores) >= 5 for outcome in done):
+    if not finished(first) or not done:
         return "-"
-    aim = interval(np.array([[outcome.last(5)] for outcome in finished(first)]))[0][0]
-    never = [np.inf] * (len(found.outcomes) - len(done))
-    step = float(np.median([_first_at(outcome, aim) for outcome in done] + never))
-    if np.isinf(step):
+    steps, scores = curve_of(done)
+    if len(steps) < 5:
+        return "-"
+    aim = interquartile_mean(np.array([outcome.last(5) for outcome in finished(first)]))
+    of_five = np.lib.stride_tricks.sliding_window_view(scores, 5, axis=1).mean(axis=2)
+    never = np.full([len(found.outcomes) - len(done), of_five.shape[1]], -np.inf)
+    reached = interquartile_mean(np.concatenate([of_five, never])) >= aim - 1e-9 * abs(aim)  # it is as good as itself
+    if not reached.any():
         return "no"
-    soonest = min(list(outcome.scores)[4] for outcome in done if len(outcome.scores) >= 5)
-    return f"{'<= ' if step <= soonest else ''}{step / first.config.total_steps:.2f}"
-
-
-def _first_at(outcome: Outcome, score: float) -> float:
-    """The first step at which the mean of the last five evaluations is at least `score`."""
-    steps, scores = list(outcome.scores), list(outcome.scores.values())
-    reached = (step for i, step in enumerate(steps) if i >= 4 and np.mean(scores[i - 4 : i + 1]) >= score)
-    return next(reached, np.inf)
+    at = int(reached.argmax())
+    return f"{'<= ' * (at == 0)}{steps[at + 4] / first.config.total_steps:.2f}"

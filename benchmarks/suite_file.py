@@ -149,12 +149,14 @@ def _merged(name: str, found: Mapping[str, Any]) -> Entry:
     peer = _peer(merged.get("peer"))
     if peer:
         _require_known_to_peers(configs[0])
+    published = _published(merged.get("published"))
+    _require_keys("flags", merged["flags"], {"env": str})
     return Entry(
         name,
         arguments,
         tuple(seeds),
         configs[0],
-        _published(merged.get("published")),
+        published,
         peer,
         **{key: merged[key] for key in ("readme", "note", "beside", "scatter") if key in merged},
     )

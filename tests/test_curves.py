@@ -42,6 +42,15 @@ def test_interquartile_mean_forgets_the_extremes_and_the_interval_holds_it():
     np.testing.assert_array_equal(curves.interval(scores)[1], [low, high])  # the same at every call
 
 
+def test_the_interval_of_few_runs_is_over_all_ways_to_draw_them():
+    """Of three runs the lowest and the highest: each is drawn three times in one of 27 ways, more than 2.5 %."""
+    np.testing.assert_array_equal(curves.interval(np.array([[3.0], [1.0], [2.0]]))[1], [[1.0], [3.0]])
+    np.testing.assert_array_equal(curves.interval(np.array([[3.0, 5.0]]))[1], [[3.0, 5.0], [3.0, 5.0]])
+    # One far run of five is in the middle three of a drawing where it is drawn twice or more: 821 of 3,125 ways.
+    _, (low, high) = curves.interval(np.array([[0.0], [0.0], [0.0], [0.0], [90.0]]))
+    assert (low[0], high[0]) == (0.0, 60.0)  # drawn three times: 181 ways, 5.8 %; four times: 0.7 %
+
+
 def test_report_over_seeds(finished, tmp_path, capsys):
     """Final is the mean of the last ten evaluations of every seed, not the best ones; versions beside the numbers."""
     runs = [finished(seed, [seed] * 5 + [100 + seed] * 10) for seed in (2, 0, 1)]
@@ -78,6 +87,23 @@ def test_runs_that_differ_in_more_than_the_seed_are_not_mixed(finished, tmp_path
     (other / "peer.json").write_text(json.dumps({"library": "sb3", "algorithm": "TD3", "settings": {}}))
     with pytest.raises(UsageError, match="different libraries"):
         curves.main(["curves", str(runs[0]), str(other), f"--out={tmp_path / 'out'}", "--episodes=0"])
+
+
+def test_another_run_of_a_published_seed_does_not_replace_it(finished, tmp_path):
+    out, run = tmp_path / "out", finished(0, [1.0, 2.0])
+    curves.main(["curves", str(run), f"--out={out}", "--episodes=0"])
+    (run / "versions.json").write_text(json.dumps({"run": "a later one", "commit": "abc"}))
+    with pytest.raises(UsageError, match="another run of seed 0: remove that folder"):
+        curves.main(["curves", str(run), f"--out={out}", "--episodes=0"])
+
+
+def test_what_is_known_of_some_runs_only_is_told_of_them(finished, tmp_path):
+    runs, out = [finished(0, [1.0]), finished(1, [2.0])], tmp_path / "out"
+    versions = json.loads((runs[1] / "versions.json").read_text())
+    (runs[1] / "versions.json").write_text(json.dumps({**versions, "commit": "abc", "device": "CPU"}))
+    curves.main(["curves", *map(str, runs), f"--out={out}", "--episodes=0"])
+    text = (out / "README.md").read_text()
+    assert "measured with commit abc (seed 1), device CPU (seed 1), gymnasium 1.4.0, mujoco 3.11.0." in text
 
 
 def test_an_unfinished_run_is_refused(finished, tmp_path):

@@ -101,6 +101,7 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         ("entries = 3", "entries must be"),
         ("runs = 3\n[entries.a]", "'runs' is not one of"),
         ("[entries.a]\nsteps = 3", "entry 'a': 'steps' is not one of"),
+        ("[entries.a]\nflags = {tau = 0.1}", "entry 'a': flags lacks env"),
         ("[entries.a]\nsets = ['b']", "no set 'b'"),
         ("[sets.b]\nsets = ['c']\n[entries.a]\nsets = ['b']", "'sets' is not one of"),
         ("[entries.a]\nflags = {nonsense = 1}", "entry 'a': .*nonsense"),
@@ -118,7 +119,7 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         ("[entries.a]\nsets = [[1]]", "no set"),
         ("[entries.'a/b']", "no slash"),
         ("[entries.a]\npublished = {score = 1}", "published lacks source, steps"),
-        ("[entries.a]\nbeside = 'b'", "no entry 'b'"),
+        ("[entries.a]\nflags = {env = 'Pendulum-v1'}\nbeside = 'b'", "no entry 'b'"),
         ("[entries.a]\npeer = {library = 'sbx'}", "peer lacks algorithm, settings"),
         ("[entries.a]\npeer = {library = 'sbx', seed = 1}", "'seed' is not one of library"),
         (PEER.format("SBX", "DDPG", "net_arch = [16]"), "library must be one of sbx, sb3, not 'SBX'"),
@@ -352,6 +353,25 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
         assert results.main(["results", f"--runs_dir={runs}"]) == 1
     for page in ("README.md", "results/README.md", "results/small.md"):
         assert "small/good) (of earlier settings) | " in (place / page).read_text()
+
+
+def test_an_entry_catches_up_with_itself_and_with_others_when_its_seeds_together_do(written):
+    entries = "".join(f"[entries.{name}]\nflags = {{env = 'Pendulum-v1'}}\n" for name in ("first", "fast", "slow"))
+    suite_, of = suite_file.read(written(entries)), {}
+    for name, seeds in {
+        "first": [[0] * 5 + [10] * 5, [0] * 5 + [30] * 5],  # 20 in the end, which only the second seed has
+        "fast": [[0] + [40] * 9, [0] * 10],  # 20 on average from the sixth evaluation on
+        "slow": [[0] * 9 + [90], [0] * 10],
+    }.items():
+        outcomes_ = (
+            outcomes.Outcome(
+                seed, "finished", {100 * (i + 1): float(x) for i, x in enumerate(scores)}, {}, None, 0, None, {}
+            )
+            for seed, scores in enumerate(seeds)
+        )
+        of[name] = outcomes.Results(written("").parent, Config(total_steps=1000), tuple(outcomes_))
+    rows = [line.split(" | ") for line in side_by_side.suite_page(suite_, of).splitlines() if "](small/" in line]
+    assert [cells[6] for cells in rows] == ["1.00", "0.60", "no"]
 
 
 def test_a_report_keeps_the_parts_that_were_not_measured_now(tmp_path):

@@ -22,7 +22,10 @@ from ddpg_tf.storage import checkpoint
 _TABLES = ("metrics.csv", "evaluations.csv", "values.csv")
 _FILES = ("flags.txt", "versions.json", *_TABLES, "events.out.tfevents.*", "learning_curve.png", "observation.png")
 _OF_A_RUN = (*_FILES, "snapshot-*.npz", "checkpoints", "replay", "videos")
-_PACKAGES = ("tensorflow", "keras", "tensorflow-probability", "numpy", "gymnasium", "mujoco", "dm_control")
+_PACKAGES = (
+    *("tensorflow", "keras", "tensorflow-probability", "numpy"),
+    *("gymnasium", "mujoco", "dm_control", "gymnasium-robotics"),
+)
 
 
 def default_path(name: str) -> Path:
