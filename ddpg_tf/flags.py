@@ -84,7 +84,7 @@ def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
     for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
         if path.is_file():
             return path
-    names = ", ".join(sorted(path.stem for path in PRESETS.glob("*.flags")))
+    names = ", ".join(sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.flags")))
     raise UsageError(f"no preset {preset!r}: neither a file nor one of {names}")
 
 

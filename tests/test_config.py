@@ -16,8 +16,13 @@ from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError
 from ddpg_tf.flags import PRESETS, define_flags, parse_command_line, read_flags, settings_of
 
-PRESET_FILES = sorted(PRESETS.glob("*.flags"))
+PRESET_FILES = sorted(PRESETS.rglob("*.flags"))
 ENV_PRESETS = [path for path in PRESET_FILES if re.search(r"-v\d+$", path.stem)]
+
+
+def name_of(path):
+    """What --preset and, of an environment's preset, --env call it."""
+    return str(path.relative_to(PRESETS).with_suffix(""))
 
 
 def parse(*arguments):
@@ -239,17 +244,18 @@ def test_the_file_of_a_setting_that_is_gone_is_named(tmp_path):
 # Presets --------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESET_FILES, ids=name_of)
 def test_every_preset_parses_into_a_valid_config(path):
-    assert parse(f"--preset={path.stem}").preset == path
-    assert parsed(f"--preset={path.stem}") != Config()
+    assert parse(f"--preset={name_of(path)}").preset == path
+    assert parsed(f"--preset={name_of(path)}") != Config()
 
 
-@pytest.mark.parametrize("path", ENV_PRESETS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", ENV_PRESETS, ids=name_of)
 def test_the_environment_of_every_preset_exists_and_gets_it_automatically(path):
-    found, _, preset = parse(f"--env={path.stem}")
-    assert registry.resolve_id(path.stem) == path.stem == found.env and preset == path
-    assert found == dataclasses.replace(parsed(f"--preset={path.stem}"), env=path.stem)
+    name = name_of(path)
+    found, _, preset = parse(f"--env={name}")
+    assert registry.resolve_id(name) == name == found.env and preset == path
+    assert found == dataclasses.replace(parsed(f"--preset={name}"), env=name)
 
 
 def test_the_environments_promised_have_a_preset():
@@ -276,7 +282,7 @@ def test_the_environments_promised_have_a_preset():
         "paper-pixels",
         *(f"{name}-v5" for name in mujoco),
     }
-    assert promised <= {path.stem for path in PRESET_FILES}
+    assert promised <= set(map(name_of, PRESET_FILES))
 
 
 # Lillicrap et al., section 7 (experiment details), low-dimensional observations.
@@ -592,7 +598,7 @@ def test_settings_without_effect_are_known(settings, beside):
     assert not changed_for_nothing(Config(**settings, **beside), image=not beside)
 
 
-@pytest.mark.parametrize("path", PRESET_FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", PRESET_FILES, ids=name_of)
 def test_no_preset_sets_what_has_no_effect(path):
     config = parsed(f"--preset={path}")
     assert not changed_for_nothing(config, config.pixels or path.stem == "CarRacing-v3")
