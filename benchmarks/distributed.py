@@ -185,11 +185,11 @@ def _with_nodes_killed(config: Config, times: int) -> int:
 
 def bytes_(directory: Path) -> Iterator[Row]:
     """Answers as they are sent, pickled, and the actor's weights, by the step of one environment."""
-    from ddpg_tf.collect import rounds
+    from ddpg_tf.collect import wire
     from ddpg_tf.collect.collector import Collector
     from ddpg_tf.envs import factory
     from ddpg_tf.flags import parse_command_line
-    from ddpg_tf.learner.acting import Acting, actor_weights
+    from ddpg_tf.training.acting import Acting, actor_weights
 
     for env, every in (("Pendulum-v1", 50), ("HalfCheetah-v5", 50), ("CarRacing-v3", 10)):
         argv = ["", f"--env={env}", "--warmup_steps=0", f"--update_every={every}", "--total_steps=10000"]
@@ -197,7 +197,7 @@ def bytes_(directory: Path) -> Iterator[Row]:
         spaces = factory.spaces_of(config)
         collector, policy = Collector(config, spaces), Acting(config, spaces)
         stack = config.frame_stack if spaces.image else 1
-        answers = [rounds.collect(collector, policy, first, every, stack) for first in range(0, 200, every)]
+        answers = [wire.collect(collector, policy, first, every, stack) for first in range(0, 200, every)]
         collector.close()
         steps = len(answers) * every
         case = f"{env}, rounds of {every} steps"

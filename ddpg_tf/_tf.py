@@ -39,7 +39,7 @@ def _quiet_stderr():
                 os.write(2, sink.read())
 
 
-_OWN_PROCESS = cli.OWN_PROCESS in os.environ  # not a program that imports ddpg_tf
+_OWN_PROCESS = cli.OWN_PROCESS in os.environ
 # Keras and what tensorflow-probability loads import these where they are installed, which takes a second or more.
 # Nothing in this project needs what they do with them.
 _UNUSED = ("h5py", "matplotlib", "pandas", "scipy") if _OWN_PROCESS else ()

@@ -83,7 +83,7 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
 _ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
 
 
-OWN_PROCESS = "DDPG_TF_OWN_PROCESS"  # in the environment of a process that is nobody else's program
+OWN_PROCESS = "DDPG_TF_OWN_PROCESS"  # set where the process is a command of this project, not a program that imports it
 
 
 def run(main: Callable[[Sequence[str]], int | None]) -> None:

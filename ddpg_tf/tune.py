@@ -127,8 +127,8 @@ def _search(
 
 
 def _trial(tune: Any, arguments: list[str], out: Path) -> type:
-    """What Ray runs: train.py as a process, looked at after each evaluation."""
-    train, sees = Path(__file__).parents[1] / "train.py", [name for name in sys.path if name]
+    """What Ray runs: a training as a process, looked at after each evaluation."""
+    sees = [name for name in sys.path if name]
     here = os.getcwd()  # relative names in the flags start there; Ray has directories of its own
 
     class Trial(tune.Trainable):
@@ -137,7 +137,7 @@ def _trial(tune: Any, arguments: list[str], out: Path) -> type:
             spelt = [f"--{name}={as_flag(value)}" for name, value in settings.items()]
             self._log = open(f"{self._path}.log", "wb")  # noqa: SIM115 - as long as the process
             self._process = subprocess.Popen(
-                [sys.executable, str(train), *arguments, *spelt, f"--run_dir={self._path}"],
+                [sys.executable, "-m", "ddpg_tf.training", *arguments, *spelt, f"--run_dir={self._path}"],
                 stdout=self._log,
                 stderr=self._log,
                 cwd=here,

@@ -53,9 +53,10 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
       keep: whether the episode holds its observations.
     Raises:
       PolicyError: from a client's `act`.
-      UserError: the policy's action does not fit the environment.
+      UserError: the policy's action does not fit the environment, or the environment failed.
     """
     from ddpg_tf.envs import goals
+    from ddpg_tf.envs.checked import FAILED
 
     episode, space = Drive(), env.action_space
     observation, _ = env.reset(seed=seed)
@@ -71,6 +72,8 @@ def play(act: Callable[[Any], np.ndarray], env: "gymnasium.Env", seed: int, *, k
         action = action.reshape(space.shape)
         episode.actions.append(action.copy())  # some environments write into what they are given
         observation, reward, terminated, truncated, info = env.step(action.astype(space.dtype))
+        if FAILED in info:
+            raise UserError(info[FAILED])
         episode.total_reward += float(reward)
         ended = terminated or truncated
     episode.success = goals.success(info)
@@ -99,15 +102,14 @@ def drive(
 ) -> list[Drive]:
     """Plays `episodes` with the deployed policy, the first reset with `seed`, and prints a line for each.
 
+    An answer does not say which version it is from, so the server is asked between episodes.
+
     Args:
       keep: whether the episodes hold their observations.
       act: asks the policy; default client.act.
-
-    An answer does not say which version it is from, so the server is asked between episodes.
-
     Raises:
       PolicyError: the server did not answer.
-      UserError: the policy's action does not fit the environment.
+      UserError: the policy's action does not fit the environment, or the environment failed.
     """
     client.inputs()  # fetched before the first latency is taken
     version, played = _version(client), []

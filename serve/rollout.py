@@ -122,7 +122,7 @@ def main(argv: Sequence[str]) -> None:
     if run_dir:
         _require_same_environment(run_dir, driven)
     problems = []
-    with client, contextlib.closing(factory.make_policy_env(driven)) as env:
+    with client, contextlib.closing(factory.make_checked_env(driven)) as env:
         factory.warn_of_no_limit(env, driven.env)
         asking = Asking(client, driven.frame_stack) if spaces.is_image(env.observation_space) else None
         try:

@@ -34,7 +34,7 @@ def test_a_head_out_of_reach_delays_new_collectors_only(ray, tiny, monkeypatch):
     """Rounds go on; a collector that dies meanwhile is made anew afterwards. Each has one CPU from the start."""
     from ddpg_tf.collect.remote import Fleet
     from ddpg_tf.envs import factory
-    from ddpg_tf.learner.acting import Acting, actor_weights
+    from ddpg_tf.training.acting import Acting, actor_weights
 
     monkeypatch.setattr("ddpg_tf.collect.remote._TELL_AFTER", 0.5)
     config = tiny("", collectors=1)

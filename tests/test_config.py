@@ -383,6 +383,12 @@ def test_the_papers_presets_spell_out_what_the_paper_gives(preset, more):
         assert re.search(rf"^--{name}=", text, re.MULTILINE), name
 
 
+@pytest.mark.parametrize("flags", [["--preset=paper"], ["--preset=paper-pixels", "--pixels"], ["--pixels"]])
+def test_presets_with_an_update_each_step_bear_several_environments(flags):
+    found = [parsed("--env=Pendulum-v1", f"--num_envs={n}", *flags) for n in (1, 4)]
+    assert [config.update_every for config in found] == [1, 4] and found[0].updates_per_step == 1
+
+
 def test_pixels_choose_the_preset_for_pixels():
     assert parse("--env=InvertedPendulum-v5", "--pixels").preset == PRESETS / "pixels.flags"
     assert parse("--env=CarRacing-v3").preset == PRESETS / "CarRacing-v3.flags"

@@ -12,13 +12,13 @@ import pytest
 from conftest import ROOT, name_of, processes_below, timeless, without_xla
 
 from ddpg_tf import train
-from ddpg_tf.collect import rounds
+from ddpg_tf.collect import wire
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import read_rows
-from ddpg_tf.learner.acting import Acting
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.training import loop
+from ddpg_tf.training.acting import Acting
 from ddpg_tf.training.rounds import Rounds
 
 ELSEWHERE = dict(num_envs=4, collectors=2, noise="ou", normalize_observations=True, warmup_steps=600)
@@ -38,7 +38,10 @@ def whole(ray, tmp_path_factory):
 
 
 class OneBlockLate(Collector):
-    """One collector, here, that acts with the weights of the call before, as those elsewhere do."""
+    """One collector, here, that acts with the weights of the call before, as those elsewhere do.
+
+    And for two environments at a time, as each of them: not every processor rounds a batch of four alike.
+    """
 
     def __init__(self, config, spaces):
         super().__init__(config, spaces)
@@ -47,8 +50,11 @@ class OneBlockLate(Collector):
     def round(self, first, weights, stopped):
         self.policy.assign(self.weights or weights)
         self.weights = weights
-        steps = [self.step(t, self.policy) for t in range(first, first + self.count)]
-        return rounds.Round(steps, np.zeros(4, bool), dict.fromkeys(("learner_waited", "collectors_waited"), 0.0))
+        steps = [self.step(t, self._in_twos) for t in range(first, first + self.count)]
+        return wire.Round(steps, np.zeros(4, bool), dict.fromkeys(("learner_waited", "collectors_waited"), 0.0))
+
+    def _in_twos(self, observations):
+        return np.concatenate([self.policy(two) for two in np.split(observations, 2)])
 
 
 def test_collectors_act_with_what_was_learnt_one_block_ago(whole, tmp_path, tiny, monkeypatch):

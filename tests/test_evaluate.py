@@ -15,7 +15,8 @@ from tensorboard.backend.event_processing import event_accumulator
 
 import ddpg_tf
 from ddpg_tf import Config, evaluate, train
-from ddpg_tf.errors import UsageError
+from ddpg_tf.envs import factory
+from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.learner.agent import METRICS
@@ -197,6 +198,15 @@ def test_evaluate_command_plays_the_episodes_that_are_asked_for(trained, capsys)
     assert output.count(f"best weights, step {load_policy(trained, 'best').step}:") == 3
     both, second, first = (float(re.search(r"mean (\S+),", line)[1]) for line in output.splitlines())
     assert both == pytest.approx((first + second) / 2, abs=0.02) and first != second
+
+
+def test_an_environment_that_cannot_be_made_is_told_without_advice_for_trainings(trained, monkeypatch):
+    def gone(config):
+        raise UserError("the simulator is gone")
+
+    monkeypatch.setattr(factory, "make_flat_env", gone)
+    with pytest.raises(UserError, match=r"^the simulator is gone$"):
+        evaluate.main(["evaluate", f"--run_dir={trained}"])
 
 
 def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, tiny, monkeypatch):

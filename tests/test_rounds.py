@@ -5,7 +5,7 @@ from unittest.mock import MagicMock
 import numpy as np
 import pytest
 
-from ddpg_tf.collect import rounds
+from ddpg_tf.collect import wire
 from ddpg_tf.collect.collector import Collector, Transitions
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
@@ -44,18 +44,18 @@ def test_three_collectors_over_the_wire_are_one_collector(toy, stack, changes):
     states = [part.state() for part in parts]
     for first in range(0, 40, 4):
         expected = [whole.step(t, wandering) for t in range(first, first + 4)]
-        answers = [rounds.collect(part, wandering, first, 4, stack) for part in parts]
-        found = [rounds.unpack(answer, state, stack) for answer, state in zip(answers, states, strict=True)]
+        answers = [wire.collect(part, wandering, first, 4, stack) for part in parts]
+        found = [wire.unpack(answer, state, stack) for answer, state in zip(answers, states, strict=True)]
         states = [state for _, state in found]
         for (row, ended), (expected_row, expected_ended) in zip(
-            rounds.merge_steps([steps for steps, _ in found]), expected, strict=True
+            wire.merge_steps([steps for steps, _ in found]), expected, strict=True
         ):
             for name in Transitions._fields:
                 np.testing.assert_array_equal(getattr(row, name), getattr(expected_row, name), err_msg=name)
                 assert getattr(row, name).dtype == getattr(expected_row, name).dtype
             assert ended == expected_ended
-        assert_same_state(rounds.merge_states(states), whole.state())
-        assert_same_state(rounds.split_state(whole.state(), range(2, 4)), parts[1].state())
+        assert_same_state(wire.merge_states(states), whole.state())
+        assert_same_state(wire.split_state(whole.state(), range(2, 4)), parts[1].state())
     assert whole.state()["episode"].min() > 1
     for collector in (whole, *parts):
         collector.close()
@@ -65,7 +65,7 @@ def test_an_answer_holds_each_new_frame_once():
     """A frame for each step, and one for each episode that begins; nothing of what the learner has."""
     config = Config(env="tests.toy_envs:ToyPicture-v0", num_envs=2, total_steps=200, frame_stack=4, **PIXELS)
     collector = Collector(config, factory.spaces_of(config))
-    answer = rounds.collect(collector, wandering, 0, 50, stack=4)
+    answer = wire.collect(collector, wandering, 0, 50, stack=4)
     begun = int((answer["terminated"] | answer["truncated"]).sum())
     assert answer["successor"].shape == (50, 2, 16, 16, 3) and answer["begun"].shape == (begun, 16, 16, 3) and begun
     others = sum(array.nbytes for name, array in answer.items() if name not in ("successor", "begun"))
@@ -90,13 +90,13 @@ def test_a_cut_that_was_not_handed_over_yet_is_told_when_the_run_goes_on(monkeyp
 
 
 def test_unfinished_episodes_keep_no_more_actions_than_can_be_re_entered(monkeypatch):
-    for module in (rounds, __import__("ddpg_tf.collect.collector", fromlist=["x"])):
+    for module in (wire, __import__("ddpg_tf.collect.collector", fromlist=["x"])):
         monkeypatch.setattr(module, "RECORDED", 5)
     config = Config(env="tests.toy_envs:Toy-v0", num_envs=1, total_steps=200)
     collector = Collector(config, factory.spaces_of(config))
     state = collector.state()
     for first in (0, 3, 6):
-        _, state = rounds.unpack(rounds.collect(collector, wandering, first, 3, 1), state, 1)
+        _, state = wire.unpack(wire.collect(collector, wandering, first, 3, 1), state, 1)
         assert_same_state(state, collector.state())
     assert len(state["actions_0"]) == 5
     collector.close()

@@ -356,6 +356,14 @@ def test_action_that_does_not_fit_the_environment(env):
         episodes.play(lambda observation: np.zeros(2, np.float32), env, 0)
 
 
+def test_an_environment_that_fails_meanwhile_is_one_line_and_no_score():
+    weary = Config(env="tests.toy_envs:ToyWeary-v0", env_kwargs='{"after": 1}')
+    with contextlib.closing(factory.make_checked_env(weary)) as env:
+        still = np.zeros(env.action_space.shape, np.float32)
+        with pytest.raises(errors.UserError, match=r"raised FloatingPointError: unstable.* at step 2 of an"):
+            episodes.play(lambda observation: still, env, 0)
+
+
 def test_rollout_tells_versions_that_changed_meanwhile(capsys):
     """Only a client that changes on cue can be tested for this."""
 

@@ -54,6 +54,8 @@ def test_the_installed_package_finds_its_own_presets(installed, tmp_path):
     assert found == [str(installed / "ddpg_tf" / "__init__.py"), str(installed / "ddpg_tf/presets/Pendulum-v1.flags")]
 
 
-@pytest.mark.parametrize("module", ["ddpg_tf.evaluate", "serve.query", "serve.rollout", "serve.local"])
+@pytest.mark.parametrize(
+    "module", ["ddpg_tf.training", "ddpg_tf.tune", "ddpg_tf.evaluate", "serve.query", "serve.rollout", "serve.local"]
+)
 def test_commands_of_the_installed_package(installed, tmp_path, module):
     assert f"python -m {module}" in run(tmp_path, "-m", module, "--help", PYTHONPATH=str(installed))

@@ -41,7 +41,7 @@ def join(address: str, cpus: int, env_id: str) -> tuple[Any, Callable[[], None]]
     try:
         import ray
     except ImportError as error:
-        raise UserError(f"collecting elsewhere needs Ray: pip install -r requirements-ray.txt ({error})") from None
+        raise UserError(f"this needs Ray: pip install -r requirements-ray.txt ({error})") from None
     if ray.is_initialized():
         return ray, lambda: None
     quiet = dict(log_to_driver=False, logging_level=logging.ERROR)

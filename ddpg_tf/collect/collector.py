@@ -1,4 +1,4 @@
-"""Environments + acting policy -> transitions. Knows nothing of learning; could run elsewhere."""
+"""Environments + acting policy -> transitions. Knows nothing of learning."""
 
 import warnings
 from collections.abc import Callable

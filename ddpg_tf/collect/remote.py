@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ddpg_tf import cli
-from ddpg_tf.collect import rounds
+from ddpg_tf.collect import wire
 from ddpg_tf.collect.cluster import ONE_CPU, join
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import Config
@@ -37,7 +37,7 @@ class Process:
     Args:
       place: the numbers of its environments among the run's.
       make_policy: (config, spaces) -> what acts, with `assign(weights)`.
-      stack: as for `rounds.collect`.
+      stack: as for `wire.collect`.
     """
 
     def __init__(self, config: Config, spaces: Spaces, place: range, make_policy: Callable, stack: int):
@@ -50,7 +50,7 @@ class Process:
 
         return f"{ray.util.get_node_ip_address()}, process {os.getpid()}"
 
-    def begin(self, state: rounds.State | None) -> tuple[rounds.State, np.ndarray, list[str]]:
+    def begin(self, state: wire.State | None) -> tuple[wire.State, np.ndarray, list[str]]:
         """Makes the environments and enters `state`, None: the run's first.
 
         Returns:
@@ -65,12 +65,12 @@ class Process:
         return self._collector.state(), anew, _texts(told)
 
     def round(self, first: int, count: int, weights: Weights) -> dict[str, Any]:
-        """As `rounds.collect`, with those weights; also `idle`, seconds since the last, `problem` and `warnings`."""
+        """As `wire.collect`, with those weights; also `idle`, seconds since the last, `problem` and `warnings`."""
         idle = time.monotonic() - self._ended
         with warnings.catch_warnings(record=True) as told:
             warnings.simplefilter("always")
             self._policy.assign(weights)
-            answer = rounds.collect(self._collector, self._policy, first, count, self._stack)
+            answer = wire.collect(self._collector, self._policy, first, count, self._stack)
         self._ended = time.monotonic()
         return answer | {"idle": idle, "problem": self._collector.problem, "warnings": _texts(told)}
 
@@ -84,7 +84,7 @@ class _Member:
 
     def __init__(self, number: int, place: range):
         self.place, self._name = place, f"collector {number} (environments {place[0]} to {place[-1]})"
-        self.state: rounds.State | None = None
+        self.state: wire.State | None = None
         self.anew = np.zeros(len(place), bool)
         self.actor = self.placed = self.begun = self.asked = self.answer = None
         self.where, self.since, self.deaths = "", 0.0, 0
@@ -102,7 +102,7 @@ class Fleet:
 
     Args:
       make_policy: (config, spaces) -> what acts, with `assign(weights)`; importable where the collectors run.
-      stack: as for `rounds.collect`.
+      stack: as for `wire.collect`.
     Attributes:
       problem: why it is no use to go on: a collector dies again and again, found no place, or its environment fails.
     Raises:
@@ -126,7 +126,7 @@ class Fleet:
         self._told = -math.inf  # when it was last told who has no place
         self.problem = ""
 
-    def round(self, first: int, weights: Weights, stopped: Callable[[], object] = lambda: False) -> rounds.Round | None:
+    def round(self, first: int, weights: Weights, stopped: Callable[[], object] = lambda: False) -> wire.Round | None:
         """The round that begins with vector step `first`, and begins the next one with `weights`.
 
         A run's very first round is made with `weights` too.
@@ -145,7 +145,7 @@ class Fleet:
         waited, idle, parts = time.monotonic() - began, [], []
         anew = np.concatenate([member.anew for member in self._members])
         for member in self._members:
-            steps, member.state = rounds.unpack(member.answer, member.state, self._stack)
+            steps, member.state = wire.unpack(member.answer, member.state, self._stack)
             parts.append(steps)
             idle.append(member.answer["idle"])
             self.problem = self.problem or member.answer["problem"]
@@ -153,8 +153,8 @@ class Fleet:
         self._weights = weights
         if (first + self._steps) * self._config.num_envs < self._config.total_steps:
             self._ask(first + self._steps)
-        return rounds.Round(
-            rounds.merge_steps(parts), anew, {"learner_waited": waited, "collectors_waited": float(np.mean(idle))}
+        return wire.Round(
+            wire.merge_steps(parts), anew, {"learner_waited": waited, "collectors_waited": float(np.mean(idle))}
         )
 
     def _ask(self, first: int):
@@ -264,13 +264,13 @@ class Fleet:
             return {}  # nothing has been collected
         weights = {f"weights_{i}": array for i, array in enumerate(self._weights)}
         anew = np.concatenate([member.anew for member in self._members])
-        return rounds.merge_states([member.state for member in self._members]) | weights | {"anew": anew}
+        return wire.merge_states([member.state for member in self._members]) | weights | {"anew": anew}
 
-    def load_state(self, state: rounds.State) -> np.ndarray:
+    def load_state(self, state: wire.State) -> np.ndarray:
         """Returns bool [N], where an episode was cut before `state` was taken; of others the next round tells."""
         if state:
             for member in self._members:
-                member.state = rounds.split_state(state, member.place)
+                member.state = wire.split_state(state, member.place)
             count = sum(name.startswith("weights_") for name in state)
             self._weights = [state[f"weights_{i}"] for i in range(count)]
         return state.get("anew", np.zeros(self._config.num_envs, bool))

@@ -1,4 +1,4 @@
-"""Gymnasium ids -> environments the loop can trust: spaces checked, Dict observations flattened, resets that forget.
+"""What a policy sees of an environment, and what the loop steps: frames or vectors, one environment or many.
 
 Does not import TensorFlow: vector workers and the video process start from here.
 """

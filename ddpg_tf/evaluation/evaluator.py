@@ -50,12 +50,9 @@ class Evaluator:
         try:
             while lent is None and len(self._own) < together:
                 self._own.append(factory.make_flat_env(config))
-        except UserError as error:
+        except UserError:
             self.close()
-            raise UserError(
-                f"{error}. It is number {len(self._own) + 1} that an evaluation needs of its own: --eval_envs=1 makes "
-                "only one, --eval_envs=0 uses the training's"
-            ) from None
+            raise
         self._envs = self._own if lent is None else [lent]
         factory.warn_of_no_limit(self._envs[0], config.env)
 

@@ -43,6 +43,12 @@ def require_installed(format: str):
         raise UserError(f"the format {format} needs more packages: pip install {FORMATS[format].packages}")
 
 
+def alike(found: np.ndarray, expected: np.ndarray) -> bool:
+    """Up to 1e-5 of the largest value: every runtime, and XLA below the live networks, rounds differently."""
+    tolerance = 1e-5 * max(1.0, float(np.abs(expected).max()))
+    return found.shape == expected.shape and np.allclose(found, expected, rtol=0, atol=tolerance)
+
+
 def load(path: Path) -> Callable[[dict[str, np.ndarray]], np.ndarray]:
     """The policy in a version's directory as a function: {name: observations [B, ...]} -> actions float32 [B, A]."""
     file = path / FORMATS["onnx"].file
@@ -67,9 +73,7 @@ def verify(path: Path, probes: Mapping[str, np.ndarray]):
     inputs = {name.removeprefix("input/"): probes[name] for name in probes if name.startswith("input/")}
     for rows in (1, 7):
         found, expected = act({name: array[:rows] for name, array in inputs.items()}), probes["action"][:rows]
-        # Relative to the largest value, as every runtime rounds differently.
-        tolerance = 1e-5 * max(1.0, float(np.abs(expected).max()))
-        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=tolerance):
+        if not alike(found, expected):
             raise ValueError(f"the actions are {found.tolist()}, the live actor's {expected.tolist()}")
     for name in (name for name, array in inputs.items() if array.dtype == np.float32):
         for broken in (np.nan, np.inf):

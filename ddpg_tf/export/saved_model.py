@@ -1,5 +1,6 @@
 """Policy -> verified, versioned, warm SavedModel in <export_dir>/<integer>/, as TensorFlow Serving loads it."""
 
+import functools
 import json
 import struct
 from pathlib import Path
@@ -19,14 +20,11 @@ def write_version(policy: Policy, export_dir: Path, version: int | None = None, 
     Returns:
       The version's directory.
     """
-
-    def write(path: Path, probes: dict[str, np.ndarray]):
-        _write(policy, path, probes, live)
-
+    write = functools.partial(_write, policy, live)
     return making.write_version(policy, export_dir, version, "saved_model.pb", write, "ddpg_tf.export.verify")
 
 
-def _write(policy: Policy, path: Path, probes: dict[str, np.ndarray], live: bool):
+def _write(policy: Policy, live: bool, path: Path, probes: dict[str, np.ndarray]):
     """The SavedModel contract: serving_default (observation -> action), action_value (observation, action -> q).
 
     From pixels also observation_bytes (PNG files, the oldest frame first -> action).

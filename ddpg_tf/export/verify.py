@@ -2,7 +2,7 @@
 
     python -m ddpg_tf.export.verify SAVED_MODEL_DIR PROBES.npz
 
-Imports nothing of the project but its quiet TensorFlow. PROBES.npz holds 7 rows of each input, as input/<name>, and
+Imports nothing that trains. PROBES.npz holds 7 rows of each input, as input/<name>, and
 the live networks' `action` and `q` for them (the actions to be valued are in `given_action`, images as PNG files in
 `pngs`).
 """
@@ -15,6 +15,7 @@ os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the learner may hold the accelerato
 import numpy as np
 
 from ddpg_tf._tf import tf
+from ddpg_tf.export.runtimes import alike
 
 SIGNATURES = {"serving_default": "action", "action_value": "q", "observation_bytes": "action"}
 
@@ -80,10 +81,7 @@ def _warm_up_requests(path: str) -> list[tuple[str, dict[str, np.ndarray]]]:
 
 
 def _compare(loader: str, signature: str, found: np.ndarray, expected: np.ndarray):
-    # Relative to the largest value: the live networks are compiled by XLA, and rounding differs.
-    if found.shape != expected.shape or not np.allclose(
-        found, expected, rtol=0, atol=1e-5 * max(1.0, float(np.abs(expected).max()))
-    ):
+    if not alike(found, expected):
         raise ValueError(
             f"{signature} loaded in a {loader} answers {found.tolist()}, the live networks {expected.tolist()}"
         )

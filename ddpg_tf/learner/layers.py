@@ -1,4 +1,4 @@
-"""Layers between raw units and those of the networks: observation normalisation, pixels, action bounds."""
+"""Layers between raw units and those of the networks: observation normalisation, action bounds."""
 
 from collections.abc import Mapping
 
@@ -87,16 +87,6 @@ class FromBounds(keras.layers.Layer):
 
     def call(self, action):
         return (action - self._middle) / self._half
-
-
-class ToUnit(keras.layers.Layer):
-    """uint8 [...] -> float32 [...] in [0, 1]: here and nowhere else are pixels scaled."""
-
-    def __init__(self):
-        super().__init__(name="to_unit", trainable=False, dtype="float32", autocast=False)
-
-    def call(self, image):
-        return tf.cast(image, tf.float32) / 255.0
 
 
 class NotOfNonsense(keras.layers.Layer):

@@ -12,8 +12,8 @@ import numpy as np
 from ddpg_tf._tf import keras
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.learner.layers import FromBounds, LayerNormalization, Normalizer, NotOfNonsense, ToBounds, ToUnit
-from ddpg_tf.learner.vision import convolutions, require_fits
+from ddpg_tf.learner.layers import FromBounds, LayerNormalization, Normalizer, NotOfNonsense, ToBounds
+from ddpg_tf.learner.vision import ToUnit, convolutions, require_fits
 
 Shape = int | tuple[int, ...]
 

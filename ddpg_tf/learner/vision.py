@@ -7,6 +7,16 @@ from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
 
 
+class ToUnit(keras.layers.Layer):
+    """uint8 [...] -> float32 [...] in [0, 1]: here and nowhere else are pixels scaled."""
+
+    def __init__(self):
+        super().__init__(name="to_unit", trainable=False, dtype="float32", autocast=False)
+
+    def call(self, image):
+        return tf.cast(image, tf.float32) / 255.0
+
+
 def convolutions(config: Config, x, init, normalized: Callable = lambda x, name: x):
     """float32 [B, H, W, C] -> features [B, F]: the convolutions of `config`, without padding, each with a ReLU.
 

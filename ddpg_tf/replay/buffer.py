@@ -15,8 +15,8 @@ import numpy as np
 
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.replay.hindsight import Hindsight, Relabelled
+from ddpg_tf.replay.observations import Layout, at, store_for
 from ddpg_tf.replay.ring import open_ring
-from ddpg_tf.replay.storage import Layout, at, storage_for
 
 _MOST_REDRAWS = 1000  # of failed steps: then there is hardly anything else
 
@@ -44,7 +44,7 @@ def layout_of(
 ) -> Layout:
     """{array: (shape of a row, dtype)} of the ring of a ReplayBuffer."""
     return {
-        **storage_for(num_envs, observation_shape, frame_stack).layout,
+        **store_for(num_envs, observation_shape, frame_stack).layout,
         "action": ((num_envs, action_size), np.float32),
         "reward": ((num_envs,), np.float32),
         "terminated": ((num_envs,), np.uint8),
@@ -57,7 +57,7 @@ class ReplayBuffer:
     """The newest `capacity` transitions of N environments, and `slack` older ones that only a resume needs.
 
     Args:
-      capacity: transitions that `sample` draws from; of images, frames that these may lie in (`storage.Frames`).
+      capacity: transitions that `sample` draws from; of images, frames that these may lie in (`FrameStore`).
       observation_shape: O, or (H, W, C) of images.
       action_size: A.
       frame_stack: frames that an image is made of: its newest C / frame_stack channels are new at each step.
@@ -93,7 +93,7 @@ class ReplayBuffer:
             raise UsageError(f"capacity ({capacity}) must be at least num_envs ({num_envs})")
         self._capacity = capacity // num_envs
         self._num_envs, self._n_step, self._gamma = num_envs, n_step, gamma
-        self._storage = storage_for(num_envs, observation_shape, frame_stack)
+        self._store = store_for(num_envs, observation_shape, frame_stack)
         self._hindsight, self.rows = hindsight, rows
         self.failure: Exception | None = None
         layout = layout_of(num_envs, observation_shape, action_size, frame_stack, hindsight is not None)
@@ -118,7 +118,7 @@ class ReplayBuffer:
           reward: [N]; nan where the step failed: it is never drawn, and n-step returns end with the step before.
         """
         slot, ring = self.rows % self._length, self._ring
-        self._storage.add(ring, self.rows, observation, next_observation)
+        self._store.add(ring, self.rows, observation, next_observation)
         ring["action"][slot] = action
         ring["reward"][slot] = reward
         ring["terminated"][slot] = terminated
@@ -153,7 +153,7 @@ class ReplayBuffer:
             total += np.where(going, self._gamma**k * reward, 0)
         discount = self._gamma ** (last - first + 1.0) * (terminated == 0)
         slot = first % self._length
-        observation, next_observation = self._storage.gather(ring, slot, last % self._length, env)
+        observation, next_observation = self._store.gather(ring, slot, last % self._length, env)
         if relabelled:
             relabelled.observe(observation, next_observation)
         return Batch(
@@ -167,7 +167,7 @@ class ReplayBuffer:
     def _choose(self, rng: np.random.Generator, shape: tuple[int, ...], rows: int) -> tuple[np.ndarray, np.ndarray]:
         """(row, environment) of transitions, drawn uniformly; failed steps are none."""
         n = self._num_envs
-        oldest = self._storage.oldest(self._ring, rows, max(0, rows - self._capacity), self._capacity)
+        oldest = self._store.oldest(self._ring, rows, max(0, rows - self._capacity), self._capacity)
         first, env = np.divmod(rng.integers(oldest * n, rows * n, size=shape), n)
         for _ in range(_MOST_REDRAWS):
             failed = self._failed(first, env)
@@ -195,8 +195,8 @@ class ReplayBuffer:
 
     def _finished(self, np_or_tf, batch: Batch) -> Batch:
         return batch._replace(
-            observation=self._storage.finish(np_or_tf, batch.observation),
-            next_observation=self._storage.finish(np_or_tf, batch.next_observation),
+            observation=self._store.finish(np_or_tf, batch.observation),
+            next_observation=self._store.finish(np_or_tf, batch.next_observation),
         )
 
     def blocks(
@@ -212,7 +212,7 @@ class ReplayBuffer:
         """
         from ddpg_tf._tf import tf
 
-        observation = (self._storage.dtype, self._storage.gathered)
+        observation = (self._store.dtype, self._store.gathered)
         kinds = Batch(observation, (np.float32, (self._action_size,)), (np.float32, ()), (np.float32, ()), observation)
 
         def sample(draw):

@@ -8,12 +8,12 @@ from typing import Protocol
 
 import numpy as np
 
-from ddpg_tf.replay.storage import Layout, Ring
+from ddpg_tf.replay.observations import Layout, Ring
 
 _UNDER_WAY = np.iinfo(np.int64).max
 
 
-class Goals(Protocol):
+class Judge(Protocol):
     """What hindsight must know of an environment; envs.goals has it."""
 
     achieved: slice  # of an observation [O], where the goals [G] lie
@@ -33,7 +33,7 @@ class Hindsight:
       share: of the transitions, 0 to 1.
     """
 
-    def __init__(self, goals: Goals, share: float):
+    def __init__(self, goals: Judge, share: float):
         self._goals, self._share = goals, share
 
     @staticmethod
@@ -78,7 +78,7 @@ class Hindsight:
 class Relabelled:
     """A draw's transitions, n of which have new goals: those in `where` (bool, the draw's shape), `goal` [n, G]."""
 
-    def __init__(self, goals: Goals, ring: Ring, where: np.ndarray, goal: np.ndarray):
+    def __init__(self, goals: Judge, ring: Ring, where: np.ndarray, goal: np.ndarray):
         self._goals, self._ring, self._where, self._goal = goals, ring, where, goal
 
     def outcome(self, slot: np.ndarray, env: np.ndarray, reward: np.ndarray, terminated: np.ndarray):

@@ -8,7 +8,7 @@ from typing import IO
 import numpy as np
 
 from ddpg_tf.errors import UserError
-from ddpg_tf.replay.storage import Layout
+from ddpg_tf.replay.observations import Layout
 
 _COPIED_AT_ONCE = 4096  # rows
 
@@ -23,13 +23,11 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[s
     Raises:
       UserError: there should be a ring and is none, or the disk has no room.
     """
-    existing = sorted(
-        (path for path in directory.glob("ring-*") if path.name[5:].isdigit()), key=lambda path: int(path.name[5:])
-    )
+    existing = sorted((path for path in directory.glob("ring-*") if path.name[5:].isdigit()), key=_length)
     if rows and not existing:
         raise UserError(f"{directory} holds no replay: the run cannot be resumed")
-    if rows and int(existing[-1].name[5:]) >= length:
-        length = int(existing[-1].name[5:])
+    if rows and _length(existing[-1]) >= length:
+        length = _length(existing[-1])
     else:
         _make_ring(directory, layout, length, existing[-1] if rows else None, rows)
     home = directory / f"ring-{length}"
@@ -39,6 +37,11 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[s
     return {
         name: np.memmap(home / name, dtype, "r+", shape=(length, *shape)) for name, (shape, dtype) in layout.items()
     }
+
+
+def _length(home: Path) -> int:
+    """Of the ring in `home`, ring-LENGTH."""
+    return int(home.name[5:])
 
 
 def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None, rows: int):
@@ -53,7 +56,7 @@ def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None
         with open(partial / name, "wb") as file:
             _reserve(file, sizes[name])
         if source:
-            old_length = int(source.name[5:])
+            old_length = _length(source)
             old = np.memmap(source / name, dtype, "r", shape=(old_length, *shape))
             new = np.memmap(partial / name, dtype, "r+", shape=(length, *shape))
             for env in range(shape[0]):

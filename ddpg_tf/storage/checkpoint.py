@@ -12,7 +12,7 @@ import numpy as np
 from ddpg_tf.errors import UserError
 from ddpg_tf.files import write_atomically
 
-KEPT = 2  # schedule.ring_size counts on it
+KEPT = 2
 
 
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):
@@ -65,6 +65,6 @@ def _read(path: Path):
     with np.load(path) as file:
         arrays = {name: file[name] for name in file.files}
     meta = json.loads(arrays.pop("meta.json").tobytes())
-    if meta.pop("arrays", len(arrays)) != len(arrays):  # a wrong byte in the archive's table of contents
+    if meta.pop("arrays") != len(arrays):  # a wrong byte in the archive's table of contents
         raise ValueError("arrays are missing")
     return arrays, meta

@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 
 from ddpg_tf.config import Config
-from ddpg_tf.envs.factory import spaces_of
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.learner.agent import DDPG
@@ -46,10 +45,7 @@ def load_policy(path: Path, which: str = "best") -> Policy:
     if found is None:
         raise UserError(f"{path} has no checkpoint yet: train it first")
     arrays, meta = found
-    if "scores" not in meta and which == "best":
-        raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
-    # An earlier version did not save the spaces.
-    spaces = Spaces.from_json(meta["spaces"]) if "spaces" in meta else spaces_of(run_config)
+    spaces = Spaces.from_json(meta["spaces"])
     if which == "best" and (step := meta["scores"]["best_step"]) is not None:
         best = checkpoint.select(arrays, "best")
         return restore_policy(run_config, spaces, best, step, meta["scores"]["best"], identity(path))

@@ -19,9 +19,10 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import flags_file, read_flags
 from ddpg_tf.storage import checkpoint
 
-_TABLES = ("metrics.csv", "evaluations.csv", "values.csv")
-_FILES = ("flags.txt", "versions.json", *_TABLES, "events.out.tfevents.*", "learning_curve.png", "observation.png")
-_OF_A_RUN = (*_FILES, "snapshot-*.npz", "checkpoints", "replay", "videos")
+_OF_A_RUN = (
+    *("flags.txt", "versions.json", "metrics.csv", "evaluations.csv", "values.csv", "events.out.tfevents.*"),
+    *("learning_curve.png", "observation.png", "snapshot-*.npz", "checkpoints", "replay", "videos"),
+)
 _PACKAGES = (
     *("tensorflow", "keras", "tensorflow-probability", "numpy"),
     *("gymnasium", "mujoco", "dm_control", "gymnasium-robotics"),

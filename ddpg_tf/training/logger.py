@@ -59,8 +59,8 @@ class Logger:
         for row in read_rows(run_dir / "metrics.csv"):
             self._to_board("train", row)
         for figure in self._figures:
-            for evaluated, values in read_evaluations(run_dir / "evaluations.csv", figure).items():
-                self._to_board("evaluation", {"step": evaluated, figure: np.mean(values)})
+            for at, values in read_evaluations(run_dir / "evaluations.csv", figure).items():
+                self._to_board("evaluation", {"step": at, figure: np.mean(values)})
         for row in read_rows(run_dir / "values.csv"):
             self._to_board("evaluation", row)
         self._bar = tqdm(

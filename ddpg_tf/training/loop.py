@@ -145,8 +145,6 @@ class _Run:
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
-        if "scores" not in meta:
-            raise UserError(f"incompatible checkpoint in {path}: an earlier version of ddpg_tf wrote it")
         self._scores, self._best = _Scores(**meta["scores"]), checkpoint.select(arrays, "best")
         agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
@@ -186,7 +184,13 @@ class _Run:
                 config, agent, replay, collector, step=meta["step"], on_step=self._stepped, on_wait=self._logger.waited
             )
             lent = None if config.eval_envs else collector.lend()
-            self._evaluator = Evaluator(config, config.eval_episodes, lent=lent)
+            try:
+                self._evaluator = Evaluator(config, config.eval_episodes, lent=lent)
+            except UserError as error:  # the training's could be made
+                raise UserError(
+                    f"{error}. An evaluation needs environments of its own: --eval_envs=1 makes only one, "
+                    "--eval_envs=0 uses the training's"
+                ) from None
             closing.callback(self._evaluator.close)
             self._publisher = Publisher(path, config, spaces) if config.export_dir else None
             if self._publisher:

@@ -6,10 +6,10 @@ from typing import Any
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import Config
 from ddpg_tf.envs.spaces import Spaces
-from ddpg_tf.learner.acting import Acting, actor_weights
 from ddpg_tf.learner.agent import METRICS
 from ddpg_tf.replay.buffer import Batch
 from ddpg_tf.training import schedule
+from ddpg_tf.training.acting import Acting, actor_weights
 from ddpg_tf.training.core import Core
 
 
@@ -27,14 +27,14 @@ class Rounds(Core):
         if self._blocks is None and self.step >= config.learning_starts:
             self._blocks = self._next_blocks()
         while self.step < until and not self.collector.problem and not stopped():
-            round = self.collector.round(self.step // config.num_envs, actor_weights(self.agent), stopped)
-            if round is None:
+            made = self.collector.round(self.step // config.num_envs, actor_weights(self.agent), stopped)
+            if made is None:
                 break
-            if round.anew.any():
-                self.replay.end_episodes(round.anew)
-            for transitions, finished in round.steps:
+            if made.anew.any():
+                self.replay.end_episodes(made.anew)
+            for transitions, finished in made.steps:
                 self._absorb(transitions, finished)
-            self._on_wait(round.waited)
+            self._on_wait(made.waited)
             if self._blocks is not None:
                 with self._drawing():
                     metrics = self.agent.learn(next(self._blocks)).numpy().tolist()

@@ -7,6 +7,7 @@ import numpy as np
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.replay.buffer import Batch, ReplayBuffer, layout_of
+from ddpg_tf.storage import checkpoint
 
 _DRAWN_AHEAD = 10  # steps: an element of tf.data costs more than drawing a minibatch (benchmarks/results/profile.md)
 
@@ -48,7 +49,7 @@ def ring_size(config: Config, image: bool = False) -> tuple[int, int]:
         interval = -(-interval // config.update_every) * config.update_every
     oldest_draw = (2 * blocks_per_draw(config, image) - 1 + image) * config.update_every
     most = slots * config.total_steps
-    slack = min(slots * (2 * interval + oldest_draw), max(0, most - config.replay_capacity))
+    slack = min(slots * (checkpoint.KEPT * interval + oldest_draw), max(0, most - config.replay_capacity))
     return min(config.replay_capacity, most), slack
 
 

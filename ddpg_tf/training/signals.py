@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
-_ONE_WISH = 1.0  # seconds; of a terminal that is closed, kernel and shell tell one after the other
+_ONE_WISH = 1.0  # seconds; a terminal that is closed sends SIGHUP twice: its kernel and its shell
 
 
 class Interrupted(Exception):

@@ -21,7 +21,7 @@ from ddpg_tf import __version__
 from ddpg_tf.cli import parse, run
 from ddpg_tf.errors import UserError
 from serve.local.config import Batching, ModelConfig, read_monitoring
-from serve.local.flags import batching_of, define, loading_of, models_of, without_effect
+from serve.local.flags import batching_of, flag_values, loading_of, models_of, without_effect
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -46,7 +46,7 @@ def _log(line: str) -> None:
 
 
 def main(argv: Sequence[str]) -> None:
-    values = define()
+    values = flag_values()
     parse(argv, values, __doc__)
     if values.version:
         print(f"ddpg_tf {__version__}, TensorFlow {metadata.version('tensorflow')}")

@@ -40,7 +40,7 @@ _SWITCHES_WITHOUT_EFFECT = {
 }
 
 
-def define() -> flags.FlagValues:
+def flag_values() -> flags.FlagValues:
     """All flags, unparsed."""
     values = flags.FlagValues()
     define = definers(values)

@@ -44,10 +44,13 @@ def _parse(body: bytes) -> Any:
 
 
 def _members(value: Any) -> int:
-    """How many members its objects have. Those in lists of lists do not count: looking at tensors takes time."""
+    """How many members its objects have. Those deep in lists of lists do not count: looking at tensors takes time."""
     if isinstance(value, dict):
         return len(value) + sum(map(_members, value.values()))
-    return sum(map(_members, value)) if isinstance(value, list) and value and isinstance(value[0], dict) else 0
+    first = value[0] if isinstance(value, list) and value else None
+    if isinstance(first, list) and first:
+        first = first[0]
+    return sum(map(_members, value)) if isinstance(first, dict) else 0
 
 
 def _float(text: str) -> float:

@@ -1,8 +1,8 @@
 """How observations are kept in the ring and gathered from it: vectors whole, images as frames kept once each.
 
-Both storages speak alike, so that the buffer chooses rows and does not know what it keeps:
+Both stores speak alike, so that the buffer chooses rows and does not know what it keeps:
 
-    layout          {array: (shape of a row, dtype)} of what the storage needs in the ring
+    layout          {array: (shape of a row, dtype)} of what the store needs in the ring
     add             one row's observations
     oldest          the first row whose observations are still whole
     gather          observations of some rows, as they lie in the ring
@@ -20,10 +20,10 @@ Layout = Mapping[str, tuple[tuple[int, ...], type]]
 Ring = Mapping[str, np.ndarray]
 
 
-def storage_for(num_envs: int, observation_shape: int | tuple[int, ...], frame_stack: int) -> "Vectors | Frames":
-    """The storage of observations of this shape: O, or (H, W, C) of images."""
+def store_for(num_envs: int, observation_shape: int | tuple[int, ...], frame_stack: int) -> "VectorStore | FrameStore":
+    """What keeps observations of this shape: O, or (H, W, C) of images."""
     shape = (observation_shape,) if isinstance(observation_shape, int) else tuple(observation_shape)
-    return Vectors(num_envs, shape) if len(shape) == 1 else Frames(num_envs, shape, frame_stack)
+    return VectorStore(num_envs, shape) if len(shape) == 1 else FrameStore(num_envs, shape, frame_stack)
 
 
 def at(array: np.ndarray, slot: np.ndarray, env: np.ndarray) -> np.ndarray:
@@ -32,7 +32,7 @@ def at(array: np.ndarray, slot: np.ndarray, env: np.ndarray) -> np.ndarray:
     return array.reshape(-1, *array.shape[2:]).take(slot * array.shape[1] + env, axis=0)
 
 
-class Vectors:
+class VectorStore:
     """Observation and successor side by side in each row, float32 [N, O]."""
 
     dtype = np.float32
@@ -55,7 +55,7 @@ class Vectors:
         return gathered
 
 
-class Frames:
+class FrameStore:
     """Rows hold only where an image's frames are: environment i's are slots 0, 1, ... of a ring of their own.
 
     One slot for each step, and one for what follows an episode's last. The ring of frames has as many slots as there
