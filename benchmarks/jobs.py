@@ -2,24 +2,20 @@
 
     python -m benchmarks.jobs [--rounds=3] [--steps=4000] [--out=benchmarks/results/jobs.md]
 
-HalfCheetah-v5 in blocks of 50 updates, 256-256, batch 256; the cores are shared out as `benchmarks.suite` does.
+HalfCheetah-v5 in blocks of 50 updates, 256-256, batch 256; the cores are shared out as `benchmarks.suite` shares them.
 """
 
-import contextlib
 import shlex
 import statistics
-import subprocess
-import tempfile
 from pathlib import Path
 
 from absl import flags
 
-from benchmarks.processes import ROOT, available_cores
+from benchmarks.processes import available_cores
 from benchmarks.report import Part, Row, installed, write
-from benchmarks.suite import settle
-from benchmarks.throughput import FIRST_MARK, Work, seconds_between_marks
+from benchmarks.throughput import FIRST_MARK, Work, side_by_side
 from ddpg_tf import cli
-from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.errors import UsageError
 
 
 def main(argv):
@@ -37,7 +33,8 @@ def main(argv):
     rates: dict[int, list[float]] = {count: [] for count in dict.fromkeys(counts)}
     for i in range(values.rounds):
         for count, found in rates.items():
-            found.append(_steps_per_second([cores[j::count] for j in range(count)], values.steps))
+            seconds = side_by_side([Work(update_every=50, total_steps=FIRST_MARK + values.steps)] * count)
+            found.append(sum(values.steps / each for each in seconds))
             print(f"round {i}, {count} at once: {found[-1]:.0f} steps/s", flush=True)
     rows = [
         Row(f"{count} at once, {len(cores) // count} threads each: steps/s, summed", statistics.median(found))
@@ -53,28 +50,6 @@ def main(argv):
         installed("tensorflow", "keras", "numpy"),
     )
     print(Path(values.out).read_text())
-
-
-def _steps_per_second(shares: list[list[int]], steps: int) -> float:
-    """The sum over runs, one on each share of the cores."""
-    work = Work(update_every=50, total_steps=FIRST_MARK + steps)
-    with tempfile.TemporaryDirectory(prefix="jobs-") as directory, contextlib.ExitStack() as running:
-        paths = [Path(directory) / str(i) for i in range(len(shares))]
-        processes = [
-            running.enter_context(
-                subprocess.Popen(
-                    work.ours(path),
-                    cwd=ROOT,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                    preexec_fn=lambda share=share: settle(share),
-                )
-            )
-            for path, share in zip(paths, shares, strict=True)
-        ]
-        if any(process.wait() for process in processes):
-            raise UserError("a training failed")
-        return sum(steps / seconds_between_marks(work, path) for path in paths)
 
 
 if __name__ == "__main__":

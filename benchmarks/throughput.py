@@ -78,7 +78,7 @@ class Work:
         }
         return peer_runs.command(python, peer_runs.Peer(library, "DDPG", settings), run_dir, self)
 
-    def command(self, library: str, python: Path, run_dir: Path) -> list[str]:
+    def command(self, library: str, python: Path | None, run_dir: Path) -> list[str]:
         return self.ours(run_dir) if library == OURS else self.theirs(python, library, run_dir)
 
 
@@ -156,7 +156,7 @@ def _compare(name: str, values: flags.FlagValues, python: Path, figures: list) -
     rates: dict[str, list[float]] = {library: [] for library in LIBRARIES}
     for i in range(values.rounds):
         for library in LIBRARIES[i % 3 :] + LIBRARIES[: i % 3]:
-            seconds = _side_by_side(works, library, python)
+            seconds = side_by_side(works, library, python)
             rates[library].append(sum(values.steps / each for each in seconds))
             figures.append([name, i, library, "steps_per_second", round(rates[library][-1], 2)])
             print(f"{name}, round {i}, {library}: {rates[library][-1]:.0f} steps/s", flush=True)
@@ -200,29 +200,24 @@ def _solve(name: str, values: flags.FlagValues, python: Path, figures: list) -> 
 # --- Running one -----------------------------------------------------------------------------------------------------
 
 
-def _side_by_side(works: Sequence[Work], library: str, python: Path) -> list[float]:
-    """Seconds between the marks of each of `works`, run at once; more than one have a core each."""
+def side_by_side(works: Sequence[Work], library: str = OURS, python: Path | None = None) -> list[float]:
+    """Seconds from step FIRST_MARK to the last of each of `works`, run at once; the cores are shared out.
 
-    def seconds(work: Work, core: int) -> float:
-        if len(works) > 1:
-            os.sched_setaffinity(0, {core})  # of this thread, and of the process that it starts
-        return _seconds_between_marks(work, library, python)
+    Args:
+      python: the peers'; without it there is only this project.
+    """
+    cores = available_cores()
+
+    def seconds(work: Work, share: list[int]) -> float:
+        os.sched_setaffinity(0, share)  # of this thread, and of the process that it starts
+        with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
+            run_dir = Path(directory) / "run"
+            run(work.command(library, python, run_dir))
+            at = {int(row["step"]): float(row["seconds"]) for row in read_rows(run_dir / "metrics.csv")}
+        return at[work.total_steps] - at[FIRST_MARK]
 
     with concurrent.futures.ThreadPoolExecutor(len(works)) as threads:
-        return list(threads.map(seconds, works, _CORES))
-
-
-def _seconds_between_marks(work: Work, library: str, python: Path) -> float:
-    with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
-        run_dir = Path(directory) / "run"
-        run(work.command(library, python, run_dir))
-        return seconds_between_marks(work, run_dir)
-
-
-def seconds_between_marks(work: Work, run_dir: Path) -> float:
-    """From step FIRST_MARK to the last."""
-    at = {int(row["step"]): float(row["seconds"]) for row in read_rows(run_dir / "metrics.csv")}
-    return at[work.total_steps] - at[FIRST_MARK]
+        return list(threads.map(seconds, works, [cores[i :: len(works)] for i in range(len(works))]))
 
 
 def _seconds_to_solve(work: Work, library: str, python: Path) -> float:

@@ -176,17 +176,15 @@ def test_crash_and_resume(uncompiled, tmp_path, tiny, monkeypatch, steps, change
     assert_same_run(tmp_path / "whole", tmp_path / "crashed")
 
 
-def test_damaged_newest_checkpoint_falls_back_and_says_so(whole, tmp_path, tiny, monkeypatch):
-    with monkeypatch.context() as patch, pytest.raises(Crash):
-        crash_at(patch, 800)
-        train(tiny(tmp_path / "run", noise="ou"))
+def test_damaged_newest_checkpoint_falls_back_and_says_so(whole, tmp_path, tiny):
+    shutil.copytree(whole, tmp_path / "run")
     newest = max((tmp_path / "run" / "checkpoints").glob("*.npz"))
     content = newest.read_bytes()
     middle = len(content) // 2
     wrong = bytes(byte ^ 0xFF for byte in content[middle : middle + 1000])  # longer than headers are
     newest.write_bytes(content[:middle] + wrong + content[middle + 1000 :])
     with pytest.warns(UserWarning, match="damaged"):
-        train(tiny(tmp_path / "run", noise="ou"), resume=True)
+        assert train(tiny(tmp_path / "run", noise="ou"), resume=True).steps_now == 150
     assert_same_run(whole, tmp_path / "run")
 
 
