@@ -65,8 +65,11 @@ class Outcome:
 
     def last(self, count: int) -> float:
         """Mean of the last `count` evaluations; of fewer than twice as many, of the second half."""
-        scores = list(self.scores.values())
-        return float(np.mean(scores[-min(count, -(-len(scores) // 2)) :]))
+        return float(np.mean(list(self.scores.values())[-self.count(count) :]))
+
+    def count(self, most: int) -> int:
+        """How many evaluations `last` takes."""
+        return min(most, -(-len(self.scores) // 2))
 
     @property
     def area(self) -> float:
@@ -142,7 +145,7 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     versions = json.loads((run / "versions.json").read_text())
     row = rows.get(config.seed)
     if row and row["run"] != versions["run"]:
-        raise UsageError(f"{path} has another run of seed {config.seed}: remove that folder first, if this is to count")
+        raise UsageError(f"{path} has another run of seed {config.seed}: take it out of runs.csv, if this is to count")
     known = row and row["ended"] == ended
     episodes = max(episodes, int(row["episodes"])) if known else episodes
     if peer or diverged:

@@ -1,10 +1,13 @@
 """Commands of the project, and servers, in processes of their own."""
 
+import ctypes
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from ddpg_tf.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 _START_SECONDS = 60
+_PR_SET_PDEATHSIG = 1
 
 
 def run(command: list) -> str:
@@ -30,6 +34,33 @@ def run(command: list) -> str:
 def available_cores() -> list[int]:
     """The numbers of the cores that this process may use."""
     return sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else list(range(os.cpu_count() or 1))
+
+
+def start_training(
+    command: list[str], log: Path, cores: list[int], environ: Mapping[str, str] | None = None
+) -> subprocess.Popen:
+    """A training in the background: at the lowest priority, on `cores` (empty: all); it writes to `log`.
+
+    It gets SIGTERM, at which it writes a checkpoint, when this process dies.
+    """
+
+    def settle():
+        os.nice(19)
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, cores or available_cores())  # TensorFlow makes a thread for each of them
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+
+    with open(log, "wb") as file:
+        return subprocess.Popen(
+            command,
+            cwd=ROOT,
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,
+            preexec_fn=settle,
+        )
 
 
 class Server:

@@ -22,7 +22,7 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         *_legend(suite),
         f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last ten, last five: of fewer than "
         "twice as many evaluations the second half. Caught up: the share of the first entry's steps after which "
-        "five evaluations in a row come to what the first entry has in its last five; no entry can be caught up "
+        "as many evaluations in a row come to what the first entry has in its last five; no entry can catch up "
         "before its fifth evaluation (<=). q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute "
         "return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit cuts "
         "episodes, Q counts what would follow too, so that with a long discount even a right critic is away from 0 "
@@ -113,13 +113,14 @@ def _caught_up(found: Results, first: Results) -> str:
     if not finished(first) or not done:
         return "-"
     steps, scores = curve_of(done)
-    if len(steps) < 5:
+    last = min(outcome.count(5) for outcome in finished(first))
+    if len(steps) < last:
         return "-"
     aim = interquartile_mean(np.array([outcome.last(5) for outcome in finished(first)]))
-    of_five = np.lib.stride_tricks.sliding_window_view(scores, 5, axis=1).mean(axis=2)
-    never = np.full([len(found.outcomes) - len(done), of_five.shape[1]], -np.inf)
-    reached = interquartile_mean(np.concatenate([of_five, never])) >= aim - 1e-9 * abs(aim)  # it is as good as itself
+    means = np.lib.stride_tricks.sliding_window_view(scores, last, axis=1).mean(axis=2)
+    never = np.full([len(found.outcomes) - len(done), means.shape[1]], -np.inf)
+    reached = interquartile_mean(np.concatenate([means, never])) >= aim - 1e-9 * abs(aim)  # it is as good as itself
     if not reached.any():
         return "no"
     at = int(reached.argmax())
-    return f"{'<= ' * (at == 0)}{steps[at + 4] / first.config.total_steps:.2f}"
+    return f"{'<= ' * (at == 0)}{steps[at + last - 1] / first.config.total_steps:.2f}"

@@ -8,7 +8,6 @@ published already, are skipped. `python -m benchmarks.results` publishes.
 """
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import signal
@@ -21,7 +20,7 @@ from pathlib import Path
 from absl import flags
 
 from benchmarks import peer_runs, suite_ray, suite_runs
-from benchmarks.processes import ROOT, available_cores
+from benchmarks.processes import available_cores, start_training
 from benchmarks.suite_file import Suite, read
 from benchmarks.suite_runs import BUSY, DIVERGED, FAILED, OPEN, SuiteRun
 from ddpg_tf import cli
@@ -30,7 +29,6 @@ from ddpg_tf.storage import run_dir
 
 _LOOK_SECONDS = 2.0
 _TELL_SECONDS = 600.0  # between tables where they cannot be drawn in place
-_PR_SET_PDEATHSIG = 1
 
 
 def main(argv) -> int:
@@ -162,24 +160,7 @@ class _Runner:
 
 
 def _launch(run: SuiteRun, cores: list[int]) -> subprocess.Popen:
-    with open(run.log, "wb") as log:
-        return subprocess.Popen(
-            run.command(),
-            cwd=ROOT,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            preexec_fn=lambda: settle(cores),
-        )
-
-
-def settle(cores: list[int]):
-    """In the new process: its cores, the lowest priority, and SIGTERM (a checkpoint) when the suite is killed."""
-    os.nice(19)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, cores or available_cores())  # TensorFlow makes a thread for each of them
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    return start_training(run.command(), run.log, cores)
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """Runs of a suite on a Ray cluster, whose machines share the project's folder and the runs' under the same names."""
 
 import os
-import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -9,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks import suite_runs
-from benchmarks.processes import ROOT
+from benchmarks.processes import start_training
 from benchmarks.suite_runs import SuiteRun
 from ddpg_tf.collect.cluster import ONE_CPU, join
 
@@ -21,22 +20,10 @@ class Trainer:
     """What Ray runs: one training in `path`, as a process, on a CPU of its own."""
 
     def __init__(self, argv: list[str], log: str, path: str):
-        from benchmarks.suite import settle
-
         deadline = time.monotonic() + _HELD_SECONDS
         while suite_runs.is_locked(Path(path)) and time.monotonic() < deadline:
             time.sleep(0.5)  # the run's last process still writes its checkpoint
-        with open(log, "wb") as file:
-            self._process = subprocess.Popen(
-                [sys.executable, *argv],
-                cwd=ROOT,
-                env=os.environ | ONE_CPU,
-                stdin=subprocess.DEVNULL,
-                stdout=file,
-                stderr=file,
-                start_new_session=True,
-                preexec_fn=lambda: settle([]),
-            )
+        self._process = start_training([sys.executable, *argv], Path(log), [], os.environ | ONE_CPU)
 
     def status(self) -> int | None:
         return self._process.poll()

@@ -209,7 +209,8 @@ def side_by_side(works: Sequence[Work], library: str = OURS, python: Path | None
     cores = available_cores()
 
     def seconds(work: Work, share: list[int]) -> float:
-        os.sched_setaffinity(0, share)  # of this thread, and of the process that it starts
+        if hasattr(os, "sched_setaffinity"):
+            os.sched_setaffinity(0, share)  # of this thread, and of the process that it starts
         with tempfile.TemporaryDirectory(prefix="throughput-") as directory:
             run_dir = Path(directory) / "run"
             run(work.command(library, python, run_dir))

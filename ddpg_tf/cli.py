@@ -6,6 +6,7 @@ Imports neither TensorFlow nor Gymnasium, so that `--help` and mistakes answer a
 
 import os
 import re
+import shlex
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -81,6 +82,12 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
 
 
 _ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
+
+
+def train_command(*arguments: str) -> str:
+    """What a user types to train: with train.py where it lies, that is in a checkout, or else with the package."""
+    program = ["train.py"] if os.path.isfile("train.py") else ["-m", "ddpg_tf.training"]
+    return shlex.join(["python", *program, *arguments])
 
 
 OWN_PROCESS = "DDPG_TF_OWN_PROCESS"  # set where the process is a command of this project, not a program that imports it

@@ -84,8 +84,13 @@ def find_preset(preset: str, env_id: str, pixels: bool = False) -> Path | None:
     for path in (PRESETS / f"{preset}.flags", PRESETS / preset, Path(preset)):
         if path.is_file():
             return path
-    names = ", ".join(sorted(str(path.relative_to(PRESETS).with_suffix("")) for path in PRESETS.rglob("*.flags")))
+    names = ", ".join(sorted(map(preset_name, PRESETS.rglob("*.flags"))))
     raise UsageError(f"no preset {preset!r}: neither a file nor one of {names}")
+
+
+def preset_name(path: Path) -> str:
+    """What --preset calls the flagfile at `path`."""
+    return str(path.relative_to(PRESETS).with_suffix("")) if path.is_relative_to(PRESETS) else str(path)
 
 
 class CommandLine(typing.NamedTuple):
@@ -124,7 +129,7 @@ def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str
     try:
         return CommandLine(Config(**settings), values.resume, preset)
     except UsageError as error:
-        rest = f" (what is not on the command line comes from preset {preset.stem})" if preset else ""
+        rest = f" (what is not on the command line comes from preset {preset_name(preset)})" if preset else ""
         raise UsageError(f"{error}{rest}") from None
 
 

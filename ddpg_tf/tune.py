@@ -184,7 +184,8 @@ def _report(found: list[dict[str, Any]], out: Path):
     for row in found[:5]:
         told = ", ".join(f"{name}={as_flag(value)}" for name, value in row.items() if name not in ("trial", "return"))
         print(f"{row['return']:10.1f}  {row['trial']}  {told}")
-    print(f"{out / 'winner.flags'}: python train.py --flagfile={out / 'winner.flags'}")
+    winner = out / "winner.flags"
+    print(f"{winner}: {cli.train_command(f'--flagfile={winner}')}")
 
 
 if __name__ == "__main__":

@@ -164,7 +164,7 @@ def _shape(tensor_shape: Mapping[str, Any]) -> list[int | None] | None:
 
 def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any], bool]:
     """The request's `inputs`, and whether the observation is a batch."""
-    in_parts = len(inputs) > 1 or "observation_0" in inputs  # of a Tuple
+    in_parts = len(inputs) > 1 or next(iter(inputs), "").startswith("observation_0")  # of a Tuple
     if isinstance(observation, Mapping) or (isinstance(observation, tuple) and in_parts):
         parts = dict(_leaves(observation, ()))
     elif len(inputs) == 1:

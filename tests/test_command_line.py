@@ -301,7 +301,10 @@ def test_a_retired_id_is_warned_of_once(command, tmp_path, monkeypatch):
 def test_a_preset_is_announced(command, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine").write_text("")
-    assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine")[1] == "preset: Pendulum-v1.flags\n"
+    assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine")[1] == "preset: Pendulum-v1\n"
+    assert command(train.main, "--env=dm_control/reacher-easy-v0", "--run_dir=mine")[1] == (
+        "preset: dm_control/reacher-easy-v0\n"
+    )
     assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine", "--preset=none")[1] == ""
 
 
@@ -470,6 +473,12 @@ def test_a_run_that_another_process_trains(refused, finished):
         assert "another process" in refused(1, train.main, "--resume", f"--run_dir={finished}")
     finally:
         os.close(lock)
+
+
+def test_commands_to_copy_are_those_that_exist_here(tmp_path, monkeypatch):
+    assert cli.train_command("--run_dir=a b") == "python train.py '--run_dir=a b'"
+    monkeypatch.chdir(tmp_path)  # as where the package is installed
+    assert cli.train_command("--resume") == "python -m ddpg_tf.training --resume"
 
 
 @pytest.mark.parametrize("number, ends_with", [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])

@@ -93,7 +93,7 @@ def test_another_run_of_a_published_seed_does_not_replace_it(finished, tmp_path)
     out, run = tmp_path / "out", finished(0, [1.0, 2.0])
     curves.main(["curves", str(run), f"--out={out}", "--episodes=0"])
     (run / "versions.json").write_text(json.dumps({"run": "a later one", "commit": "abc"}))
-    with pytest.raises(UsageError, match="another run of seed 0: remove that folder"):
+    with pytest.raises(UsageError, match="another run of seed 0: take it out of runs"):
         curves.main(["curves", str(run), f"--out={out}", "--episodes=0"])
 
 

@@ -19,11 +19,11 @@ OBSERVATION_SIZE = 4
 
 
 def actor(low=LOW, high=HIGH, normalizer=None, **settings):
-    return build_actor(config(**settings), OBSERVATION_SIZE, low, high, normalizer).model
+    return build_actor(config(**settings), (OBSERVATION_SIZE,), low, high, normalizer).model
 
 
 def critic(low=LOW, high=HIGH, normalizer=None, **settings):
-    return build_critic(config(**settings), OBSERVATION_SIZE, low, high, normalizer).model
+    return build_critic(config(**settings), (OBSERVATION_SIZE,), low, high, normalizer).model
 
 
 def config(**settings):

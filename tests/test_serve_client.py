@@ -105,6 +105,20 @@ def test_numbers_are_sent_as_the_models_type(stub):
     assert json.dumps(stub.asked[1][2]["inputs"]["observation"]) == "[[[[0], [0]], [[0], [0]]]]"
 
 
+@pytest.mark.parametrize(
+    "name, observation",
+    [
+        ("observation_0", ([1, 2, 3],)),
+        ("observation_0_a", ({"a": [1, 2, 3]},)),
+        ("observation_0_observation_0", (([1, 2, 3],),)),
+    ],
+)
+def test_a_tuple_of_one_part_is_one_observation(stub, name, observation):
+    stub.document = metadata(**{name: ("DT_FLOAT", (-1, 3))})
+    assert client(stub).act(observation).tolist() == [0.5]
+    assert stub.asked[0][2] == {"inputs": {name: [[1, 2, 3]]}}
+
+
 def test_named_inputs(stub):
     stub.document = metadata(joint_pos=("DT_FLOAT", (-1, 2)), time=("DT_FLOAT", (-1, 1)))
     policy = client(stub)

@@ -140,6 +140,18 @@ def test_answers_that_were_not_recorded(url, method, path, body, status, answer)
     assert ask(url, PREDICT, GOOD).status == 200  # and it goes on
 
 
+def test_requests_of_numbers_and_of_files_are_parsed_once(monkeypatch):
+    def no_second_look(_):
+        raise AssertionError
+
+    numbers, files = {"inputs": [[1.5, 2]]}, {"instances": [[{"b64": "AP8="}, {"b64": "AA=="}], [{"b64": ""}]]}
+    twice = b'{"inputs": [[{"b64": "AP8=", "b64": "AA=="}]]}'
+    assert parse(twice) == {"inputs": [[{"b64": "AP8="}]]}  # of two equal keys the first counts
+    monkeypatch.setattr("serve.local.json_text._first_wins", no_second_look)
+    monkeypatch.setattr("serve.local.json_text._DECODER", None)
+    assert [parse(json.dumps(document).encode()) for document in (numbers, files)] == [numbers, files]
+
+
 def test_answers_are_compact_json(url):
     assert ask(url, PREDICT, GOOD).text == '{"predictions":[[3.80000019]]}'
     assert ask(url, PREDICT, '{"instances": [[Inf, 1, -Inf]]}').text == '{"predictions": [[NaN]]}'

@@ -356,12 +356,15 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
 
 
 def test_an_entry_catches_up_with_itself_and_with_others_when_its_seeds_together_do(written):
-    entries = "".join(f"[entries.{name}]\nflags = {{env = 'Pendulum-v1'}}\n" for name in ("first", "fast", "slow"))
+    entries = "".join(
+        f"[entries.{name}]\nflags = {{env = 'Pendulum-v1'}}\n" for name in ("first", "fast", "slow", "short")
+    )
     suite_, of = suite_file.read(written(entries)), {}
     for name, seeds in {
         "first": [[0] * 5 + [10] * 5, [0] * 5 + [30] * 5],  # 20 in the end, which only the second seed has
         "fast": [[0] + [40] * 9, [0] * 10],  # 20 on average from the sixth evaluation on
         "slow": [[0] * 9 + [90], [0] * 10],
+        "short": [[0, 0, 60, 60], [0, 0, 60, 60]],
     }.items():
         outcomes_ = (
             outcomes.Outcome(
@@ -371,7 +374,10 @@ def test_an_entry_catches_up_with_itself_and_with_others_when_its_seeds_together
         )
         of[name] = outcomes.Results(written("").parent, Config(total_steps=1000), tuple(outcomes_))
     rows = [line.split(" | ") for line in side_by_side.suite_page(suite_, of).splitlines() if "](small/" in line]
-    assert [cells[6] for cells in rows] == ["1.00", "0.60", "no"]
+    assert [cells[6] for cells in rows] == ["1.00", "0.60", "no", "-"]
+    of = {name: of[name] for name in ("short", "fast")}  # its last two count
+    rows = [line.split(" | ") for line in side_by_side.suite_page(suite_, of).splitlines() if "](small/" in line]
+    assert [cells[6] for cells in rows] == ["0.40", "no"]
 
 
 def test_a_report_keeps_the_parts_that_were_not_measured_now(tmp_path):

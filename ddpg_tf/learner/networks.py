@@ -15,8 +15,6 @@ from ddpg_tf.errors import UsageError
 from ddpg_tf.learner.layers import FromBounds, LayerNormalization, Normalizer, NotOfNonsense, ToBounds
 from ddpg_tf.learner.vision import ToUnit, convolutions, require_fits
 
-Shape = int | tuple[int, ...]
-
 
 def require_buildable(config: Config, shape: tuple[int, ...]):
     """Raises UsageError when a setting does not fit observations of `shape`."""
@@ -65,14 +63,19 @@ class Network(NamedTuple):
 
 
 def build_actor(
-    config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None, name: str = "actor"
+    config: Config,
+    shape: tuple[int, ...],
+    low: np.ndarray,
+    high: np.ndarray,
+    shared: keras.Layer | None,
+    name: str = "actor",
 ) -> Network:
     """observation [B, ...], raw -> action float32 [B, A] in environment units, inside [low, high].
 
     The head also returns what its tanh gets, [B, A]. Lillicrap et al. section 7: ReLU layers, tanh output.
 
     Args:
-      shape: O of vectors, float32 [B, O]; (H, W, C) of images, uint8 [B, H, W, C].
+      shape: (O,) of vectors, float32 [B, O]; (H, W, C) of images, uint8 [B, H, W, C].
       shared: what `build_shared` gave.
     """
     init = Initialisation(config.seed, _role(name))
@@ -85,7 +88,12 @@ def build_actor(
 
 
 def build_critic(
-    config: Config, shape: Shape, low: np.ndarray, high: np.ndarray, shared: keras.Layer | None, name: str = "critic"
+    config: Config,
+    shape: tuple[int, ...],
+    low: np.ndarray,
+    high: np.ndarray,
+    shared: keras.Layer | None,
+    name: str = "critic",
 ) -> Network:
     """(observation [B, ...], action [B, A] in environment units) -> q float32 [B]; arguments as for `build_actor`.
 
@@ -111,9 +119,8 @@ def _of_sense(output, observation):
     return output if observation.dtype == "uint8" else NotOfNonsense()(output, observation)
 
 
-def _inputs(shape: Shape, shared: keras.Layer | None):
+def _inputs(shape: tuple[int, ...], shared: keras.Layer | None):
     """(observation, features), both inputs."""
-    shape = (shape,) if isinstance(shape, int) else shape
     observation = keras.Input(shape, dtype="uint8" if len(shape) == 3 else "float32", name="observation")
     return observation, keras.Input(_shared(shared, observation).shape[1:], name="features")
 

@@ -8,7 +8,7 @@ python train.py --env=Pendulum-v1 --export_dir=DIR       publish each better pol
 import sys
 
 from ddpg_tf import cli
-from ddpg_tf.flags import parse_command_line
+from ddpg_tf.flags import parse_command_line, preset_name
 
 
 def main(argv):
@@ -18,7 +18,7 @@ def main(argv):
     from ddpg_tf.training import loop
 
     if preset:
-        print(f"preset: {preset.name}", flush=True)
+        print(f"preset: {preset_name(preset)}", flush=True)
     try:
         result = loop.train(settings, resume=resume)
     except loop.Interrupted as interrupted:

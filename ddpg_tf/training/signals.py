@@ -3,12 +3,13 @@
 import contextlib
 import math
 import os
-import shlex
 import signal
 import threading
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from ddpg_tf.cli import train_command
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
 _ONE_WISH = 1.0  # seconds; a terminal that is closed sends SIGHUP twice: its kernel and its shell
@@ -18,8 +19,7 @@ class Interrupted(Exception):
     """SIGINT, SIGTERM or SIGHUP came; a checkpoint has been written."""
 
     def __init__(self, signal_number: int, run: Path):
-        command = shlex.join(["python", "train.py", "--resume", f"--run_dir={run}"])
-        super().__init__(f"interrupted; continue with: {command}")
+        super().__init__(f"interrupted; continue with: {train_command('--resume', f'--run_dir={run}')}")
         self.status = 128 + signal_number
 
 
