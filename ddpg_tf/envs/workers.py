@@ -89,7 +89,7 @@ class Workers(AsyncVectorEnv):
         try:
             yield
         except (EOFError, ConnectionError):
-            multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=1)
+            multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=10)
             codes = [process.exitcode for process in self.processes if process.exitcode is not None]
             self._state = AsyncState.DEFAULT
             self.close(terminate=True)
