@@ -23,8 +23,8 @@ from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically, write_text
 
-_ALL_RESAMPLES = 5  # so many runs are resampled in all of the at most 3,125 ways, more in this many random ones:
-_RESAMPLES = 5000
+_ALL_RESAMPLES = 5  # runs; up to so many are resampled in all ways, at most 3,125
+_RESAMPLES = 5000  # of more runs, at random
 MARK = "<!-- written by benchmarks.curves -->"
 
 

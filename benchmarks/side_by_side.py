@@ -22,9 +22,9 @@ def suite_page(suite: Suite, results: Mapping[str, Results]) -> str:
         *_legend(suite),
         f"{INTERVAL[0].upper()}{INTERVAL[1:]}. Area: mean of all evaluations. Last ten, last five: of fewer than "
         "twice as many evaluations the second half. Caught up: the share of the first entry's steps after which "
-        "as many evaluations in a row come to what the first entry has in its last five; no entry can catch up "
-        "before its fifth evaluation (<=). q_bias: (Q(s0, mu(s0)) - discounted return) / mean absolute "
-        "return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit cuts "
+        "five evaluations in a row (or as few as count as its last five) come to what the first entry has in these; "
+        "no entry can catch up sooner than after so many (<=). q_bias: (Q(s0, mu(s0)) - discounted return) / mean "
+        "absolute return, mean of the last five evaluations; above 0 the critic overestimates. Where a time limit cuts "
         "episodes, Q counts what would follow too, so that with a long discount even a right critic is away from 0 "
         "(Swimmer-v5, Reacher-v5).",
         "",

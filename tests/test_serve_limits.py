@@ -325,7 +325,7 @@ def test_large_body_that_is_not_json_does_not_stop_the_others(url):
     started = time.monotonic()
     with pytest.raises(ServingError):
         parse(body.encode())
-    alone = time.monotonic() - started  # no thread gets a word in meanwhile
+    alone = time.monotonic() - started  # so long Python's parser keeps other threads waiting
     with ThreadPoolExecutor(1) as pool:
         large = pool.submit(ask, url, PREDICT, body)
         slowest = 0.0

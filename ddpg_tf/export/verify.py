@@ -2,9 +2,8 @@
 
     python -m ddpg_tf.export.verify SAVED_MODEL_DIR PROBES.npz
 
-Imports nothing that trains. PROBES.npz holds 7 rows of each input, as input/<name>, and
-the live networks' `action` and `q` for them (the actions to be valued are in `given_action`, images as PNG files in
-`pngs`).
+Imports nothing that trains. PROBES.npz holds 7 rows of each input, as input/<name>, and the live networks' `action` and
+`q` for them (the actions to be valued are in `given_action`, images as PNG files in `pngs`).
 """
 
 import os

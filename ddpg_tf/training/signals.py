@@ -12,7 +12,7 @@ from pathlib import Path
 from ddpg_tf.cli import train_command
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the last: the terminal is closed
-_ONE_WISH = 1.0  # seconds; a terminal that is closed sends SIGHUP twice: its kernel and its shell
+_ONE_WISH = 1.0  # seconds; when a terminal is closed, kernel and shell each send SIGHUP
 
 
 class Interrupted(Exception):
