@@ -97,6 +97,7 @@ class CommandLine(typing.NamedTuple):
     config: Config
     resume: bool
     preset: Path | None  # None also when resuming
+    auto: bool  # whether the preset, or that there is none, follows from the environment
 
 
 def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str], str] = str) -> CommandLine:
@@ -111,6 +112,7 @@ def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str
         raise UsageError("--preset has no effect with --resume: the settings are those of the run")
     first = values.env
     env = resolve_env(first)
+    auto = values.preset == "auto" and not values.resume
     preset = None if values.resume else find_preset(values.preset, env, values.pixels)
     base = flags_file(values.run_dir) if values.resume else preset
     if base:
@@ -127,7 +129,7 @@ def parse_command_line(argv: Sequence[str], doc: str, resolve_env: Callable[[str
     if values.resume:  # before these settings are judged together: a change is what is wrong
         require_resumable(read_flags(base), settings)
     try:
-        return CommandLine(Config(**settings), values.resume, preset)
+        return CommandLine(Config(**settings), values.resume, preset, auto)
     except UsageError as error:
         rest = f" (what is not on the command line comes from preset {preset_name(preset)})" if preset else ""
         raise UsageError(f"{error}{rest}") from None

@@ -164,7 +164,7 @@ def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path,
     for row in rows:
         found = read_evaluations(tmp_path / "out" / row["trial"] / "evaluations.csv")
         assert max(np.mean(scores) for scores in found.values()) == pytest.approx(float(row["return"]))
-    winner, _, _ = parse_command_line(["train.py", f"--flagfile={tmp_path / 'out' / 'winner.flags'}"], "")
+    winner, *_ = parse_command_line(["train.py", f"--flagfile={tmp_path / 'out' / 'winner.flags'}"], "")
     assert winner.n_step == int(rows[0]["n_step"]) and winner.batch_size == int(rows[0]["batch_size"])
     assert winner.total_steps == 300 and "winner.flags" in capsys.readouterr().out
     with pytest.raises(UsageError, match="is not empty"):

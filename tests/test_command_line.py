@@ -306,6 +306,11 @@ def test_a_preset_is_announced(command, tmp_path, monkeypatch):
         "preset: dm_control/reacher-easy-v0\n"
     )
     assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine", "--preset=none")[1] == ""
+    toy = "--env=tests.toy_envs:ToyCounter-v0"
+    assert "no preset for tests.toy_envs:ToyCounter-v0: plain settings (--preset=modern " in (
+        command(train.main, toy, "--run_dir=mine")[1]
+    )
+    assert command(train.main, toy, "--run_dir=mine", "--preset=none")[1] == ""
 
 
 # train.py --resume ----------------------------------------------------------------------------------------------------

@@ -117,7 +117,7 @@ def test_flags_txt_is_a_flagfile_for_the_command_line(tmp_path):
     """`train.py --flagfile=RUN/flags.txt` repeats the run in a directory of its own; no preset is applied again."""
     run = parsed("--env=Pendulum-v1", "--tau=0.5", "--hidden_units=5,6,7", "--normalize_observations", "--run_dir=x")
     (tmp_path / "flags.txt").write_text(run.to_flags())
-    again, resume, preset = parse(f"--flagfile={tmp_path / 'flags.txt'}")
+    again, resume, preset, _ = parse(f"--flagfile={tmp_path / 'flags.txt'}")
     assert again == dataclasses.replace(run, run_dir="") and not resume and preset is None
 
 
@@ -253,7 +253,7 @@ def test_every_preset_parses_into_a_valid_config(path):
 @pytest.mark.parametrize("path", ENV_PRESETS, ids=name_of)
 def test_the_environment_of_every_preset_exists_and_gets_it_automatically(path):
     name = name_of(path)
-    found, _, preset = parse(f"--env={name}")
+    found, _, preset, _ = parse(f"--env={name}")
     assert registry.resolve_id(name) == name == found.env and preset == path
     assert found == dataclasses.replace(parsed(f"--preset={name}"), env=name)
 
@@ -413,25 +413,25 @@ def test_an_explicit_list_replaces_the_presets():
 
 
 def test_auto_is_none_for_an_environment_without_a_preset():
-    found, _, preset = parse("--env=tests.toy_envs:ToyCounter-v0")
+    found, _, preset, _ = parse("--env=tests.toy_envs:ToyCounter-v0")
     assert preset is None and found == Config(env="tests.toy_envs:ToyCounter-v0")
 
 
 def test_auto_is_the_namespaces_where_the_environment_has_none_of_its_own():
-    found, _, preset = parse("--env=dm_control/cartpole-swingup-v0")
+    found, _, preset, _ = parse("--env=dm_control/cartpole-swingup-v0")
     assert preset.stem == "dm_control"
     assert found == dataclasses.replace(parsed("--preset=dm_control"), env="dm_control/cartpole-swingup-v0")
     assert parse("--env=dm_control/cartpole-swingup-v0", "--pixels").preset.stem == "pixels"
 
 
 def test_none_is_the_defaults():
-    found, _, preset = parse("--env=Pendulum-v1", "--preset=none")
+    found, _, preset, _ = parse("--env=Pendulum-v1", "--preset=none")
     assert preset is None and found == Config(env="Pendulum-v1")
 
 
 def test_a_path_is_a_preset(tmp_path):
     (tmp_path / "mine.flags").write_text("# a comment\n\n--tau=0.125\n--seed=3\n")
-    found, _, preset = parse(f"--preset={tmp_path / 'mine.flags'}", "--seed=4")
+    found, _, preset, _ = parse(f"--preset={tmp_path / 'mine.flags'}", "--seed=4")
     assert preset == tmp_path / "mine.flags" and (found.tau, found.seed) == (0.125, 4)
 
 
@@ -447,13 +447,13 @@ def test_an_unknown_preset_names_those_there_are(preset):
 
 @pytest.mark.filterwarnings("ignore:.*retired")
 def test_a_retired_id_gets_the_preset_of_its_current_version():
-    found, _, preset = parse("--env=LunarLanderContinuous-v2")
+    found, _, preset, _ = parse("--env=LunarLanderContinuous-v2")
     assert found.env == "LunarLanderContinuous-v3" and preset.stem == "LunarLanderContinuous-v3"
 
 
 def test_resuming_takes_the_runs_own_flags_for_the_preset(tmp_path):
     (tmp_path / "flags.txt").write_text(Config(env="Pendulum-v1", tau=0.5).to_flags())
-    found, resume, preset = parse("--resume", f"--run_dir={tmp_path}", "--total_steps=9")
+    found, resume, preset, _ = parse("--resume", f"--run_dir={tmp_path}", "--total_steps=9")
     assert resume and preset is None
     assert found == Config(env="Pendulum-v1", tau=0.5, total_steps=9, run_dir=str(tmp_path))
 

@@ -86,7 +86,7 @@ def test_the_ray_job_trains_with_what_its_cluster_has():
     """The command parses; there is a CPU for each collector; versions are those of requirements-ray.txt."""
     words = shlex.split(RAYJOB["entrypoint"])[2]
     flags = re.findall(r"--\w+=[^\s;]+", words)
-    config, resume, _ = parse_command_line(["train.py", *flags], "")
+    config, resume, *_ = parse_command_line(["train.py", *flags], "")
     assert config.ray_address == "auto" and not resume and "--resume" in words
     (group,) = RAY["workerGroupSpecs"]
     (worker,) = group["template"]["spec"]["containers"]

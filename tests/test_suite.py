@@ -154,7 +154,7 @@ def test_a_run_that_goes_on_takes_no_preset(written, tmp_path):
     first = parse_command_line(run.command()[1:], "")
     run_dir.create(run.path, first.config)
     assert first.preset and first.config.n_step == 3
-    assert parse_command_line(run.command()[1:], "") == (first.config, True, None)
+    assert parse_command_line(run.command()[1:], "") == (first.config, True, None, False)
 
 
 # What is refused before anything runs ---------------------------------------------------------------------------------

@@ -14,11 +14,13 @@ from ddpg_tf.flags import parse_command_line, preset_name
 def main(argv):
     from ddpg_tf.envs import registry
 
-    settings, resume, preset = parse_command_line(argv, __doc__, registry.resolve_id)
+    settings, resume, preset, auto = parse_command_line(argv, __doc__, registry.resolve_id)
     from ddpg_tf.training import loop
 
     if preset:
         print(f"preset: {preset_name(preset)}", flush=True)
+    elif auto:
+        print(f"no preset for {settings.env}: plain settings (--preset=modern has what lifted most tasks)", flush=True)
     try:
         result = loop.train(settings, resume=resume)
     except loop.Interrupted as interrupted:
