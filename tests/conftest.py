@@ -39,6 +39,7 @@ TINY = dict(
     log_every=50,
 )
 
+TRAINED = dict(noise="ou", normalize_observations=True)  # what the run `trained` has beside
 
 # Files of minutes, to start with: at the end, one of them would leave the other processes idle.
 LONG = (
@@ -95,7 +96,7 @@ def trained(tmp_path_factory):
     from ddpg_tf import Config, train
 
     path = tmp_path_factory.mktemp("trained") / "run"
-    train(Config(**TINY, run_dir=str(path), normalize_observations=True))
+    train(Config(**TINY | TRAINED, run_dir=str(path)))
     return path
 
 

@@ -344,17 +344,6 @@ def test_gaussian_noise_is_in_units_of_the_half_range_and_the_action_stays_insid
     assert (wild == LOW).any(axis=(0, 1)).all() and (wild == HIGH).any(axis=(0, 1)).all()
 
 
-def test_ou_noise_is_correlated_in_time_and_independent_between_environments():
-    sigma, theta = 0.05, 0.15
-    run = Run(config("", num_envs=2, noise="ou", noise_sigma=sigma, noise_theta=theta), 6000, policy=middle)
-    noise = (run.action - MIDDLE) / ((HIGH - LOW) / 2)
-    np.testing.assert_allclose(noise.std(axis=(0, 1)), sigma / (2 * theta - theta**2) ** 0.5, rtol=0.15)
-    rows = noise.reshape(6000, 6).T
-    assert np.abs(np.corrcoef(rows)[np.triu_indices(6, 1)]).max() < 0.25
-    for row in rows:
-        assert abs(np.corrcoef(row[:-1], row[1:])[0, 1] - (1 - theta)) < 0.03
-
-
 def test_ou_noise_starts_at_zero_in_every_episode_of_its_own_environment_only():
     """Trap 18. With theta = 0 the process is a sum, so a step's jump is one innovation, and stays small."""
     run, before = Run(config(num_envs=3, noise="ou", noise_sigma=0.1), 0, policy=middle), np.zeros([3, 3])
@@ -444,21 +433,6 @@ def test_a_resumed_collector_goes_on_exactly_where_the_other_was(toy, num_envs, 
     assert_same_run(resumed, whole)
     for name, array in whole.collector.state().items():
         np.testing.assert_array_equal(resumed.collector.state()[name], array, err_msg=name)
-
-
-@pytest.mark.parametrize("env_id", ["Pendulum-v1", "InvertedPendulum-v5", "BipedalWalker-v3"])
-def test_real_environments_are_re_entered_in_the_middle_of_an_episode(env_id):
-    space = gym.make(env_id).action_space
-
-    def policy(observations):
-        return (space.low + (space.high - space.low) * (0.5 + 0.4 * np.sin(observations[:, :1]))).astype(np.float32)
-
-    settings = Config(env=env_id, num_envs=2, warmup_steps=0, noise="ou", noise_sigma=0.2)
-    whole = Run(settings, 37, policy)
-    resumed = Run(settings, 30, policy, first=37, state=copy.deepcopy(whole.collector.state()))
-    whole.steps, whole.finished = [], []
-    assert_same_run(resumed, whole.more(37, 30))
-    assert not resumed.differs.any()
 
 
 def test_the_state_survives_npz_and_is_not_changed_by_going_on(tmp_path):

@@ -15,6 +15,7 @@ import warnings
 from pathlib import Path
 
 import pytest
+from conftest import without_xla
 
 import export
 import train
@@ -36,6 +37,13 @@ QUICK = [
     "--replay_capacity=64",
     "--log_every=10",
 ]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick():
+    """What is compiled is not what commands are about."""
+    with without_xla():
+        yield
 
 
 @pytest.fixture
@@ -307,8 +315,9 @@ def test_a_preset_is_announced(command, tmp_path, monkeypatch):
     )
     assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine", "--preset=none")[1] == ""
     toy = "--env=tests.toy_envs:ToyCounter-v0"
-    assert "no preset for tests.toy_envs:ToyCounter-v0: plain settings (--preset=modern " in (
-        command(train.main, toy, "--run_dir=mine")[1]
+    assert (
+        "no preset for tests.toy_envs:ToyCounter-v0: plain settings (--preset=modern "
+        in (command(train.main, toy, "--run_dir=mine")[1])
     )
     assert command(train.main, toy, "--run_dir=mine", "--preset=none")[1] == ""
 
@@ -638,10 +647,6 @@ def test_export_as_a_process_fails_in_one_line(tmp_path):
     """TensorFlow is loaded by then, and has written nothing of its own."""
     done = process(tmp_path, ROOT / "export.py", "--run_dir=missing", "--export_dir=models")
     assert done.returncode == 2
-
-
-def test_evaluate_as_a_process_fails_in_one_line(tmp_path):
-    assert process(tmp_path, "-m", "ddpg_tf.evaluate", "--run_dir=missing").returncode == 2
 
 
 def test_help_and_mistakes_answer_without_loading_tensorflow():

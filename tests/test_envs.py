@@ -119,13 +119,6 @@ def test_a_module_that_is_no_module_name_is_refused(module):
         registry.resolve_id(f"{module}:ToyCounter-v0")
 
 
-def test_the_module_before_the_colon_is_imported_first():
-    """In a process that has not seen the toys before."""
-    code = "from ddpg_tf.envs import registry; print(registry.make_env('tests.toy_envs:ToyCounter-v0').spec.id)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert done.stdout.strip() == "ToyCounter-v0", done.stderr
-
-
 def test_no_tensorflow_is_imported_to_make_step_and_describe_an_environment():
     """Vector workers and the video process: TensorFlow would cost them seconds, and crashes beside a renderer."""
     code = """
@@ -315,10 +308,6 @@ def assert_same_rollout(found, expected):
         np.testing.assert_array_equal(a, b, err_msg=f"step {t}")
 
 
-def test_every_preset_environment_is_tested_here():
-    assert len(PRESET_ENVS) == 19 and {"Pendulum-v1", "BipedalWalker-v3", "Humanoid-v5"} <= set(PRESET_ENVS)
-
-
 @pytest.mark.parametrize("env_id", [*PRESET_ENVS, "dm_control/cheetah-run-v0"])
 def test_a_used_environment_is_as_good_as_a_fresh_one_after_a_reset(env_id):
     """Otherwise a resumed run, whose environments are fresh, could not equal an uninterrupted one."""
@@ -333,14 +322,14 @@ def test_a_used_environment_is_as_good_as_a_fresh_one_after_a_reset(env_id):
 
 def test_the_worlds_of_bipedal_walker_remember_without_our_wrapper():
     """So that the test above is known to be able to fail; once Gymnasium mends it, FreshWorld can go."""
-    differ = 0
     used = gym.make("BipedalWalker-v3")
-    for seed in range(8):
+
+    def differs(seed):
         rollout(used, 100 + seed, 60)
-        fresh = rollout(gym.make("BipedalWalker-v3"), seed, 40)
-        again = rollout(used, seed, 40)
-        differ += any(not np.array_equal(a, b) for a, b in zip(again, fresh, strict=True))
-    assert differ > 0
+        fresh, again = rollout(gym.make("BipedalWalker-v3"), seed, 40), rollout(used, seed, 40)
+        return any(not np.array_equal(a, b) for a, b in zip(again, fresh, strict=True))
+
+    assert any(map(differs, range(8)))
 
 
 @pytest.mark.parametrize(

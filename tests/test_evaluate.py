@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import timeless
+from conftest import TRAINED, timeless
 from tensorboard.backend.event_processing import event_accumulator
 
 import ddpg_tf
@@ -29,35 +29,6 @@ from ddpg_tf.training.logger import COLUMNS, EVALUATION_COLUMNS, Logger
 def rows(path):
     with open(path, newline="") as file:
         return list(csv.reader(file))
-
-
-def test_two_evaluations_of_one_policy_are_identical_and_differ_between_episodes():
-    evaluator = Evaluator(Config(), 3)
-
-    def policy(observations):
-        return np.full([len(observations), 1], 0.5, np.float32)
-
-    first, second = evaluator.run(policy), evaluator.run(policy)
-    assert [episode[:2] for episode in first] == [episode[:2] for episode in second]
-    assert len({episode.episode_return for episode in first}) == 3
-    assert all(episode.length == 200 and episode.actions.shape == (200, 1) for episode in first)
-
-
-def test_episodes_do_not_depend_on_how_many_run_together():
-    def policy(observations):
-        return -observations[:, 2:]  # row by row, so that no batch size matters
-
-    few, many = Evaluator(Config(), 2).run(policy), Evaluator(Config(), 12).run(policy)
-    assert [episode[:2] for episode in few] == [episode[:2] for episode in many[:2]]
-    assert len(many) == 12
-
-
-def test_evaluation_leaves_training_untouched(uncompiled, tmp_path, tiny):
-    """Noise, normaliser, environments and replay of a run are the same however often it is evaluated."""
-    train(tiny(tmp_path / "often", eval_every=100, normalize_observations=True, total_steps=400))
-    train(tiny(tmp_path / "never", eval_every=0, normalize_observations=True, total_steps=400))
-    assert timeless(tmp_path / "often" / "metrics.csv") == timeless(tmp_path / "never" / "metrics.csv")
-    assert list(read_evaluations(tmp_path / "never" / "evaluations.csv")) == [400]  # always at the end
 
 
 def test_csv_files_hold_what_they_promise(trained):
@@ -81,6 +52,7 @@ def test_a_run_directory_holds_what_a_user_looks_for(trained):
         "versions.json",
         "metrics.csv",
         "evaluations.csv",
+        "values.csv",
         "checkpoints",
         "replay",
         "learning_curve.png",
@@ -109,18 +81,6 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert len(commit) >= 10 and git("rev-parse", "HEAD").startswith(commit)
     (tmp_path / "code.py").write_text("a = 2")
     assert run_dir.package_versions()["commit"] == f"{commit}-dirty"
-
-
-@pytest.mark.parametrize("num_envs", [1, 4])
-def test_updates_follow_environment_steps_whatever_the_number_of_environments(uncompiled, tmp_path, tiny, num_envs):
-    config = tiny(
-        tmp_path / "run", num_envs=num_envs, update_every=4, updates_per_step=0.5, total_steps=400, eval_every=0
-    )
-    train(config)
-    steps = [int(row["step"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
-    updates = [int(row["updates"]) for row in timeless(tmp_path / "run" / "metrics.csv")]
-    assert steps[-1] == 400
-    assert sum(updates) == (400 - config.learning_starts) * 0.5
 
 
 def test_rows_say_what_happened(tmp_path):
@@ -209,7 +169,7 @@ def test_an_environment_that_cannot_be_made_is_told_without_advice_for_trainings
         evaluate.main(["evaluate", f"--run_dir={trained}"])
 
 
-def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, tiny, monkeypatch):
+def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(uncompiled, tmp_path, tiny, monkeypatch):
     """Where steps cost, an episode that fails at once would look better than any that is whole."""
     run = Evaluator.run
     broken = iter([True, True, False, False, True])  # of nothing that is whole yet, the first is the best
@@ -228,12 +188,14 @@ def test_an_evaluation_that_an_environment_cut_short_is_not_the_best(tmp_path, t
     assert best[2].best_step in (300, 400) and 0 > best[2].best_return >= best[1].best_return
 
 
-def test_training_evaluates_and_keeps_the_averaged_actor_and_learns_what_it_would_without(uncompiled, tmp_path, tiny):
-    for name, share in (("newest", 0.0), ("averaged", 0.5)):
-        train(tiny(tmp_path / name, total_steps=400, eval_every=200, actor_average=share))
+def test_what_is_evaluated_and_how_often_changes_nothing_that_is_learnt(uncompiled, tmp_path, tiny):
+    """Noise, normaliser, environments and replay stay as they are; evaluated and kept is the averaged actor."""
+    for name, share, eval_every in (("newest", 0.0, 0), ("averaged", 0.5, 100)):
+        train(tiny(tmp_path / name, **TRAINED, total_steps=400, eval_every=eval_every, actor_average=share))
     newest, averaged = ((tmp_path / name) for name in ("newest", "averaged"))
+    assert list(read_evaluations(newest / "evaluations.csv")) == [400]  # always at the end
     assert timeless(newest / "metrics.csv") == timeless(averaged / "metrics.csv")
-    assert rows(newest / "evaluations.csv") != rows(averaged / "evaluations.csv")
+    assert rows(newest / "evaluations.csv")[1:] != rows(averaged / "evaluations.csv")[-2:]
     arrays, _ = checkpoint.load(averaged / "checkpoints")
     kernel = load_policy(averaged, "latest").agent.actor.get_layer("actor_head").get_layer("output").kernel.numpy()
     np.testing.assert_array_equal(kernel, arrays["agent/averaged_actor/output/kernel"])
@@ -247,7 +209,7 @@ def test_an_episode_knows_that_its_environment_failed():
     assert episode.failed and episode.length == 3
 
 
-def test_videos_are_taken_at_evaluations(tmp_path, tiny, monkeypatch):
+def test_videos_are_taken_at_evaluations(uncompiled, tmp_path, tiny, monkeypatch):
     taken = []
     monkeypatch.setattr(loop.video, "record", lambda path, *rest: taken.append((path.name, len(rest[-1]))))
     train(tiny(tmp_path / "run", total_steps=660, eval_every=100, video_every=300, warmup_steps=660))

@@ -246,7 +246,7 @@ def test_export_command_prints_signature_and_request(trained, tmp_path, monkeypa
     assert ask[3:] == ["http://localhost:8501/v1/models/my%20pendulum:predict"]
 
 
-def test_dict_observations_become_named_inputs(tmp_path, tiny):
+def test_dict_observations_become_named_inputs(uncompiled, tmp_path, tiny):
     from ddpg_tf._tf import tf
 
     train(

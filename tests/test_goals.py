@@ -201,6 +201,14 @@ def test_an_environments_own_functions_judge_other_goals():
     assert judge.reward(achieved, desired).dtype == np.float32 and goals_of(hindsight="none") is None
 
 
+def test_goals_may_end_no_episode_but_need_rewards(monkeypatch):
+    monkeypatch.delattr(toy_envs.Goal, "compute_terminated")
+    assert goals_of().terminated(np.zeros([1, 2]), np.zeros([1, 2])) is None
+    monkeypatch.delattr(toy_envs.Goal, "compute_reward")
+    with pytest.raises(UserError, match=r"ToyGoal-v0 has no compute_reward: --hindsight needs"):
+        goals_of()
+
+
 def test_functions_of_two_goals_are_asked_row_by_row_with_a_warning():
     with pytest.warns(UserWarning, match="compute_reward does not take many goals at once.*slow"):
         slow = goals_of("two at a time")
@@ -280,6 +288,7 @@ def test_a_run_keeps_what_hindsight_needs_only_where_it_is_asked_for(goal_run, t
 
 
 def test_success_is_the_fifth_column_of_runs_with_goals_and_reaches_command_board_and_curve(goal_run, trained, capsys):
+    from PIL import Image
     from tensorboard.backend.event_processing import event_accumulator
 
     def header(run):
@@ -289,6 +298,8 @@ def test_success_is_the_fifth_column_of_runs_with_goals_and_reaches_command_boar
     success = read_evaluations(goal_run / "evaluations.csv", "success")
     assert set(np.concatenate(list(success.values()))) <= {0.0, 1.0} and success[1200]
     assert read_evaluations(trained / "evaluations.csv", "success") == {}
+    with Image.open(goal_run / "learning_curve.png") as two, Image.open(trained / "learning_curve.png") as one:
+        assert two.height > one.height and two.width == one.width  # a second curve
     board = event_accumulator.EventAccumulator(str(goal_run)).Reload()
     assert [event.step for event in board.Tensors("evaluation/success")] == list(success)
     evaluate.main(["evaluate", f"--run_dir={goal_run}", "--episodes=2", "--checkpoint=latest"])
@@ -310,6 +321,8 @@ def test_an_evaluation_tells_who_reached_the_goal():
     to_the_goal = evaluator.run(lambda seen: np.clip(10 * (seen[:, 2:4] - seen[:, :2]), -1, 1).astype(np.float32))
     still = evaluator.run(lambda seen: np.zeros([len(seen), 2], np.float32))
     assert [episode.success for episode in to_the_goal] == [1] * 3 and 0 in [episode.success for episode in still]
+    silent = Evaluator(Config(env=GOAL, env_kwargs={"odd": "silent"}), 1)
+    assert np.isnan(silent.run(lambda seen: np.zeros([len(seen), 2], np.float32))[0].success)
 
 
 def test_success_is_that_of_the_last_step_as_the_environment_says():
@@ -344,7 +357,7 @@ def test_a_goal_policy_takes_three_named_inputs_and_rollout_tells_of_success(goa
     assert reached.success == 1 and "success 1.00" in capsys.readouterr().out
 
 
-def test_no_environment_of_a_run_stays_open(tmp_path, tiny, monkeypatch):
+def test_no_environment_of_a_run_stays_open(uncompiled, tmp_path, tiny, monkeypatch):
     opened = set()
     made, closed = toy_envs.Goal.__init__, toy_envs.Goal.close
     monkeypatch.setattr(toy_envs.Goal, "__init__", lambda env, **given: (made(env, **given), opened.add(env))[0])

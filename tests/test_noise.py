@@ -217,15 +217,6 @@ def test_every_setting_of_the_noise_arrives(idle_id):
         np.testing.assert_allclose((found[t] - [0, 5]) / [0.4, 5], x, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind, deviation", [("gaussian", 0.1), ("ou", 0.190)])
-def test_noise_is_in_units_of_each_dimensions_half_range(idle_id, kind, deviation):
-    """sigma 0.1 is a tenth of 0.4 in one dimension and of 5 in the other."""
-    actions = collect(idle_id, [0.0, 5.0], 4000, noise=kind, noise_sigma=0.1, warmup_steps=0)
-    noisy = actions - np.float32([0.0, 5.0])
-    # 4,000 correlated numbers of the ou process know their deviation to some 4 %.
-    np.testing.assert_allclose(noisy.std(0), deviation * np.array([0.4, 5]), rtol=0.12)
-
-
 def test_noisy_actions_stay_inside_the_bounds_and_reach_them(idle_id):
     actions = collect(idle_id, [0.0, 5.0], 500, noise="gaussian", noise_sigma=0.8, warmup_steps=0)
     assert actions.dtype == np.float32
@@ -233,12 +224,6 @@ def test_noisy_actions_stay_inside_the_bounds_and_reach_them(idle_id):
     np.testing.assert_array_equal(actions.max(0), np.float32([0.4, 10]))
     share = ((actions == actions.min(0)) | (actions == actions.max(0))).mean(0)
     np.testing.assert_allclose(share, 0.211, atol=0.06)  # of a normal variable, beyond 1 / 0.8 deviations
-
-
-def test_without_noise_the_environment_gets_the_policys_action_after_the_warm_up(idle_id):
-    actions = collect(idle_id, [0.25, 7.5], 20, noise="none", warmup_steps=10)
-    np.testing.assert_array_equal(actions[10:], np.tile(np.float32([0.25, 7.5]), (10, 1)))
-    assert len(np.unique(actions[:10], axis=0)) == 10
 
 
 def test_a_share_of_the_actions_is_uniformly_random_and_the_same_whoever_acts_beside(idle_id):

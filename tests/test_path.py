@@ -83,12 +83,3 @@ def test_from_training_to_an_action_for_a_mujoco_task(tmp_path, served):
     rolled = command("-m", "serve.rollout", f"--url={url}", "--model_name=reacher", "--env=Reacher-v5", "--episodes=2")
     assert rolled.returncode == 0, rolled.stderr
     assert "p95" in rolled.stdout
-
-
-def test_the_package_says_what_it_is_without_tensorflow():
-    """Vector workers and films import the package; they must not load TensorFlow."""
-    code = (
-        "import sys, ddpg_tf, ddpg_tf.envs.factory, ddpg_tf.evaluation.video, serve.client; "
-        "print('tensorflow' in sys.modules)"
-    )
-    assert command("-c", code).stdout.strip() == "False"

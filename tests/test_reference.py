@@ -268,7 +268,7 @@ def paper_agent(shared_paper_agent):
     shared_paper_agent.load_state(state)
 
 
-@pytest.mark.parametrize("critic_l2, action_layer", [(0.0, 0), (0.0, 1), (0.01, 0), (0.01, 1)])
+@pytest.mark.parametrize("critic_l2, action_layer", [(0.0, 0), (0.01, 1)])
 def test_one_and_ten_updates_equal_the_reference(critic_l2, action_layer, paper_agent):
     paper = (critic_l2, action_layer) == (0.01, 1)
     agent = paper_agent if paper else new_agent(critic_l2=critic_l2, action_layer=action_layer)
@@ -337,19 +337,6 @@ def test_a_block_of_ten_equals_ten_single_updates_and_the_reference(paper_agent)
             np.testing.assert_allclose(found[name], single[name], rtol=0, atol=TOLERANCE, err_msg=f"{network}: {name}")
     for name, value in block_metrics.items():
         assert value == pytest.approx(np.mean([metrics[name] for metrics in single_metrics]), abs=1e-5), name
-
-
-def test_l2_acts_on_every_critic_kernel_and_on_no_bias(paper_agent):
-    """With c = 0.01 and c = 0 the first moments after one update differ by (1 - beta_1) c W."""
-    plain = ReferenceDDPG(Config(**SETTINGS, action_layer=1), weights_of(paper_agent))
-    block, kernels = minibatches(1), weights_of(paper_agent)["critic"]
-    plain.run(block)
-    paper_agent.update(block)
-    for layer in ("hidden_0", "hidden_1", "output"):
-        for part, decayed in (("kernel", 0.01 * kernels[f"{layer}/kernel"]), ("bias", 0.0)):
-            moment = paper_agent.state()[f"critic_optimizer/critic_optimizer/{layer}_{part}_momentum"]
-            expected = plain.moments["critic"][f"{layer}/{part}"][0] + 0.1 * decayed
-            np.testing.assert_allclose(moment, expected, rtol=0, atol=1e-6, err_msg=f"{layer}/{part}")
 
 
 class CriticInTrainingMode(ReferenceDDPG):

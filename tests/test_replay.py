@@ -272,6 +272,16 @@ def test_blocks_hold_only_the_newest_capacity_rows_of_one_draw_earlier(drawn):
         assert check(batch, ROWS, 3, 0.9, visible) <= window(ROWS, visible, 20, 2)
 
 
+def test_from_images_a_draw_sees_the_rows_of_one_block_earlier_still():
+    """Their update goes on beside the steps. Block b is due at step 8 + 4 (b + 1), and two steps make a row."""
+
+    class Asked:
+        def blocks(self, shape, seed, rows, first_block):
+            return shape, [rows(draw) for draw in range(5)]
+
+    assert schedule.blocks(Asked(), BLOCKS, image=True) == ((1, 3, 5), [4, 4, 6, 8, 10])
+
+
 def test_blocks_differ_from_each_other_and_with_the_seed(drawn):
     _, taken = drawn
     first = taken[0].observation

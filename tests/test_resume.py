@@ -13,7 +13,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT, timeless
+from conftest import ROOT, TRAINED, timeless
 
 from ddpg_tf import Config, files, train
 from ddpg_tf.envs import registry
@@ -85,31 +85,13 @@ def crash_at(monkeypatch, step):
     monkeypatch.setattr(Core, "_collect", dying)
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory):
-    """An uninterrupted run whose ring (capacity 300, slack) wraps."""
-    from conftest import TINY
-
-    path = tmp_path_factory.mktemp("whole") / "run"
-    train(Config(**TINY, run_dir=str(path), noise="ou"))
-    return path
-
-
-@pytest.mark.filterwarnings("ignore:nothing will be learnt")
-def test_same_seed_twice_is_the_same_run_and_another_seed_is_not(whole, tmp_path, tiny):
-    train(tiny(tmp_path / "again", noise="ou"))
-    assert_same_run(whole, tmp_path / "again")
-    train(tiny(tmp_path / "other", noise="ou", seed=1, total_steps=200))
-    assert timeless(whole / "metrics.csv")[:4] != timeless(tmp_path / "other" / "metrics.csv")
-
-
-def test_sigterm_then_sigkill_and_each_time_resume_equals_never_interrupted(whole, tmp_path, tiny):
+def test_sigterm_then_sigkill_and_each_time_resume_equals_never_interrupted(trained, tmp_path, tiny):
     """SIGTERM to the whole group, as `timeout` and schedulers send it, spares the workers until all is saved.
 
     After SIGKILL they end without a traceback.
     """
     path = tmp_path / "run"
-    (tmp_path / "tiny.flags").write_text(tiny("", noise="ou", vectorization="async").to_flags())
+    (tmp_path / "tiny.flags").write_text(tiny("", **TRAINED, vectorization="async").to_flags())
     process = start(f"--flagfile={tmp_path / 'tiny.flags'}", f"--run_dir={path}")
     wait_for_step(process, path, 100)
     os.killpg(process.pid, signal.SIGTERM)
@@ -124,7 +106,7 @@ def test_sigterm_then_sigkill_and_each_time_resume_equals_never_interrupted(whol
     assert "Traceback" not in process.communicate(timeout=60)[1]  # the pipe ends when the last of them has
     assert last_step(path / "metrics.csv") < 1200
     train(run_dir.read_config(path), resume=True)
-    assert_same_run(whole, path)
+    assert_same_run(trained, path)
 
 
 # Episodes of 1 to 7 steps, so that frames outnumber steps; the ring of frames goes round.
@@ -149,7 +131,7 @@ PICTURES = dict(
     normalize_observations=False,
 )
 
-BATCH_NORM = dict(normalization="batch", action_layer=1, hidden_units=(8, 8))
+OF_600 = dict(total_steps=600, normalization="batch", action_layer=1, hidden_units=(8, 8))
 
 
 @pytest.mark.parametrize(
@@ -157,17 +139,21 @@ BATCH_NORM = dict(normalization="batch", action_layer=1, hidden_units=(8, 8))
     [
         ((131, 197), PICTURES | dict(update_every=1)),
         ((130,), PICTURES | dict(num_envs=2, frame_source="substeps", grayscale=True)),
-        ((402,), dict(num_envs=3, update_every=15, n_step=3, noise="ou", **BATCH_NORM, total_steps=600)),
+        ((402,), dict(num_envs=3, update_every=15, updates_per_step=0.2, n_step=3, noise="ou", **OF_600)),
         ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, actor_average=0.2, normalization="layer")),
     ],
 )
 def test_crash_and_resume(uncompiled, tmp_path, tiny, monkeypatch, steps, changes):
     """From pixels; several environments; an update per step, which draws minibatches for several steps at a time.
 
-    The last one averages its actor: what is evaluated then shows whether that is saved.
+    The last one averages its actor: what is evaluated then shows whether that is saved. In all, updates follow the
+    steps of the environments, however many these are.
     """
     changes = dict(checkpoint_every=100, normalize_observations=True) | changes
-    train(tiny(tmp_path / "whole", **changes))
+    config = tiny(tmp_path / "whole", **changes)
+    train(config)
+    updates = sum(int(row["updates"]) for row in timeless(tmp_path / "whole" / "metrics.csv"))
+    assert updates == (config.total_steps - config.learning_starts) * config.updates_per_step
     for step in steps:
         with monkeypatch.context() as patch, pytest.raises(Crash):
             crash_at(patch, step)
@@ -176,21 +162,21 @@ def test_crash_and_resume(uncompiled, tmp_path, tiny, monkeypatch, steps, change
     assert_same_run(tmp_path / "whole", tmp_path / "crashed")
 
 
-def test_damaged_newest_checkpoint_falls_back_and_says_so(whole, tmp_path, tiny):
-    shutil.copytree(whole, tmp_path / "run")
+def test_damaged_newest_checkpoint_falls_back_and_says_so(trained, tmp_path, tiny):
+    shutil.copytree(trained, tmp_path / "run")
     newest = max((tmp_path / "run" / "checkpoints").glob("*.npz"))
     content = newest.read_bytes()
     middle = len(content) // 2
     wrong = bytes(byte ^ 0xFF for byte in content[middle : middle + 1000])  # longer than headers are
     newest.write_bytes(content[:middle] + wrong + content[middle + 1000 :])
     with pytest.warns(UserWarning, match="damaged"):
-        assert train(tiny(tmp_path / "run", noise="ou"), resume=True).steps_now == 150
-    assert_same_run(whole, tmp_path / "run")
+        assert train(tiny(tmp_path / "run", **TRAINED), resume=True).steps_now == 150
+    assert_same_run(trained, tmp_path / "run")
 
 
 def test_all_checkpoints_damaged_is_an_error(tmp_path):
     (tmp_path / "000000000100.npz").write_bytes(b"not a checkpoint")
-    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match="can be read"):
+    with pytest.warns(UserWarning, match="damaged"), pytest.raises(UserError, match="can be read: delete that"):
         checkpoint.load(tmp_path)
 
 
@@ -212,13 +198,14 @@ def test_whichever_bit_of_a_checkpoint_is_wrong_it_is_passed_over_or_read_as_it_
     assert passed_over > len(content) / 2
 
 
-def test_a_run_killed_before_its_first_checkpoint_starts_over(whole, tmp_path, tiny, monkeypatch):
+def test_a_run_killed_before_its_first_checkpoint_starts_over(trained, tmp_path, tiny, monkeypatch):
+    """And the same flags and seed are the same run: nothing but them is left of the first start."""
     with monkeypatch.context() as patch, pytest.raises(Crash):
         crash_at(patch, 120)
-        train(tiny(tmp_path / "run", noise="ou"))
+        train(tiny(tmp_path / "run", **TRAINED))
     assert checkpoint.load(tmp_path / "run" / "checkpoints") is None
-    train(tiny(tmp_path / "run", noise="ou"), resume=True)
-    assert_same_run(whole, tmp_path / "run")
+    train(tiny(tmp_path / "run", **TRAINED), resume=True)
+    assert_same_run(trained, tmp_path / "run")
 
 
 def test_a_run_killed_while_it_wrote_its_flags_or_gave_way_to_another_starts_over(tmp_path, tiny, monkeypatch):
@@ -335,7 +322,7 @@ def test_resuming_needs_a_run_directory():
         train(Config(total_steps=150), resume=True)
 
 
-def test_a_run_too_short_to_learn_is_warned_of(tmp_path, tiny):
+def test_a_run_too_short_to_learn_is_warned_of(uncompiled, tmp_path, tiny):
     with pytest.warns(UserWarning, match="nothing will be learnt"):
         train(tiny(tmp_path / "run", total_steps=100, warmup_steps=100))
 
@@ -365,8 +352,8 @@ def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(uncompiled
     assert all(np.isfinite(array).all() for array in arrays.values())
 
 
-def test_an_incompatible_checkpoint_is_named(whole, tmp_path):
-    shutil.copytree(whole, tmp_path / "run")
+def test_an_incompatible_checkpoint_is_named(trained, tmp_path):
+    shutil.copytree(trained, tmp_path / "run")
     flagfile = tmp_path / "run" / "flags.txt"
     flagfile.write_text(flagfile.read_text().replace("--hidden_units=8", "--hidden_units=9"))
     with pytest.raises(UserError, match="incompatible checkpoint"):

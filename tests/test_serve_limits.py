@@ -492,6 +492,7 @@ def test_metrics(directory):
     ask(url, PREDICT, "{")
     ask(url, "/v1/models/actor")
     ask(url, "/v1/models/nope")
+    assert ask(url, "/metrics?x=1").status == 404
     answer = ask(url, "/metrics")
     assert answer.status == 200 and answer.content_type.startswith("text/plain")
     samples = dict(line.rsplit(" ", 1) for line in answer.text.splitlines() if not line.startswith("#"))

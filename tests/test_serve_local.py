@@ -14,7 +14,7 @@ import pytest
 import requests
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from serving import DATA, GOOD, PREDICT, ask, model, slow_model, start
+from serving import DATA, GOOD, PREDICT, ask, model, start
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ddpg_tf._tf import tf
@@ -24,7 +24,6 @@ from serve.local.encode import as_written, encode_response
 from serve.local.errors import ServingError, invalid
 from serve.local.json_text import parse, write
 from serve.local.models import Models
-from serve.local.session import SavedModel
 from serve.local.versions import Version
 
 RECORDINGS = {r["name"]: r for r in map(json.loads, (DATA / "recordings.jsonl").read_text("utf-8").splitlines())}
@@ -75,6 +74,7 @@ def test_recording(name, urls):
         ("GET", "/v1/models/%zz", None, 400, "<H1>Bad Request</H1>"),
         ("GET", "/v1/models", None, 400, "Missing model name in request."),
         ("TRACE", "/v1/models/actor", None, 501, "<H1>Not Implemented</H1>"),
+        ("CONNECT", "/v1/models/actor", None, 400, ""),
         ("HEAD", "/v1/models/actor", None, 400, ""),
         ("OPTIONS", PREDICT, None, 400, ""),
         ("POST", "/V1/MODELS/actor/VERSIONS/02:predict", GOOD, 200, "3.80000019"),
@@ -502,15 +502,6 @@ def test_version_stays_loaded_until_its_last_request_is_answered():
         assert version.state == END and loaded.closed
 
     asyncio.run(story())
-
-
-def test_run_that_takes_too_long_is_cut(tmp_path):
-    slow_model(tmp_path / "1")
-    loaded = SavedModel(str(tmp_path / "1"), Loading(timeout_ms=100))
-    with pytest.raises(ServingError) as caught:
-        loaded.signature("").run([np.ones(1, np.float32)])
-    assert caught.value.http_status == 504 and caught.value.message.startswith("Timed out")
-    loaded.close()
 
 
 # --- Putting requests together --------------------------------------------------------------------------------------

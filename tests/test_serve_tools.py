@@ -454,7 +454,7 @@ def test_rollout_compares_dict_observations(nested, monkeypatch, capsys):
 
 
 @pytest.mark.parametrize("kind", toy_envs.DTYPES)
-def test_actions_reach_the_environment_in_the_dtype_of_its_space(tmp_path, monkeypatch, capsys, kind):
+def test_actions_reach_the_environment_in_the_dtype_of_its_space(uncompiled, tmp_path, monkeypatch, capsys, kind):
     """In training, evaluation and rollout, and what is compared is the policy's own, before any rounding.
 
     The toy asserts it; an episode of training that raises is a warning.
