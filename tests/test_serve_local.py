@@ -74,7 +74,7 @@ def test_recording(name, urls):
         ("GET", "/v1/models/%zz", None, 400, "<H1>Bad Request</H1>"),
         ("GET", "/v1/models", None, 400, "Missing model name in request."),
         ("TRACE", "/v1/models/actor", None, 501, "<H1>Not Implemented</H1>"),
-        ("CONNECT", "/v1/models/actor", None, 400, ""),
+        ("CONNECT", "localhost:80", None, 400, "<H1>Bad Request</H1>"),
         ("HEAD", "/v1/models/actor", None, 400, ""),
         ("OPTIONS", PREDICT, None, 400, ""),
         ("POST", "/V1/MODELS/actor/VERSIONS/02:predict", GOOD, 200, "3.80000019"),
