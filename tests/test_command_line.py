@@ -314,10 +314,14 @@ def test_a_preset_is_announced(command, tmp_path, monkeypatch):
         "preset: dm_control/reacher-easy-v0\n"
     )
     assert command(train.main, "--env=Pendulum-v1", "--run_dir=mine", "--preset=none")[1] == ""
-    toy = "--env=tests.toy_envs:ToyCounter-v0"
-    said = "no preset for tests.toy_envs:ToyCounter-v0: plain settings; most tasks do better with --preset=modern, "
-    assert command(train.main, toy, "--run_dir=mine")[1].startswith(said)
-    assert command(train.main, toy, "--run_dir=mine", "--preset=none")[1] == ""
+    for more, says in (([], f"no preset for {TOY}, so its settings were plain: "), (["--preset=none"], "")):
+        path = tmp_path / f"run-{len(more)}"
+        said = command(train.main, f"--env={TOY}", f"--run_dir={path}", *QUICK, *more)[1].splitlines()
+        assert (
+            said[0].startswith(f"{path}: 40 steps")
+            and "".join(said[1:]).startswith(says)
+            and len(said) == 1 + bool(says)
+        )
 
 
 # train.py --resume ----------------------------------------------------------------------------------------------------

@@ -19,12 +19,6 @@ def main(argv):
 
     if preset:
         print(f"preset: {preset_name(preset)}", flush=True)
-    elif auto:
-        print(
-            f"no preset for {settings.env}: plain settings; most tasks do better with --preset=modern, those that give "
-            "images with --preset=pixels --pixels=false",
-            flush=True,
-        )
     try:
         result = loop.train(settings, resume=resume)
     except loop.Interrupted as interrupted:
@@ -36,6 +30,11 @@ def main(argv):
         f"{result.run_dir}: {result.step} steps, last evaluation {result.last_return:.1f}, "
         f"best {result.best_return:.1f} at step {result.best_step}"
     )
+    if auto and not preset:
+        print(
+            f"no preset for {settings.env}, so its settings were plain: most tasks do better with --preset=modern, "
+            "those that give images with --preset=pixels --pixels=false"
+        )
 
 
 if __name__ == "__main__":
