@@ -89,7 +89,10 @@ class Workers(AsyncVectorEnv):
         try:
             yield
         except (EOFError, ConnectionError):
-            multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=10)
+            ended = multiprocessing.connection.wait([process.sentinel for process in self.processes], timeout=10)
+            for process in self.processes:
+                if process.sentinel in ended:  # its pipes close a moment before it has an exit status
+                    process.join(10)
             codes = [process.exitcode for process in self.processes if process.exitcode is not None]
             self._state = AsyncState.DEFAULT
             self.close(terminate=True)
