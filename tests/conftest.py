@@ -39,7 +39,7 @@ TINY = dict(
     log_every=50,
 )
 
-TRAINED = dict(noise="ou", normalize_observations=True)  # what the run `trained` has beside
+TRAINED = dict(noise="ou", normalize_observations=True)  # what the run `trained` has beside TINY
 
 # Files of minutes, to start with: at the end, one of them would leave the other processes idle.
 LONG = (
