@@ -22,6 +22,7 @@ from benchmarks.outcomes import Outcome, Results
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically, write_text
+from ddpg_tf.storage import run_dir
 
 _ALL_RESAMPLES = 5  # runs; up to so many are resampled in all ways, at most 3,125
 _RESAMPLES = 5000  # of more runs, at random
@@ -212,8 +213,6 @@ def require_own(out: Path):
 
 
 def _require_same_flags(paths: Sequence[Path]):
-    from ddpg_tf.storage import run_dir
-
     configs = [run_dir.read_config(path) for path in paths]
     found = [config.seed for config in configs]
     if len(set(found)) < len(found):
@@ -230,7 +229,7 @@ def _require_same_flags(paths: Sequence[Path]):
 
 
 def _require_same_versions(paths: Sequence[Path]):
-    versions = [json.loads((path / "versions.json").read_text()) for path in paths]
+    versions = [run_dir.read_versions(path) for path in paths]
     for name in ("gymnasium", "mujoco"):
         if len(found := {str(version.get(name)) for version in versions}) > 1:
             raise UsageError(f"the runs were made with different versions of {name}: {', '.join(sorted(found))}")

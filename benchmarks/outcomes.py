@@ -142,7 +142,7 @@ def collect(run: Path, path: Path, episodes: int, *, scatter: bool = False, best
     ended = _divergence(run) if diverged else "finished"
     same_flags = _is_of(path, config, peer)
     rows = {int(row["seed"]): row for row in read_rows(path / "runs.csv")} if same_flags else {}
-    versions = json.loads((run / "versions.json").read_text())
+    versions = run_dir.read_versions(run)
     row = rows.get(config.seed)
     if row and row["run"] != versions["run"]:
         raise UsageError(f"{path} has another run of seed {config.seed}: take it out of runs.csv, if this is to count")

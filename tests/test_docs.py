@@ -11,6 +11,7 @@ from conftest import ROOT, command
 
 from ddpg_tf import Config
 from ddpg_tf.flags import flag_table
+from ddpg_tf.training.logger import COLUMNS, EVALUATION_COLUMNS, VALUE_COLUMNS, WAITS
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 RESULTS = sorted((ROOT / "benchmarks" / "results").glob("*.md"))
@@ -33,6 +34,12 @@ def test_links_lead_somewhere(page):
 
 def test_the_table_of_flags_is_what_the_flags_are():
     assert flag_table() in (ROOT / "docs" / "flags.md").read_text(), "paste the output of python -m ddpg_tf.flags"
+
+
+def test_every_column_is_explained():
+    text = (ROOT / "docs" / "runs.md").read_text()
+    for column in {*COLUMNS, *WAITS, *EVALUATION_COLUMNS, *VALUE_COLUMNS}:
+        assert re.search(rf"`[^`]*\b{column}\b[^`]*`", text), column
 
 
 @functools.cache

@@ -83,6 +83,17 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
     assert run_dir.package_versions()["commit"] == f"{commit}-dirty"
 
 
+def test_versions_name_what_a_resumed_run_went_on_with(tmp_path, monkeypatch):
+    for step, tensorflow in enumerate(("2.20.0", "2.20.0", "2.21.0", "2.21.0")):
+        monkeypatch.setattr(run_dir, "package_versions", lambda tensorflow=tensorflow: {"tensorflow": tensorflow})
+        run_dir.write_versions(tmp_path, "CPU", step)
+    told = json.loads((tmp_path / "versions.json").read_text())
+    assert told["tensorflow"] == "2.20.0"
+    assert told["resumed"] == [{"step": 2, "device": "CPU", "tensorflow": "2.21.0"}]
+    found = {"run": told["run"], "device": "CPU", "tensorflow": "2.20.0, 2.21.0"}
+    assert run_dir.read_versions(tmp_path) == found and run_dir.identity(tmp_path) == found["run"]
+
+
 def test_rows_say_what_happened(tmp_path):
     logger = Logger(tmp_path, 100)
     logger.steps(5, [(3.0, 2), (6.0, 5)])

@@ -78,11 +78,26 @@ def write_flags(path: Path, run_config: Config):
     files.write_text(path / "flags.txt", run_config.to_flags())
 
 
-def write_versions(path: Path, device: str):
-    """versions.json, with the run's random name and what it runs on; one that is there stays."""
-    if not (path / "versions.json").exists():
-        text = json.dumps({"run": uuid.uuid4().hex, "device": device, **package_versions()}, indent=1)
-        files.write_text(path / "versions.json", text)
+def write_versions(path: Path, device: str, step: int = 0):
+    """versions.json: the run's random name, what it began on, and what else it went on with, each from which step."""
+    file, now = path / "versions.json", {"device": device, **package_versions()}
+    if not file.exists():
+        told = {"run": uuid.uuid4().hex, **now}
+    else:
+        told = json.loads(file.read_text())
+        resumed = told.setdefault("resumed", [])
+        if now.items() <= (resumed or [told])[-1].items():
+            return
+        resumed.append({"step": step, **now})
+    files.write_text(file, json.dumps(told, indent=1))
+
+
+def read_versions(path: Path) -> dict[str, str]:
+    """The run's random name and what it ran on: "2.20.0, 2.21.0" of what was another one when it was resumed."""
+    first = json.loads((path / "versions.json").read_text())
+    starts = [first, *first.pop("resumed", [])]
+    names = {name: None for start in starts for name in start if name != "step"}
+    return {name: ", ".join(dict.fromkeys(start[name] for start in starts if name in start)) for name in names}
 
 
 def read_config(path: str | os.PathLike) -> Config:
@@ -110,7 +125,7 @@ def lock(path: Path, message: str = "another process is training in {}") -> int:
 
 def identity(path: Path) -> str:
     """The run's own random name, by which published versions know it."""
-    return json.loads((path / "versions.json").read_text())["run"]
+    return read_versions(path)["run"]
 
 
 def package_versions() -> dict[str, str]:

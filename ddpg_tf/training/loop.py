@@ -97,7 +97,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
             )
         for partial in files.partials(path):  # left by a process that was killed
             partial.unlink()
-        run_dir.write_versions(path, _tf.device())  # a run killed at once may not have any
+        run_dir.write_versions(path, _tf.device(), found[1]["step"] if found else 0)
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
         with signals.collected() as interrupted, _Run(config, path, spaces, goals, found) as run:
