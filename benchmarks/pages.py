@@ -1,6 +1,7 @@
 """Tables and pictures over many entries, made from their folders of results."""
 
 import csv
+import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
@@ -92,6 +93,8 @@ def readme_table(published: Published) -> list[str]:
 
 def draw_all(published: Published, path: Path):
     """A small curve of each entry that the README names, the published figure as a line."""
+    from matplotlib.ticker import EngFormatter
+
     shown = [
         (_entry(suite, name), found)
         for suite, results in published
@@ -104,7 +107,8 @@ def draw_all(published: Published, path: Path):
         draw_on(axes, finished(found))
         if entry.published:
             axes.axhline(entry.published.score, color="black", linestyle=":", linewidth=1)
-        axes.set_title(f"{entry.readme}, {seeds(finished(found))}", fontsize=7)
+        axes.set_title(textwrap.fill(f"{entry.readme}, {seeds(finished(found))}", 48), fontsize=7)
+        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k, 1M
 
     draw_grid(path, shown, draw, "steps", "evaluation return")
 
