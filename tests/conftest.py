@@ -136,6 +136,18 @@ def command(*argv, **options):
     )
 
 
+@contextlib.contextmanager
+def process(*argv):
+    """A command of the project that goes on, its two streams in one; killed at the end if it is still there."""
+    whole = [sys.executable, *map(str, argv)]
+    started = subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    try:
+        yield started
+    finally:
+        started.kill()
+        started.wait()
+
+
 _CLOCKS = ("_per_second", "_waited")
 
 

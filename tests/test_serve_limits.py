@@ -14,8 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from serving import GOOD, PREDICT, ask, model, slow_model, start
-from test_serve_tools import server
+from serving import GOOD, PREDICT, address, ask, model, server, slow_model, start
 
 from serve.local import http as http_module
 from serve.local import protocol
@@ -348,7 +347,7 @@ def test_sigterm_answers_what_is_in_flight(tmp_path):
     """Here the call that runs, which ends in a timeout; then the process is gone, with status 0."""
     slow_model(tmp_path / "1")
     with server(f"--model_base_path={tmp_path}", "--rest_api_timeout_in_ms=2000") as process:
-        url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
+        url = address(process)
         with ThreadPoolExecutor(1) as pool:
             answer = pool.submit(ask, url, "/v1/models/default:predict", '{"instances": [1]}')
             time.sleep(0.5)
@@ -363,7 +362,7 @@ def test_a_server_whose_output_nobody_reads_goes_on_to_its_end(tmp_path):
     slow_model(tmp_path / "1")
     code = "from serve.local import __main__, server; server._DRAIN_SECONDS = 0.2; __main__.run(__main__.main)"
     with server(f"--model_base_path={tmp_path}", command=("-c", code)) as process:
-        url = next(found[0] for line in process.stdout if (found := re.search(r"http://\S+", line)))
+        url = address(process)
         process.stdout.close()
         for version in (2, 3):
             shutil.copytree(tmp_path / "1", tmp_path / "partial")

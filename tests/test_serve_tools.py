@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from conftest import TINY
 from serving import model as serving_model
-from serving import start
+from serving import server, start
 
 from ddpg_tf import Config, cli, errors, train
 from ddpg_tf._tf import tf
@@ -57,18 +57,6 @@ class Camera(tf.Module):
     )
     def act(self, camera, speed):
         return {"action": tf.stack([tf.cast(tf.reduce_max(camera, [1, 2, 3]), tf.float32), speed], 1)}
-
-
-@contextlib.contextmanager
-def server(*flags, command=("-m", "serve.local")):
-    """`python -m serve.local` with these flags, its two streams in one."""
-    whole = [sys.executable, *command, "--rest_api_port=0", *flags]
-    process = subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.wait()
 
 
 @pytest.fixture(scope="module")
