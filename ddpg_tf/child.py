@@ -20,3 +20,12 @@ def run(module: str, *argv: object, **environment: str) -> subprocess.CompletedP
         env={**os.environ, "PYTHONPATH": path, **environment},
         start_new_session=True,
     )
+
+
+def failure(module: str, *argv: object, **environment: str) -> str:
+    """As `run`; returns why it failed, in one line: the last that it wrote, or what the system said. Empty if not."""
+    try:
+        done = run(module, *argv, **environment)
+    except OSError as error:  # no memory for a process, no more processes, ...
+        return str(error)
+    return (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1] if done.returncode else ""

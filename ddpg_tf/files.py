@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import fcntl
 import io
 import os
 import re
@@ -68,6 +69,24 @@ def read_rows(path: Path) -> list[dict[str, str]]:
             return [row for row in csv.DictReader(file) if None not in row and None not in row.values()]
     except FileNotFoundError:
         return []
+
+
+def hold(directory: Path, *, wait: bool = False) -> int | None:
+    """The lock on a directory, until what is returned is closed; None: another process has it.
+
+    Raises:
+      OSError: the directory is not there, or its filesystem has no locks.
+    """
+    descriptor = os.open(directory, os.O_RDONLY)
+    try:
+        with naming(directory):
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+    except BaseException as error:
+        os.close(descriptor)
+        if isinstance(error, BlockingIOError):
+            return None
+        raise
+    return descriptor
 
 
 def sync(path: Path):

@@ -330,8 +330,10 @@ def test_a_run_too_short_to_learn_is_warned_of(uncompiled, tmp_path, tiny):
 def test_only_one_process_trains_in_a_run_directory(tmp_path):
     held = run_dir.lock(tmp_path)
     try:
+        files = os.listdir("/proc/self/fd")
         with pytest.raises(UserError, match="another process"):
             run_dir.lock(tmp_path)
+        assert os.listdir("/proc/self/fd") == files  # a suite asks every two seconds
     finally:
         os.close(held)
 

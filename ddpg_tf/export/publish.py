@@ -1,7 +1,6 @@
 """Live publishing: each better policy becomes a SavedModel version in a process of its own, while training goes on."""
 
 import contextlib
-import fcntl
 import json
 import os
 import threading
@@ -66,12 +65,7 @@ class Publisher:
     def _publish(self, snapshot: Path) -> str:
         """Returns why it could not be, in one line; empty if it was."""
         given = (self._run, snapshot, self._config.export_dir, self._config.keep_versions)
-        try:
-            done = child.run("ddpg_tf.export.publish", *given, CUDA_VISIBLE_DEVICES="-1")
-        except OSError as error:  # no memory for a process, no more processes, ...
-            return str(error)
-        said = (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1]
-        return said.removeprefix("error: ") if done.returncode else ""
+        return child.failure("ddpg_tf.export.publish", *given, CUDA_VISIBLE_DEVICES="-1").removeprefix("error: ")
 
 
 def _main(argv):
@@ -84,9 +78,8 @@ def _main(argv):
     spaces = Spaces.from_json(json.loads(str(state.pop("spaces"))))
     with contextlib.ExitStack() as stack:
         stack.enter_context(versions.exporting_to(export_dir))
-        turn = os.open(export_dir, os.O_RDONLY)
+        turn = files.hold(export_dir, wait=True)  # a killed training's last publication may still be under way
         stack.callback(os.close, turn)
-        fcntl.flock(turn, fcntl.LOCK_EX)  # a killed training's last publication may still be under way
         name = run_dir.identity(run)
         if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better

@@ -6,7 +6,6 @@ maker holds a lock on it: what nobody holds has been left by a process that is g
 
 import contextlib
 import errno
-import fcntl
 import json
 import os
 import re
@@ -19,9 +18,10 @@ from typing import Any
 from ddpg_tf import files
 from ddpg_tf._tf import os_errors
 from ddpg_tf.errors import UserError
+from ddpg_tf.export import runtimes
 
 _PARTIAL = "partial-"
-_FORMATS = ("saved_model.pb", "model.tflite", "model.onnx")
+_FORMATS = ("saved_model.pb", *(known.file for known in runtimes.FORMATS.values()))
 
 
 @contextlib.contextmanager
@@ -125,19 +125,14 @@ def in_the_making(export_dir: Path) -> Iterator[Path]:
 def _lock(path: Path) -> Iterator[bool]:
     """Whether the lock on a directory was free; it is held meanwhile. A directory that is gone has none."""
     try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError:
-        yield False
-        return
+        held = files.hold(path)
+    except (FileNotFoundError, PermissionError):
+        held = None
     try:
-        free = True
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            free = False
-        yield free and path.exists()
+        yield held is not None and path.exists()
     finally:
-        os.close(descriptor)
+        if held is not None:
+            os.close(held)
 
 
 def rename_to_version(complete: Path, export_dir: Path, version: int | None) -> Path:

@@ -1,7 +1,6 @@
 """A run directory: made, checked, locked, read back."""
 
 import contextlib
-import fcntl
 import importlib.metadata
 import json
 import os
@@ -115,11 +114,9 @@ def lock(path: Path, message: str = "another process is training in {}") -> int:
     Raises:
       UserError: another process holds it; `message` says so, with the directory for its {}.
     """
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        raise UserError(message.format(path)) from None
+    descriptor = files.hold(path)
+    if descriptor is None:
+        raise UserError(message.format(path))
     return descriptor
 
 
