@@ -44,8 +44,8 @@ def _film(run: Path, count: int) -> list[np.ndarray]:
     (episode,) = play(policy.config, policy.agent.act, 1)
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "film.mp4"
-        if not video.record(path, policy.config, FIRST_SEED, episode.actions):
-            raise UserError(f"there is no film of {run}")
+        if reason := video.record(path, policy.config, FIRST_SEED, episode.actions):
+            raise UserError(f"{run}: {reason}")
         with imageio.get_reader(path) as reader:
             each, found = reader.get_meta_data()["fps"] / PER_SECOND, [*reader.iter_data()]
     return [_square(found[int(i * each) % len(found)]) for i in range(count)]

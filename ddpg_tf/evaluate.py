@@ -13,11 +13,12 @@ import numpy as np
 from absl import flags
 
 from ddpg_tf import cli
+from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation import video
 from ddpg_tf.evaluation.evaluator import FIRST_SEED, play
 
 
-def main(argv: Sequence[str]) -> int:
+def main(argv: Sequence[str]):
     values = flags.FlagValues()
     define = cli.definers(values)
     define.string("run_dir", None, "directory of the run", required=True)
@@ -40,12 +41,10 @@ def main(argv: Sequence[str]) -> int:
         f"std {returns.std():.2f}, min {returns.min():.2f}, max {returns.max():.2f} over {len(returns)} episodes"
         + ("" if np.isnan(success) else f", success {success:.2f}")
     )
-    if not values.video:
-        return 0
-    if not video.record(Path(values.video), policy.config, values.first_seed, episodes[0].actions):
-        return 1
-    print(f"first episode: {values.video}")
-    return 0
+    if values.video:
+        if reason := video.record(Path(values.video), policy.config, values.first_seed, episodes[0].actions):
+            raise UserError(reason)
+        print(f"first episode: {values.video}")
 
 
 if __name__ == "__main__":

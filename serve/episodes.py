@@ -3,7 +3,6 @@
 import math
 import os
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -149,10 +148,8 @@ def film(path: Path, driven: Config, seed: int, episode: Drive) -> list[str]:
     """Films `episode` into `path`; returns what went wrong."""
     from ddpg_tf.evaluation import video
 
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        if not video.record(path, driven, seed, np.array(episode.actions)):
-            return [str(caught[-1].message)]
+    if reason := video.record(path, driven, seed, np.array(episode.actions)):
+        return [reason]
     print(f"first episode: {path}", flush=True)
     return []
 

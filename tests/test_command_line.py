@@ -281,9 +281,11 @@ def test_a_start_that_came_to_nothing_does_not_block_the_next(refused, command, 
     assert run_dir.read_config(path).gamma == 0.99
 
 
-def test_a_run_cannot_be_published_into_its_own_directory(refused):
-    """Training and publication would wait for each other's lock for ever."""
-    assert "is the run's own" in refused(2, train.main, f"--env={TOY}", "--run_dir=r", "--export_dir=./r", *QUICK)
+@pytest.mark.parametrize("export_dir", ["./r", "r/model"])
+def test_a_run_cannot_be_published_into_its_own_directory(refused, export_dir):
+    """Training and publication would wait for each other's lock for ever, and a new run's directory must be empty."""
+    said = refused(2, train.main, f"--env={TOY}", "--run_dir=r", f"--export_dir={export_dir}", *QUICK)
+    assert "is the run's own directory, or in it" in said
 
 
 def test_a_run_directory_that_cannot_be_made(refused, tmp_path):

@@ -8,7 +8,6 @@ import json
 import os
 import sys
 import tempfile
-import warnings
 from pathlib import Path
 
 import numpy as np
@@ -35,31 +34,27 @@ def require_format(path: Path):
         raise UsageError(f"the film {path} must end in .mp4 or .gif")
 
 
-def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> bool:
-    """Films the episode into `path` (the suffix chooses the format: mp4, gif). False, with a warning, if it cannot.
+def record(path: Path, config: Config, seed: int, actions: np.ndarray) -> str:
+    """Films the episode into `path`, whose suffix chooses the format: mp4, gif.
 
     Args:
       config: names the environment, and from pixels how long actions are held.
       actions: float32 [L, A], environment units.
+    Returns:
+      Why it could not be, in one line; empty if it was.
     """
-    reason = _record(path, config, seed, actions)
-    if reason:
-        reason = rendering.NO_GL.format(reason) if rendering.is_about_gl(reason) else reason
-        warnings.warn(f"no video of {config.env}: {reason}", stacklevel=2)
-    return not reason
-
-
-def _record(path: Path, config: Config, seed: int, actions: np.ndarray) -> str:
-    """Returns why it could not be, in one line; empty if it was."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(suffix=".npy") as file:
             np.save(file, actions)
             file.flush()
-            done = child.run("ddpg_tf.evaluation.video", json.dumps(dataclasses.asdict(config)), seed, file.name, path)
-    except OSError as error:  # no room, no memory for a process, ...
-        return str(error)
-    return (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1] if done.returncode else ""
+            given = (json.dumps(dataclasses.asdict(config)), seed, file.name, path)
+            reason = child.failure("ddpg_tf.evaluation.video", *given)
+    except OSError as error:  # no room, no such directory, ...
+        reason = str(error)
+    if rendering.is_about_gl(reason):
+        reason = rendering.NO_GL.format(reason)
+    return reason and f"no video of {config.env}: {reason}"
 
 
 def _main(settings: str, seed: str, actions: str, out: str):

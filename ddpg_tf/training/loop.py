@@ -78,8 +78,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
     goals = goals_of(config, spaces)
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
-    if config.export_dir and Path(config.export_dir).resolve() == path.resolve():  # one lock could not serve both
-        raise UsageError(f"export_dir {config.export_dir} is the run's own directory: choose another")
+    models = Path(config.export_dir).resolve()
+    if config.export_dir and path.resolve() in (models, *models.parents):  # a new run's directory must be empty
+        raise UsageError(f"export_dir {config.export_dir} is the run's own directory, or in it: choose another")
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
         ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
@@ -287,7 +288,9 @@ class _Run:
             if self._publisher:
                 self._publisher.submit(self._best, step, scores.best)
         if _due(before, step, config.video_every):
-            video.record(self._path / "videos" / f"step-{step}.mp4", config, FIRST_SEED, episodes[0].actions)
+            film = self._path / "videos" / f"step-{step}.mp4"
+            if reason := video.record(film, config, FIRST_SEED, episodes[0].actions):
+                warnings.warn(reason, stacklevel=1)
 
     def _checkpoint(self):
         core = self._core
