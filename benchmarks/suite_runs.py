@@ -77,9 +77,6 @@ class SuiteRun:
             python, config = peer_runs.python_of(self._peers), self.config
             return peer_runs.command(python, peer, self.path.absolute(), config, config.to_flags())
         begun = (self.path / "flags.txt").exists()
-        if not begun:  # killed before it became a run
-            for partial in self.path.glob(".*"):
-                partial.unlink()
         return [
             sys.executable,
             str(ROOT / "train.py"),

@@ -50,7 +50,7 @@ def space(tune: Any, image: bool) -> dict[str, Any]:
 
 
 def main(argv) -> int:
-    values, own = flags.FlagValues(), flags.FlagValues()
+    values, own = flags.FlagValues(), flags.FlagValues()  # own: what train.py does not know
     groups = {"trials": "Search", "out": "Search"} | define_flags(values)
     for defined in (values, own):
         flags.DEFINE_integer("trials", 20, "sets of settings to try", lower_bound=1, flag_values=defined)
@@ -60,14 +60,14 @@ def main(argv) -> int:
     config = parse_command_line([argv[0], *arguments], __doc__, registry.resolve_id).config
     if config.run_dir or config.export_dir or config.collectors:
         raise UsageError("a trial has neither a --run_dir nor an --export_dir of its own, nor collectors: see --out")
-    out = Path(own.out or run_dir.default_path(f"tune-{config.env}")).absolute()
+    out = Path(values.out or run_dir.default_path(f"tune-{config.env}")).absolute()
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another --out")
     spaces = factory.spaces_of(config)
-    ring.require_disk(out, own.trials * schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
+    ring.require_disk(out, values.trials * schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
     _, leave = join(config.ray_address, os.cpu_count() or 1, config.env)
     try:
-        found, whole = _search(config, spaces.image, [*arguments, "--ray_address="], own.trials, out)
+        found, whole = _search(config, spaces.image, [*arguments, "--ray_address="], values.trials, out)
     finally:
         leave()
     _report(found, out)

@@ -150,7 +150,7 @@ def test_a_run_of_a_suite_whose_place_ran_out_of_memory_gets_another():
     assert placed.returncode == 1 and len(made) == 10 and all(trainer in killed for trainer in made)
 
 
-def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path, tiny, capsys):
+def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path, tiny, capsys, monkeypatch):
     pytest.importorskip("optuna", reason="Optuna is not installed: pip install -r requirements-ray.txt")
     from ddpg_tf import tune
 
@@ -167,8 +167,9 @@ def test_a_search_leaves_ordinary_runs_and_a_flagfile_of_the_best(ray, tmp_path,
     winner, *_ = parse_command_line(["train.py", f"--flagfile={tmp_path / 'out' / 'winner.flags'}"], "")
     assert winner.n_step == int(rows[0]["n_step"]) and winner.batch_size == int(rows[0]["batch_size"])
     assert winner.total_steps == 300 and "winner.flags" in capsys.readouterr().out
-    with pytest.raises(UsageError, match="is not empty"):
-        tune.main(["tune", f"--out={tmp_path / 'out'}"])
+    monkeypatch.setenv("HOME", str(tmp_path))
+    with pytest.raises(UsageError, match=f"{tmp_path}/out is not empty"):
+        tune.main(["tune", "--out=~/out"])
 
 
 def test_a_trial_starts_where_the_search_did_and_fails_if_it_dies(tmp_path, monkeypatch):

@@ -287,7 +287,7 @@ def test_a_run_keeps_what_hindsight_needs_only_where_it_is_asked_for(goal_run, t
     assert arrays(goal_run) - arrays(trained) == {"episode_first", "episode_last"}
 
 
-def test_success_is_the_fifth_column_of_runs_with_goals_and_reaches_command_board_and_curve(goal_run, trained, capsys):
+def test_success_is_the_fifth_column_and_reaches_command_board_and_curve(goal_run, trained, tmp_path, capsys):
     from PIL import Image
     from tensorboard.backend.event_processing import event_accumulator
 
@@ -298,6 +298,8 @@ def test_success_is_the_fifth_column_of_runs_with_goals_and_reaches_command_boar
     success = read_evaluations(goal_run / "evaluations.csv", "success")
     assert set(np.concatenate(list(success.values()))) <= {0.0, 1.0} and success[1200]
     assert read_evaluations(trained / "evaluations.csv", "success") == {}
+    (tmp_path / "old.csv").write_text("step,episode,return,length,success\n9,0,1,5,\n")  # from before that column
+    assert read_evaluations(tmp_path / "old.csv", "success") == {}
     with Image.open(goal_run / "learning_curve.png") as two, Image.open(trained / "learning_curve.png") as one:
         assert two.height > one.height and two.width == one.width  # a second curve
     board = event_accumulator.EventAccumulator(str(goal_run)).Reload()

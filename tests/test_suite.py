@@ -174,12 +174,15 @@ def test_a_directory_of_other_flags_is_refused(written, tmp_path):
 
 
 def test_a_directory_that_is_no_run_is_left_alone(written, tmp_path):
-    path = tmp_path / "runs" / "small" / "a-0"
+    path, small = tmp_path / "runs" / "small" / "a-0", written("[entries.a]\n" + toml(FLAGS))
     path.mkdir(parents=True)
     (path / "mine.txt").write_text("precious")
     with pytest.raises(UsageError, match="no run"):
-        suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
-    assert (path / "mine.txt").read_text() == "precious"
+        suite.main(["suite", str(small), f"--runs_dir={tmp_path / 'runs'}"])
+    (path / "mine.txt").rename(path / ".mine")  # as what a killed start leaves: train.py judges
+    (run,) = suite_runs.plan(suite_file.read(small), tmp_path / "runs")
+    run.check()
+    assert "--resume" not in run.command() and (path / ".mine").read_text() == "precious"
 
 
 def test_a_suite_that_another_process_runs_is_refused(written, tmp_path):

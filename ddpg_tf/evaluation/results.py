@@ -11,7 +11,7 @@ def read_evaluations(path: Path, column: str = "return") -> dict[int, list[float
     """{step: `column` of its episodes} of an evaluations.csv; empty where it has no such column."""
     found: dict[int, list[float]] = {}
     for row in read_rows(path):
-        if column in row:
+        if row.get(column):  # empty: of an earlier version, which had no such column
             found.setdefault(int(row["step"]), []).append(float(row[column]))
     return found
 
