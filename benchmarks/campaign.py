@@ -1,7 +1,6 @@
 """Small runs of train.py that are disturbed at some moments, resumed, and compared with an undisturbed one."""
 
 import contextlib
-import csv
 import dataclasses
 import json
 import os
@@ -18,6 +17,7 @@ import numpy as np
 from benchmarks.kills import is_complete
 from benchmarks.processes import ROOT
 from ddpg_tf.errors import UserError
+from ddpg_tf.files import read_rows
 from ddpg_tf.storage import checkpoint
 
 PATIENCE = 300  # seconds: a training that takes longer hangs
@@ -245,11 +245,8 @@ def load_arrays(path: Path) -> dict[str, np.ndarray]:
 
 
 def _timeless(path: Path) -> list[dict[str, str]]:
-    with path.open(newline="") as file:
-        return [
-            {name: value for name, value in row.items() if name not in ("seconds", "steps_per_second")}
-            for row in csv.DictReader(file)
-        ]
+    clocks = ("seconds", "steps_per_second")
+    return [{name: value for name, value in row.items() if name not in clocks} for row in read_rows(path)]
 
 
 def _published(run: Path) -> dict[str, object]:

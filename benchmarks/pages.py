@@ -1,6 +1,5 @@
 """Tables and pictures over many entries, made from their folders of results."""
 
-import csv
 import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ import numpy as np
 from benchmarks.curves import draw_on, finished, interquartile_mean, seeds, summary
 from benchmarks.outcomes import Outcome, Results, difference
 from benchmarks.suite_file import Entry, Suite
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import read_rows, write_atomically
 
 Published = Sequence[tuple[Suite, Mapping[str, Results]]]  # of each suite the results by entry, in its order
 
@@ -118,10 +117,7 @@ def draw_estimates(published: Published, path: Path):
 
     def draw(axes, item):
         name, file = item
-        with open(file, newline="") as rows:
-            q, following = np.array(
-                [[float(row["q"]), float(row["discounted_return"])] for row in csv.DictReader(rows)]
-            ).T
+        q, following = np.array([[float(row["q"]), float(row["discounted_return"])] for row in read_rows(file)]).T
         ends = [min(q.min(), following.min()), max(q.max(), following.max())]
         axes.plot(ends, ends, color="0.6", linewidth=1)
         axes.scatter(following, q, s=2, alpha=0.3)

@@ -13,6 +13,7 @@ than the memory there is (12.4 GB on disk), in a control group with a limit, suc
 Pieces alternate; medians of rounds.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -26,8 +27,10 @@ from absl import flags
 
 from benchmarks import report
 from benchmarks.pixels_pieces import SIDE, agent_of, alternate, convolutions, filled_replay, minibatch, settings
+from benchmarks.random_policy import random_return
 from ddpg_tf import cli
 from ddpg_tf.envs import factory, frames, registry
+from ddpg_tf.evaluation.evaluator import FIRST_SEED
 from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.training import schedule
 
@@ -234,22 +237,10 @@ def random_returns(_: int) -> report.Part:
     for env_id in ENVIRONMENTS:
         # The same steps with frames of 8 pixels; InvertedPendulum's curve has actions of two steps.
         repeat = {"InvertedPendulum-v5": 2, "CarRacing-v3": 4}.get(env_id, 3)
-        env, returns = (
-            factory.make_policy_env(
-                settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8, action_repeat=repeat)
-            ),
-            [],
-        )
-        env.action_space.seed(0)
-        for seed in range(10_000, 10_010):
-            env.reset(seed=seed)
-            total, over = 0.0, False
-            while not over:
-                _, reward, terminated, truncated, _ = env.step(env.action_space.sample())
-                total, over = total + reward, terminated or truncated
-            returns.append(total)
-        env.close()
-        rows.append(report.Row(f"{env_id}, mean return of a random policy", float(np.mean(returns))))
+        config = settings(env=env_id, pixels=env_id != "CarRacing-v3", frame_size=8, action_repeat=repeat)
+        with contextlib.closing(factory.make_policy_env(config)) as env:
+            found = random_return(env, 10, FIRST_SEED)
+        rows.append(report.Row(f"{env_id}, mean return of a random policy", found))
     return report.Part("Ten episodes from seeds 10000 to 10009, actions held as in the learning curves.", rows)
 
 

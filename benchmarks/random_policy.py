@@ -42,11 +42,11 @@ def main(argv):
         made.close()
 
 
-def random_return(env: gym.Env, episodes: int) -> float:
-    """Mean undiscounted return of `episodes` episodes of uniformly random actions, reset with seeds 0, 1, ..."""
+def random_return(env: gym.Env, episodes: int, first_seed: int = 0) -> float:
+    """Mean undiscounted return of `episodes` of uniformly random actions, reset with `first_seed` and those after."""
     env.action_space.seed(0)
     returns = []
-    for seed in range(episodes):
+    for seed in range(first_seed, first_seed + episodes):
         env.reset(seed=seed)
         total, over = 0.0, False
         while not over:

@@ -69,8 +69,7 @@ def parse(
 
 def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str:
     """`doc`, then each flag with its default; `groups` maps a flag's name to its heading."""
-    own = [name for name in values if name not in _ABSL_FLAGS]
-    groups = dict.fromkeys(own, "Flags") | groups
+    groups = dict.fromkeys(values, "Flags") | groups
     lines = [doc.strip()]
     for heading in dict.fromkeys(groups.values()):
         lines += ["", f"{heading}:"]
@@ -79,9 +78,6 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
             lines.append(f"  --{name}: {values[name].help}{default}")
     lines += ["", "  --flagfile: read further flags from this file, one --name=value a line", "  --help: this text"]
     return "\n".join(lines)
-
-
-_ABSL_FLAGS = frozenset(["flagfile", "undefok", "help", "helpshort", "helpfull", "helpxml", "only_check_args"])
 
 
 def train_command(*arguments: str) -> str:

@@ -198,7 +198,7 @@ def test_a_failed_export_leaves_nothing(exported, monkeypatch, tmp_path):
 
 
 def test_a_verification_that_was_killed_blames_no_number(tmp_path, monkeypatch):
-    monkeypatch.setattr(making.child, "run", lambda *_: SimpleNamespace(returncode=-9, stderr=""))
+    monkeypatch.setattr(making.child, "run", lambda *_, **__: SimpleNamespace(returncode=-9, stderr=""))
     with pytest.raises(UserError, match="not verified: signal 9 ended that"):
         making._verify("any", tmp_path, {})
 

@@ -37,11 +37,11 @@ class Goals:
         if not env.has_wrapper_attr("compute_reward"):
             raise UserError(f"{name} has no compute_reward: --hindsight needs the rewards of other goals")
         pairs = _pairs(env)
-        self._reward = _Judge(env.get_wrapper_attr("compute_reward"), f"{name}.compute_reward", shape, pairs)
+        self._reward = _OfManyGoals(env.get_wrapper_attr("compute_reward"), f"{name}.compute_reward", shape, pairs)
         self._env, self._terminated = env, None
         if env.has_wrapper_attr("compute_terminated"):
             function = env.get_wrapper_attr("compute_terminated")
-            self._terminated = _Judge(function, f"{name}.compute_terminated", shape, pairs)
+            self._terminated = _OfManyGoals(function, f"{name}.compute_terminated", shape, pairs)
 
     def close(self):
         self._env.close()
@@ -55,7 +55,7 @@ class Goals:
         return self._terminated and self._terminated(achieved, desired).astype(bool)
 
 
-class _Judge:
+class _OfManyGoals:
     """An environment's function of two goals, for many at once; row by row, with a warning, where it takes only two."""
 
     def __init__(self, function: Callable, name: str, shape: tuple[int, ...], pairs: tuple[np.ndarray, np.ndarray]):

@@ -99,7 +99,7 @@ def _verify(verifier: str, path: Path, asked: dict[str, np.ndarray]):
     """Runs the module `verifier` in a fresh process that may use no accelerator."""
     file = path.with_name("probes.npz")
     np.savez(file, **asked)
-    done = child.run(verifier, path, file)
+    done = child.run(verifier, path, file, CUDA_VISIBLE_DEVICES="-1")  # the learner may hold the accelerator
     if done.returncode < 0:
         raise UserError(f"the exported model is not verified: signal {-done.returncode} ended that (out of memory?)")
     if done.returncode:

@@ -43,6 +43,11 @@ def require_installed(format: str):
         raise UserError(f"the format {format} needs more packages: pip install {FORMATS[format].packages}")
 
 
+def inputs_of(probes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """{name: 7 rows} of the policy's inputs. By name: not everything in a file of probes can be read on the device."""
+    return {name.removeprefix("input/"): probes[name] for name in probes if name.startswith("input/")}
+
+
 def alike(found: np.ndarray, expected: np.ndarray) -> bool:
     """Up to 1e-5 of the largest value: every runtime, and XLA below the live networks, rounds differently."""
     tolerance = 1e-5 * max(1.0, float(np.abs(expected).max()))
@@ -70,7 +75,7 @@ def verify(path: Path, probes: Mapping[str, np.ndarray]):
       ValueError: answers differ, or a broken observation gets an action.
     """
     act = load(path)
-    inputs = {name.removeprefix("input/"): probes[name] for name in probes if name.startswith("input/")}
+    inputs = inputs_of(probes)
     for rows in (1, 7):
         found, expected = act({name: array[:rows] for name, array in inputs.items()}), probes["action"][:rows]
         if not alike(found, expected):

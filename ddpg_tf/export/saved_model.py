@@ -9,6 +9,7 @@ import numpy as np
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.export import making
+from ddpg_tf.export.verify import requests
 from ddpg_tf.storage.policy import Policy
 
 
@@ -62,7 +63,7 @@ def _write(policy: Policy, live: bool, path: Path, probes: dict[str, np.ndarray]
     archive.write_out(str(path), verbose=False)
     extra = path / "assets.extra"
     extra.mkdir()
-    _write_warmup(policy, extra / "tf_serving_warmup_requests", probes)
+    _write_warmup(extra / "tf_serving_warmup_requests", probes)
     (extra / "policy.json").write_text(json.dumps(making.card(policy) | {"live": live}, indent=1))
 
 
@@ -91,19 +92,15 @@ def decode_pngs(pngs: tf.Tensor, stack: int, shape: tuple[int, ...]) -> tf.Tenso
     return tf.reshape(tf.transpose(frames, [0, 2, 3, 1, 4]), [-1, height, width, channels])
 
 
-def _write_warmup(policy: Policy, path: Path, probes: dict[str, np.ndarray]):
+def _write_warmup(path: Path, probes: dict[str, np.ndarray]):
     """A request of each signature, replayed by the server before the version goes live (SavedModel Warmup document)."""
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
-    observation = {name: probes[f"input/{name}"][:1] for name in policy.spaces.leaves}
-    feeds = {"serving_default": observation, "action_value": observation | {"action": probes["given_action"][:1]}}
-    if "pngs" in probes:
-        feeds["observation_bytes"] = {"observation_bytes": probes["pngs"][:1]}
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, feed in feeds.items():
+        for signature, feed in requests(probes).items():
             request = predict_pb2.PredictRequest()
             request.model_spec.signature_name = signature
             for name, array in feed.items():
-                request.inputs[name].CopyFrom(tf.make_tensor_proto(array))
+                request.inputs[name].CopyFrom(tf.make_tensor_proto(array[:1]))
             log = prediction_log_pb2.PredictionLog(predict_log=prediction_log_pb2.PredictLog(request=request))
             writer.write(log.SerializeToString())

@@ -8,15 +8,21 @@ Imports nothing that trains. PROBES.npz holds 7 rows of each input, as input/<na
 
 import os
 import sys
-
-os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # the learner may hold the accelerator
+from collections.abc import Mapping
 
 import numpy as np
 
 from ddpg_tf._tf import tf
-from ddpg_tf.export.runtimes import alike
+from ddpg_tf.export.runtimes import alike, inputs_of
 
 SIGNATURES = {"serving_default": "action", "action_value": "q", "observation_bytes": "action"}
+
+
+def requests(probes: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+    """{signature: 7 rows of each of its inputs}."""
+    inputs = inputs_of(probes)
+    found = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
+    return found | ({"observation_bytes": {"observation_bytes": probes["pngs"]}} if "pngs" in probes else {})
 
 
 def verify(path: str, probes: dict[str, np.ndarray]):
@@ -29,12 +35,8 @@ def verify(path: str, probes: dict[str, np.ndarray]):
       ValueError: a signature is missing, answers differ, a jit-compiled function is reachable, or a warm-up request
         does not fit.
     """
-    inputs = {name.removeprefix("input/"): array for name, array in probes.items() if name.startswith("input/")}
-    feeds = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
-    expected = {"serving_default": probes["action"], "action_value": probes["q"]}
-    if "pngs" in probes:
-        feeds["observation_bytes"] = {"observation_bytes": probes["pngs"]}
-        expected["observation_bytes"] = probes["action"]
+    inputs, feeds = inputs_of(probes), requests(probes)
+    expected = {name: probes[SIGNATURES[name]] for name in feeds}
     _refuse_jit(path)
     loaded = tf.saved_model.load(path)
     for name, output in ((name, SIGNATURES[name]) for name in feeds):

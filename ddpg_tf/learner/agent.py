@@ -2,13 +2,14 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import numpy as np
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.learner.layers import Normalizer
-from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, kernel_mask, require_spaces
+from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, require_spaces
 from ddpg_tf.learner.vision import random_shift
 from ddpg_tf.replay.buffer import Batch
 
@@ -67,7 +68,6 @@ class DDPG:
         self._shared = shared or (lambda observation: observation)
         self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
-        self._is_kernel = kernel_mask(self.critic)
 
     # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
 
@@ -183,8 +183,8 @@ class DDPG:
         gradients = tape.gradient(loss, variables)
         if self.config.critic_l2:
             gradients = [
-                gradient + self.config.critic_l2 * variable if is_kernel else gradient
-                for gradient, variable, is_kernel in zip(gradients, variables, self._is_kernel, strict=True)
+                gradient + self.config.critic_l2 * variable if variable.path.endswith("/kernel") else gradient
+                for gradient, variable in zip(gradients, variables, strict=True)
             ]
         self.critic_optimizer.apply(gradients, variables)
         means = [tf.reduce_mean(values) for values in (q, target, tf.abs(error))]
@@ -259,18 +259,18 @@ class DDPG:
 
     def policy_state(self) -> dict[str, np.ndarray]:
         """The part of `state` that `act` and the exported signatures need: the actor, averaged if it is, and critic."""
-        return self.policy_part({name: variable.numpy() for name, variable in self.variables().items()})
+        return {name: variable.numpy() for name, variable in self.policy_part(self.variables()).items()}
 
     @staticmethod
-    def policy_part(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """What `policy_state` would have returned when `state` was taken."""
+    def policy_part(state: Mapping[str, Any]) -> dict[str, Any]:
+        """The entries of `state`, or of `variables`, that `policy_state` is about, by its names."""
         newest = {name: array for name, array in state.items() if name.startswith(("actor/", "critic/"))}
         averaged = {name: array for name, array in state.items() if name.startswith("averaged_actor/")}
         return newest | {name.removeprefix("averaged_"): array for name, array in averaged.items()}
 
     def load_policy_state(self, state: Mapping[str, np.ndarray]):
         """Restores what `policy_state` returned; raises as `load_state` does."""
-        _check_same(self.policy_state(), state)
+        _check_same(self.policy_part(self.variables()), state)
         self._assign(state)
         for online, average in self._averages:
             average.assign(online)
@@ -295,7 +295,7 @@ def _norm(gradients) -> tf.Tensor:
     return tf.sqrt(tf.add_n([tf.reduce_sum(row) for row in rows]))
 
 
-def _check_same(expected: Mapping[str, np.ndarray], found: Mapping[str, np.ndarray]):
+def _check_same(expected: Mapping[str, Any], found: Mapping[str, np.ndarray]):
     """The test that a restore is whole: same names, same shapes."""
     for name in sorted(expected.keys() | found.keys()):
         shapes = [tuple(state[name].shape) if name in state else "nothing" for state in (found, expected)]

@@ -4,7 +4,6 @@ The actor owns everything between a raw observation and an action in environment
 is the acting model.
 """
 
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -177,8 +176,3 @@ class Initialisation:
             for seed in self._seeds.integers(2**31, size=2)
         )
         return {"kernel_initializer": kernel, "bias_initializer": bias}
-
-
-def kernel_mask(model: keras.Model) -> Sequence[bool]:
-    """For each trainable variable of `model`: is it a kernel (what critic_l2 acts on)?"""
-    return [variable.path.endswith("/kernel") for variable in model.trainable_variables]

@@ -6,7 +6,6 @@ from typing import Any
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.config import Config
 from ddpg_tf.envs.spaces import Spaces
-from ddpg_tf.learner.agent import METRICS
 from ddpg_tf.replay.buffer import Batch
 from ddpg_tf.training import schedule
 from ddpg_tf.training.acting import Acting, actor_weights
@@ -37,8 +36,7 @@ class Rounds(Core):
             self._on_wait(made.waited)
             if self._blocks is not None:
                 with self._drawing():
-                    metrics = self.agent.learn(next(self._blocks)).numpy().tolist()
-                found.append(dict(zip(METRICS, metrics, strict=True)))
+                    found.append(self.agent.update(next(self._blocks)))
         return found
 
 
