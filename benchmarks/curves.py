@@ -231,7 +231,8 @@ def _require_same_flags(paths: Sequence[Path]):
 def _require_same_versions(paths: Sequence[Path]):
     versions = [run_dir.read_versions(path) for path in paths]
     for name in ("gymnasium", "mujoco"):
-        if len(found := {str(version.get(name)) for version in versions}) > 1:
+        found = {one for version in versions for one in version.get(name, "none").split(", ")}
+        if len(found) > 1:
             raise UsageError(f"the runs were made with different versions of {name}: {', '.join(sorted(found))}")
 
 

@@ -13,7 +13,7 @@ from benchmarks import outcomes, peer_runs
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite
 from ddpg_tf.errors import UsageError, UserError
-from ddpg_tf.files import read_rows, write_text
+from ddpg_tf.files import partials, read_rows, write_text
 from ddpg_tf.storage import run_dir
 
 OPEN, RUNNING, BUSY, FINISHED, PUBLISHED, FAILED, DIVERGED = (
@@ -66,7 +66,7 @@ class SuiteRun:
     def check(self):
         """Raises UsageError when the directory holds something else, or a run of other flags."""
         if not (self.path / "flags.txt").exists():
-            if self.path.exists() and any(not file.name.startswith(".") for file in self.path.iterdir()):
+            if self.path.exists() and set(self.path.iterdir()) - set(partials(self.path)):
                 raise UsageError(f"{self.path} holds something that is no run: move it away")
             return
         outcomes.require_same(self.path, self.config, self.entry.peer, may_be_shorter=True)

@@ -140,12 +140,11 @@ def command(*argv, **options):
 def process(*argv):
     """A command of the project that goes on, its two streams in one; killed at the end if it is still there."""
     whole = [sys.executable, *map(str, argv)]
-    started = subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-    try:
-        yield started
-    finally:
-        started.kill()
-        started.wait()
+    with subprocess.Popen(whole, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as started:
+        try:
+            yield started
+        finally:
+            started.kill()
 
 
 _CLOCKS = ("_per_second", "_waited")

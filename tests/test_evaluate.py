@@ -84,14 +84,20 @@ def test_versions_name_the_commit_of_a_checkout(tmp_path, monkeypatch):
 
 
 def test_versions_name_what_a_resumed_run_went_on_with(tmp_path, monkeypatch):
-    for step, tensorflow in enumerate(("2.20.0", "2.20.0", "2.21.0", "2.21.0")):
-        monkeypatch.setattr(run_dir, "package_versions", lambda tensorflow=tensorflow: {"tensorflow": tensorflow})
+    def start(tensorflow, step):
+        monkeypatch.setattr(run_dir, "package_versions", lambda: {"tensorflow": tensorflow})
         run_dir.write_versions(tmp_path, "CPU", step)
-    told = json.loads((tmp_path / "versions.json").read_text())
-    assert told["tensorflow"] == "2.20.0"
-    assert told["resumed"] == [{"step": 2, "device": "CPU", "tensorflow": "2.21.0"}]
-    found = {"run": told["run"], "device": "CPU", "tensorflow": "2.20.0, 2.21.0"}
-    assert run_dir.read_versions(tmp_path) == found and run_dir.identity(tmp_path) == found["run"]
+        return json.loads((tmp_path / "versions.json").read_text())
+
+    run = start("2.18.0", 0)["run"]  # killed before its first checkpoint
+    assert start("2.19.0", 0) == {"run": run, "device": "CPU", "tensorflow": "2.19.0", "resumed": []}
+    start("2.19.0", 10)
+    start("2.20.0", 20)  # killed before the next one
+    told = start("2.21.0", 20)
+    assert told["tensorflow"] == "2.19.0" and start("2.21.0", 30) == told
+    assert told["resumed"] == [{"step": 20, "device": "CPU", "tensorflow": "2.21.0"}]
+    found = {"run": run, "device": "CPU", "tensorflow": "2.19.0, 2.21.0"}
+    assert run_dir.read_versions(tmp_path) == found and run_dir.identity(tmp_path) == run
 
 
 def test_rows_say_what_happened(tmp_path):

@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends as one that never was: checkpoints, signals, determinism."""
 
 import contextlib
+import errno
 import os
 import re
 import resource
@@ -198,6 +199,20 @@ def test_whichever_bit_of_a_checkpoint_is_wrong_it_is_passed_over_or_read_as_it_
     assert passed_over > len(content) / 2
 
 
+@pytest.mark.parametrize("right, wrong", [(b"(64, 64)", b"(24, 64)"), (b"<f4", b"<f2")])
+def test_a_checkpoint_whose_array_seems_smaller_is_passed_over(tmp_path, right, wrong):
+    """NumPy reads as much as the array's header says, and zipfile compares the checksum at the member's end only."""
+    for step in (100, 200):
+        checkpoint.save(tmp_path, step, {"agent/kernel": np.ones([64, 64], np.float32)}, {})
+    newest = tmp_path / "000000000200.npz"
+    at = newest.read_bytes().index(right)
+    with newest.open("r+b") as file:
+        file.seek(at)
+        file.write(wrong)
+    with pytest.warns(UserWarning, match="damaged"):
+        assert checkpoint.load(tmp_path)[1]["step"] == 100
+
+
 def test_a_run_killed_before_its_first_checkpoint_starts_over(trained, tmp_path, tiny, monkeypatch):
     """And the same flags and seed are the same run: nothing but them is left of the first start."""
     with monkeypatch.context() as patch, pytest.raises(Crash):
@@ -330,12 +345,23 @@ def test_a_run_too_short_to_learn_is_warned_of(uncompiled, tmp_path, tiny):
 def test_only_one_process_trains_in_a_run_directory(tmp_path):
     held = run_dir.lock(tmp_path)
     try:
-        files = os.listdir("/proc/self/fd")
+        held_open = os.listdir("/proc/self/fd")
         with pytest.raises(UserError, match="another process"):
             run_dir.lock(tmp_path)
-        assert os.listdir("/proc/self/fd") == files  # a suite asks every two seconds
+        assert os.listdir("/proc/self/fd") == held_open  # a suite asks every two seconds
     finally:
         os.close(held)
+
+
+def test_a_filesystem_without_locks_is_named(tmp_path, monkeypatch):
+    def no_locks(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("ddpg_tf.files.fcntl.flock", no_locks)
+    held_open = os.listdir("/proc/self/fd")
+    with pytest.raises(OSError, match=f"No locks available: '{tmp_path}'"):
+        run_dir.lock(tmp_path)
+    assert os.listdir("/proc/self/fd") == held_open
 
 
 def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(uncompiled, tmp_path, tiny, monkeypatch):

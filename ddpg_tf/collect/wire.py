@@ -61,7 +61,7 @@ def unpack(answer: Mapping[str, np.ndarray], state: State, stack: int) -> tuple[
     ended = answer["terminated"] | answer["truncated"]
     steps: Steps = []
     for t, successor in enumerate(answer["successor"]):
-        older = observation[..., successor.shape[-1] :]  # of frames; else there are none
+        older = observation[..., successor.shape[-1] :]  # frames of a stack; empty where there is none
         successor = np.concatenate([older, successor], axis=-1)
         following, found = successor, []
         if ended[t].any():

@@ -44,7 +44,7 @@ def require_installed(format: str):
 
 
 def inputs_of(probes: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """{name: 7 rows} of the policy's inputs. By name: not everything in a file of probes can be read on the device."""
+    """{name: 7 rows} of the policy's inputs. Reads nothing else: `pngs` are objects, which np.load refuses here."""
     return {name.removeprefix("input/"): probes[name] for name in probes if name.startswith("input/")}
 
 

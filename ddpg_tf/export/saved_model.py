@@ -9,7 +9,7 @@ import numpy as np
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.export import making
-from ddpg_tf.export.verify import requests
+from ddpg_tf.export.verify import requests_of
 from ddpg_tf.storage.policy import Policy
 
 
@@ -97,7 +97,7 @@ def _write_warmup(path: Path, probes: dict[str, np.ndarray]):
     from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
     with tf.io.TFRecordWriter(str(path)) as writer:
-        for signature, feed in requests(probes).items():
+        for signature, feed in requests_of(probes).items():
             request = predict_pb2.PredictRequest()
             request.model_spec.signature_name = signature
             for name, array in feed.items():

@@ -18,7 +18,7 @@ from ddpg_tf.export.runtimes import alike, inputs_of
 SIGNATURES = {"serving_default": "action", "action_value": "q", "observation_bytes": "action"}
 
 
-def requests(probes: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
+def requests_of(probes: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
     """{signature: 7 rows of each of its inputs}."""
     inputs = inputs_of(probes)
     found = {"serving_default": inputs, "action_value": inputs | {"action": probes["given_action"]}}
@@ -35,7 +35,7 @@ def verify(path: str, probes: dict[str, np.ndarray]):
       ValueError: a signature is missing, answers differ, a jit-compiled function is reachable, or a warm-up request
         does not fit.
     """
-    inputs, feeds = inputs_of(probes), requests(probes)
+    inputs, feeds = inputs_of(probes), requests_of(probes)
     expected = {name: probes[SIGNATURES[name]] for name in feeds}
     _refuse_jit(path)
     loaded = tf.saved_model.load(path)

@@ -263,7 +263,7 @@ class DDPG:
 
     @staticmethod
     def policy_part(state: Mapping[str, Any]) -> dict[str, Any]:
-        """The entries of `state`, or of `variables`, that `policy_state` is about, by its names."""
+        """Of what `state` or `variables` returned, the part that `policy_state` has, under the same names."""
         newest = {name: array for name, array in state.items() if name.startswith(("actor/", "critic/"))}
         averaged = {name: array for name, array in state.items() if name.startswith("averaged_actor/")}
         return newest | {name.removeprefix("averaged_"): array for name, array in averaged.items()}

@@ -78,17 +78,17 @@ def write_flags(path: Path, run_config: Config):
 
 
 def write_versions(path: Path, device: str, step: int = 0):
-    """versions.json: the run's random name, what it began on, and what else it went on with, each from which step."""
+    """versions.json: the run's random name, what it began on, and what else it went on with, each from which step.
+
+    A start that left no checkpoint is forgotten: nothing of it is in the run.
+    """
     file, now = path / "versions.json", {"device": device, **package_versions()}
-    if not file.exists():
-        told = {"run": uuid.uuid4().hex, **now}
-    else:
-        told = json.loads(file.read_text())
-        resumed = told.setdefault("resumed", [])
-        if now.items() <= (resumed or [told])[-1].items():
-            return
+    told = json.loads(file.read_text()) if file.exists() else {}
+    resumed = [start for start in told.pop("resumed", []) if start["step"] < step]
+    first = told if told and step else {"run": told.get("run") or uuid.uuid4().hex, **now}
+    if not now.items() <= [first, *resumed][-1].items():
         resumed.append({"step": step, **now})
-    files.write_text(file, json.dumps(told, indent=1))
+    files.write_text(file, json.dumps(first | {"resumed": resumed}, indent=1))
 
 
 def read_versions(path: Path) -> dict[str, str]:
@@ -113,6 +113,7 @@ def lock(path: Path, message: str = "another process is training in {}") -> int:
 
     Raises:
       UserError: another process holds it; `message` says so, with the directory for its {}.
+      OSError: as `files.hold`.
     """
     descriptor = files.hold(path)
     if descriptor is None:

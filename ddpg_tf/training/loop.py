@@ -79,7 +79,7 @@ def train(config: Config, *, resume: bool = False) -> Result:
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     models = Path(config.export_dir).resolve()
-    if config.export_dir and path.resolve() in (models, *models.parents):  # a new run's directory must be empty
+    if config.export_dir and path.resolve() in (models, *models.parents):  # one lock; and a new one is empty
         raise UsageError(f"export_dir {config.export_dir} is the run's own directory, or in it: choose another")
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
@@ -98,7 +98,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
             )
         for partial in files.partials(path):  # left by a process that was killed
             partial.unlink()
-        run_dir.write_versions(path, _tf.device(), found[1]["step"] if found else 0)
+        if (step := found[1]["step"] if found else 0) < config.total_steps:
+            run_dir.write_versions(path, _tf.device(), step)
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
         with signals.collected() as interrupted, _Run(config, path, spaces, goals, found) as run:
