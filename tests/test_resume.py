@@ -132,7 +132,7 @@ PICTURES = dict(
     normalize_observations=False,
 )
 
-OF_600 = dict(total_steps=600, normalization="batch", action_layer=1, hidden_units=(8, 8))
+BATCH_NORMED = dict(total_steps=600, normalization="batch", action_layer=1, hidden_units=(8, 8))
 
 
 @pytest.mark.parametrize(
@@ -140,7 +140,7 @@ OF_600 = dict(total_steps=600, normalization="batch", action_layer=1, hidden_uni
     [
         ((131, 197), PICTURES | dict(update_every=1)),
         ((130,), PICTURES | dict(num_envs=2, frame_source="substeps", grayscale=True)),
-        ((402,), dict(num_envs=3, update_every=15, updates_per_step=0.2, n_step=3, noise="ou", **OF_600)),
+        ((402,), dict(num_envs=3, update_every=15, updates_per_step=0.2, n_step=3, noise="ou", **BATCH_NORMED)),
         ((637,), dict(update_every=1, total_steps=700, checkpoint_every=83, actor_average=0.2, normalization="layer")),
     ],
 )
