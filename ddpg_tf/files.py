@@ -81,10 +81,11 @@ def hold(directory: Path, *, wait: bool = False) -> int | None:
     try:
         with naming(directory):
             fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BaseException as error:
+    except BlockingIOError:
         os.close(descriptor)
-        if isinstance(error, BlockingIOError):
-            return None
+        return None
+    except OSError:
+        os.close(descriptor)
         raise
     return descriptor
 

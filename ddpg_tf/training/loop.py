@@ -79,7 +79,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
     if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
         raise UsageError(f"export_dir {config.export_dir} is not a directory")
     models = Path(config.export_dir).resolve()
-    if config.export_dir and path.resolve() in (models, *models.parents):  # one lock; and a new one is empty
+    # Training and publication each hold a lock on their directory, and a new run's directory must be empty.
+    if config.export_dir and path.resolve() in (models, *models.parents):
         raise UsageError(f"export_dir {config.export_dir} is the run's own directory, or in it: choose another")
     if not resume:
         networks.require_buildable(config, spaces.observation_shape)
