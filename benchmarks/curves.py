@@ -132,7 +132,7 @@ def report(results: Results, commands: Sequence[str]) -> str:
         lines.append(f"| {outcome.seed} | " + " | ".join(cells) + " |")
     if len(done) > 1:
         cells = (summary(done, figure) for figure in columns.values())
-        lines.append("| interquartile mean [95 % interval] | " + " | ".join(cells) + " |")
+        lines.append("| {} [{}] | ".format(*statistics(done)) + " | ".join(cells) + " |")
     if done:
         lines += ["", "![learning curve](curve.png)"]
     lines += [
@@ -170,6 +170,11 @@ def seeds(of_each: Sequence) -> str:
     return f"{len(of_each)} seeds" if len(of_each) > 1 else "1 seed"
 
 
+def statistics(of_each: Sequence) -> tuple[str, str]:
+    """What the two of `interval` are over so many runs: of up to three nothing is trimmed, nor cut from all means."""
+    return ("mean", "lowest, highest") if len(of_each) <= 3 else ("interquartile mean", "95 % bootstrap interval")
+
+
 def curve_of(done: Sequence[Outcome]) -> tuple[list[int], np.ndarray]:
     """(steps [P] that all runs were evaluated at, mean returns [R, P])."""
     steps = sorted(set.intersection(*(set(outcome.scores) for outcome in done)))
@@ -182,7 +187,7 @@ def draw_on(axes, done: Sequence[Outcome], label: str = "", **style):
     point, (low, high) = interval(scores)
     if len(done) > 1 and not style:
         axes.plot(steps, scores.T, color="0.7", linewidth=0.8)
-        axes.fill_between(steps, low, high, alpha=0.2, label="95 % bootstrap interval")
+        axes.fill_between(steps, low, high, alpha=0.2, label=statistics(done)[1])
     axes.plot(steps, point, label=label, **style)
     axes.grid(alpha=0.3)
 
@@ -196,7 +201,7 @@ def draw(results: Results, other: Results | None = None):
         return
     figure = Figure(figsize=(7, 4), layout="constrained")
     axes = figure.subplots()
-    label = f"interquartile mean of {seeds(done)}" if len(done) > 1 else f"seed {done[0].seed}"
+    label = f"{statistics(done)[0]} of {seeds(done)}" if len(done) > 1 else f"seed {done[0].seed}"
     draw_on(axes, done, f"{results.path.name}, {label}" if other else label)
     if other:
         draw_on(axes, finished(other), f"{other.path.name}, {seeds(finished(other))}", linestyle="--")

@@ -26,7 +26,8 @@ def all_entries(published: Published) -> str:
         "# Results",
         "",
         f"Return without noise: {INTERVAL}. The mean of the last 10 is over the second half where there are fewer than "
-        "20 evaluations. Reached: it comes to at least the published figure.",
+        "20 evaluations. Reached: this mean of the last 10 is at least the published figure. Short names of settings "
+        "(sm1wt, tds, ...) are explained in [recipe](recipe.md), those of the paper's in [paper](paper.md).",
         "",
         "![curves of all entries](curves.png)",
         "",

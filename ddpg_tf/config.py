@@ -42,7 +42,8 @@ class Config:
     export_dir: str = setting(
         "",
         RUN,
-        "publish each better policy here as a new SavedModel version, not below another run's score",
+        "publish each better policy here as a new SavedModel version; refused where the newest there is another run's, "
+        "of the same environment, with a higher score",
         resumable=True,
     )
     keep_versions: int = setting(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)
@@ -100,15 +101,16 @@ class Config:
     eval_envs: int = setting(
         10,
         SCHEDULE,
-        "environments that an evaluation steps side by side, from pixels at most 2; 0: the training environment, whose "
-        "episode is then truncated (where only one can exist; hindsight makes one more)",
+        "environments that an evaluation steps side by side, from pixels at most 2; 0: none of its own, where only one "
+        "can exist: it uses the training environment and cuts its episode (hindsight makes one more all the same)",
         least=0,
         resumable=True,
     )
     checkpoint_every: int = setting(
         10_000,
         SCHEDULE,
-        "steps between checkpoints; one is always written at the end; 0: only that one, and the replay keeps every row",
+        "steps between checkpoints; one is always written at the end; 0: only that one, and the replay's files keep "
+        "every step of the run",
         least=0,
         resumable=True,
     )
@@ -187,13 +189,17 @@ class Config:
     actor_average: float = setting(
         0.0,
         LEARNING,
-        "evaluates and exports an average of the actor, with this share of all updates so far as its time constant "
-        "(Nikishin et al. 2018); 0: the newest actor (paper)",
+        "evaluates and exports an average of the actor over about this share of all updates so far (0.05: the last 5 "
+        "%; Nikishin et al. 2018); 0: the newest actor (paper)",
         least=0,
         most=1,
     )
     target_noise_sigma: float = setting(
-        0.0, LEARNING, "standard deviation of the target action's noise, in half-ranges (TD3: 0.2; paper: 0)", least=0
+        0.0,
+        LEARNING,
+        "standard deviation of the target action's noise, in half-ranges, (high - low) / 2 of the action's bounds "
+        "(TD3: 0.2; paper: 0)",
+        least=0,
     )
     target_noise_clip: float = setting(
         0.5, LEARNING, "the most that this noise adds, in half-ranges (TD3: 0.5)", least=0
@@ -225,7 +231,10 @@ class Config:
     )
     noise_theta: float = setting(0.15, EXPLORATION, "ou: pull towards zero (paper: 0.15)", least=0)
     noise_dt: float = setting(
-        1.0, EXPLORATION, "ou: time step; the paper does not give it, and it decides sparse tasks", above=0
+        1.0,
+        EXPLORATION,
+        "ou: time step, which the paper does not give; with sparse rewards it decides whether they are ever found",
+        above=0,
     )
 
     random_share: float = setting(
@@ -283,6 +292,7 @@ class Config:
 
     @property
     def updates_per_block(self) -> int:
+        """Gradient updates of the critic that are made at once, every update_every steps."""
         return round(self.update_every * self.updates_per_step)
 
     @property

@@ -175,5 +175,23 @@ def flag_table() -> str:
     return "\n".join(lines)
 
 
+def preset_table() -> str:
+    """The other table of docs/flags.md: what each preset sets of what a resumed run may not change, and total_steps."""
+    presets = {
+        preset_name(path): {
+            name: value or "true"
+            for name, value in re.findall(r"^--(\w+)=?(.*)$", path.read_text(), re.MULTILINE)
+            if name == "total_steps" or not FIELDS[name].metadata["resumable"]
+        }
+        for path in sorted(PRESETS.rglob("*.flags"), key=lambda path: str(path).casefold())
+    }
+    columns = [name for name in FIELDS if sum(name in preset for preset in presets.values()) > len(presets) / 4]
+    lines = [f"| preset | {' | '.join(f'`{name}`' for name in columns)} | others |", "|---" * (len(columns) + 2) + "|"]
+    for title, preset in presets.items():
+        others = " ".join(f"`{name}={value}`" for name, value in preset.items() if name not in columns)
+        lines.append(f"| {title} | {' | '.join(preset.get(name, '') for name in columns)} | {others} |")
+    return "\n".join(lines)
+
+
 if __name__ == "__main__":
-    print(flag_table())
+    print(flag_table(), preset_table(), sep="\n\n")

@@ -59,7 +59,7 @@ def test_report_over_seeds(finished, tmp_path, capsys):
     text = (out / "README.md").read_text()
     assert capsys.readouterr().out.strip() == text.strip()
     assert "| 0 | 100.0 | 100.0 | 100.0 |" in text and "| 2 | 102.0 | 102.0 | 102.0 |" in text
-    assert "| interquartile mean [95 % interval] | 101.0 [100.0, 102.0]" in text
+    assert "| mean [lowest, highest] | 101.0 [100.0, 102.0]" in text
     curves.main(["curves", *map(str, runs), f"--out={out}", "--episodes=0"])  # over its own results, it may
     assert "Pendulum-v1" in text and "gymnasium 1.4.0" in text and "mujoco 3.11.0" in text
     assert (out / "curve.png").read_bytes().startswith(b"\x89PNG")

@@ -18,11 +18,13 @@ _MOST_PIXELS = 2  # environments: each may be a process that renders
 
 
 class Episode(NamedTuple):
+    """What happened between a reset and the end; rewards, and so the return, in the environment's units."""
+
     episode_return: float
     length: int
-    actions: np.ndarray  # [length, A], enough to replay the episode from its seed
+    actions: np.ndarray  # float32 [length, A], environment units: enough to replay the episode from its seed
     rewards: np.ndarray  # float64 [length]
-    first_observation: np.ndarray
+    first_observation: np.ndarray  # float32 [O], or uint8 [H, W, C]
     terminated: bool  # or else cut by a time limit
     success: float  # 1 or 0, whether the goal was reached at the end; nan where the environment does not say
     failed: bool = False  # cut because the environment could not go on: its return says nothing
@@ -62,6 +64,8 @@ class Evaluator:
         Args:
           policy: maps observations [N, ...] to actions float32 [N, A]; N is the same at every call.
           stopped: asked before each step.
+        Raises:
+          UserError: an action is not finite.
         """
         episodes: list[Episode] = []
         while len(episodes) < self._episodes:

@@ -32,6 +32,8 @@ class DDPG:
       low, high: [A], action bounds in environment units, per dimension.
       jit_compile: whether XLA compiles the update; default where observations are vectors: with convolutions it
         takes longer so on a CPU (benchmarks/results/pixels-cost.md).
+    Raises:
+      UsageError: shape or bounds are not what they must be, or settings do not fit images.
     """
 
     def __init__(

@@ -71,6 +71,7 @@ class ReplayBuffer:
     Attributes:
       failure: what a draw of `blocks` raised; its reader, in TensorFlow, gets the text only.
     Raises:
+      UsageError: capacity is less than num_envs.
       UserError: the disk has no room (with the sizes).
     """
 
@@ -134,6 +135,9 @@ class ReplayBuffer:
         Args:
           shape: leading shape of every array, say (updates, batch_size).
           rows: how much of the past to see; default all of it.
+        Raises:
+          UsageError: nothing has been added.
+          UserError: nearly all steps in sight failed.
         """
         if not self.rows:
             raise UsageError("nothing has been added yet: there is nothing to draw from")

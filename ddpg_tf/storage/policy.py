@@ -18,10 +18,13 @@ class Policy:
     """A trained policy, read from a run directory.
 
     Attributes:
-      agent: DDPG with the chosen actor and critic.
+      config: the run's settings.
+      spaces: its observations, and actions with their bounds.
+      agent: DDPG with the chosen actor and critic; `act` takes observations flattened, float32 [B, O], or images uint8.
       step: environment step of the weights.
       score: mean return of the evaluation at that step; None for the latest weights, which may have had none. Before
         the first evaluation the best weights are the latest.
+      run: the run's own name, drawn at its start.
     """
 
     config: Config

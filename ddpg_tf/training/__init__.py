@@ -1,1 +1,1 @@
-"""Collect, add, learn, log, evaluate, publish, checkpoint: the one room that knows all the others."""
+"""Collect, add, learn, log, evaluate, publish, checkpoint: the one package that knows all the others."""

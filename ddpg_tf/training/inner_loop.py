@@ -1,7 +1,7 @@
 """Act, step, update: Algorithm 1's inner loop as one TensorFlow graph, which calls Python for the environments.
 
-An update that Python calls on its own takes about twice as long as one in a block (benchmarks/results/profile.md):
-argument handling, threads that went to sleep, cold caches. Called from a graph, much of that is saved.
+An update that Python calls on its own takes 1.3 times as long as one in a block (benchmarks/results/profile.md):
+argument handling, threads that went to sleep, cold caches. Called from a graph, some of that is saved.
 """
 
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""Collect -> replay -> update -> log -> evaluate -> publish -> checkpoint: the one place that knows all the rooms."""
+"""Collect -> replay -> update -> log -> evaluate -> publish -> checkpoint: the one module that knows all packages."""
 
 import contextlib
 import dataclasses

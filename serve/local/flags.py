@@ -48,24 +48,31 @@ def flag_values() -> flags.FlagValues:
     natural = partial(whole, lower_bound=0)
     text("model_name", "default", "name of the model in URLs")
     text("model_base_path", None, "directory of the version directories (1, 2, ...)")
-    text("model_config_file", None, "in place of these: models, version policies, labels; a ModelServerConfig in text")
+    text("model_config_file", None, "instead of these two: models, version policies, labels (a ModelServerConfig file)")
     natural("model_config_file_poll_wait_seconds", 0, "seconds between looks whether it has changed; 0 reads it once")
     switch("allow_version_labels_for_unavailable_models", False, "take new labels of versions that are not loaded yet")
     natural("file_system_poll_wait_seconds", 1, "seconds between looks for new versions; 0 looks only once")
     text("host", "127.0.0.1", "address to listen on; 0.0.0.0 for all")
-    natural("rest_api_port", 8501, "port to listen on; 0 takes a free one (there it turns REST off)", upper_bound=65535)
-    whole("rest_api_timeout_in_ms", 30_000, "of one TensorFlow call; then the answer is 504", lower_bound=1)
+    natural(
+        "rest_api_port",
+        8501,
+        "port to listen on; 0 takes a free one (TensorFlow Serving's 0: no REST)",
+        upper_bound=65535,
+    )
+    whole(
+        "rest_api_timeout_in_ms", 30_000, "milliseconds for one TensorFlow call, then the answer is 504", lower_bound=1
+    )
     switch("rest_api_enable_cors_support", False, "let other origins' scripts read the answers")
     switch("enable_batching", False, "refuse what TF Serving's batching refuses (requests that wait are merged anyway)")
-    text("batching_parameters_file", None, "its limits: BatchingParameters in text")
-    text("monitoring_config_file", None, "at which path Prometheus finds metrics; a MonitoringConfig in text")
-    text("saved_model_tags", "serve", "of the graph in a SavedModel that is served; with commas between them")
+    text("batching_parameters_file", None, "a file with limits of batching (BatchingParameters)")
+    text("monitoring_config_file", None, "a file with the path at which Prometheus finds metrics (MonitoringConfig)")
+    text("saved_model_tags", "serve", "tags of the graph in a SavedModel that is served, with commas between them")
     switch("enable_model_warmup", True, "answer a version's recorded requests before it is available")
     natural("max_num_load_retries", 5, "how often a version that cannot be loaded is tried again")
-    whole("load_retry_interval_micros", 60_000_000, "time until then, in microseconds")
+    whole("load_retry_interval_micros", 60_000_000, "microseconds until that is tried again")
     natural("tensorflow_intra_op_parallelism", 0, "threads that share one operation; 0: one a core")
     natural("tensorflow_inter_op_parallelism", 0, "threads that do operations side by side; 0: one a core")
-    natural("tensorflow_session_parallelism", 0, "both of these")
+    natural("tensorflow_session_parallelism", 0, "threads of both kinds, where the flag for one says 0")
     switch("xla_cpu_compilation_enabled", False, "run functions that only XLA may run, rather than refuse them")
     switch("version", False, "print the versions of this project and of TensorFlow, and end")
     for kind, reasons in ((text, _VALUES_WITHOUT_EFFECT), (switch, _SWITCHES_WITHOUT_EFFECT)):
