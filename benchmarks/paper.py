@@ -19,7 +19,7 @@ def table(found: Mapping[str, Results]) -> list[str]:
     Args:
       found: {"suite/entry": its published results}.
     """
-    random = {row["env"]: float(row["return"]) for row in read_rows(outcomes.RESULTS / "random.csv")}
+    random, planner = _returns("random.csv"), _returns("planner.csv")
     lines = [
         "| task of the paper | its average and best | from pixels | ours | return | normalised | what differs |",
         "|---" * 7 + "|",
@@ -28,17 +28,25 @@ def table(found: Mapping[str, Results]) -> list[str]:
         theirs = f"{task['average']}, {task['best']}", f"{task['pixels_average']}, {task['pixels_best']}"
         entries = [name for name in (task["entry"], task["pixels_entry"]) if name]
         for name in entries or [""]:
-            row = [task["task"], *theirs, *_ours(name, found.get(name), random), task["differs"]]
+            row = [task["task"], *theirs, *_ours(name, found.get(name), random, planner), task["differs"]]
             lines.append(f"| {' | '.join(row)} |")
     return lines
 
 
-def _ours(name: str, results: Results | None, random: Mapping[str, float]) -> list[str]:
-    """Cells: the entry, the mean of its last ten evaluations, and that with 0 for random actions, 1 for the most."""
+def _returns(file: str) -> dict[str, float]:
+    return {row["env"]: float(row["return"]) for row in read_rows(outcomes.RESULTS / file)}
+
+
+def _ours(name: str, results: Results | None, random: Mapping[str, float], planner: Mapping[str, float]) -> list[str]:
+    """Cells: the entry, the mean of its last ten evaluations, and that from 0 for random actions to 1.
+
+    1 is the most that an episode pays, or where this is not known, what the planner comes to.
+    """
     if not name or results is None:
         return [f"{name}, not run yet" if name else "-", "-", "-"]
     env, done = results.config.env, finished(results)
-    zero = random.get(env) if env.startswith("dm_control/") else None
-    normalised = "-" if zero is None else summary(done, lambda o: (o.last(10) - zero) / (_MOST - zero))
+    zero, one = random.get(env), _MOST if env.startswith("dm_control/") else planner.get(env)
+    known = zero is not None and one is not None
+    normalised = summary(done, lambda o: (o.last(10) - zero) / (one - zero)) if known else "-"
     link = f"[{name}](../benchmarks/results/{quote(name)})"
     return [link, summary(done, lambda o: o.last(10)), normalised]

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from conftest import command, processes_below
+from conftest import ROOT, command, processes_below
 
 from ddpg_tf import train
 from ddpg_tf.collect import cluster
@@ -28,6 +28,19 @@ def test_a_ray_of_another_version_is_told_in_one_line(ray):
     code = f"import ray; from ddpg_tf.collect import cluster; {pretends}"
     done = command("-c", code, env=os.environ | {"RAY_AUTH_MODE": "token"})
     assert re.search(rf"UserError: cannot join Ray at {address}: Version mismatch: .*2\.60", done.stderr, re.DOTALL)
+
+
+def test_machines_get_the_code_that_they_cannot_have(tmp_path, monkeypatch):
+    """The project and an environment's module, a package with its folder and a file alone; nothing installed."""
+    (tmp_path / "garage").mkdir()
+    (tmp_path / "garage" / "__init__.py").touch()
+    (tmp_path / "tank.py").touch()
+    monkeypatch.syspath_prepend(tmp_path)
+    project = str(ROOT / "ddpg_tf")
+    assert cluster._modules("Pendulum-v1") == [project]
+    assert cluster._modules("tank:Tank-v0") == [project, str(tmp_path / "tank.py")]
+    assert cluster._modules("garage.cars:Car-v0") == [project, str(tmp_path / "garage")]
+    assert cluster._modules("gymnasium:Pendulum-v1") == [project]
 
 
 def test_a_head_out_of_reach_delays_new_collectors_only(ray, tiny, monkeypatch):

@@ -652,6 +652,10 @@ def test_settings_without_effect_are_known(settings, beside):
     assert not changed_for_nothing(Config(**settings, **beside), image=not beside)
 
 
+def test_noise_that_there_is_none_of_has_no_effect():
+    assert changed_for_nothing(Config(noise="none", noise_sigma=0.3), image=False) == {"noise_sigma"}
+
+
 @pytest.mark.parametrize("path", PRESET_FILES, ids=name_of)
 def test_no_preset_sets_what_has_no_effect(path):
     config = parsed(f"--preset={path}")

@@ -189,6 +189,11 @@ def test_environments_that_ddpg_cannot_learn_are_refused(env_id, says):
     [
         (gym.spaces.Box(-1, 1, (0,)), gym.spaces.Box(-1, 1, (1,)), "observations without a number"),
         (gym.spaces.Dict({}), gym.spaces.Box(-1, 1, (1,)), "observations without a number"),
+        (
+            gym.spaces.Dict({"a": gym.spaces.Box(-1, 1, (2,)), "none": gym.spaces.Box(-1, 1, (0,))}),
+            gym.spaces.Box(-1, 1, (1,)),
+            "observations without a number in them, none: leave them out",
+        ),
         (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, 1, (0,)), "needs vectors; wrap .*TransformAction"),
         (gym.spaces.Box(-1, 1, (2,)), gym.spaces.Box(-1, np.inf, (1,)), "finite bounds; wrap .*TransformAction"),
     ],
@@ -216,6 +221,14 @@ def test_observation_keys_that_would_share_a_name_are_refused(name):
 
 def test_an_observation_key_named_action_is_refused():
     assert "'the action'" in refusal(toy("KeyAction"))
+
+
+@pytest.mark.parametrize("keys", [("x", "X"), ("Action",)])
+def test_keys_that_tensorflow_takes_for_one_are_refused(keys):
+    env = Odd(gym.spaces.Dict({key: gym.spaces.Box(-1, 1, (1,)) for key in keys}), None)
+    env.action_space = gym.spaces.Box(-1, 1, (1,))
+    with pytest.raises(UserError, match="rename one"):
+        checked_spaces(env, "Odd")
 
 
 def test_bounds_are_per_dimension():

@@ -363,6 +363,7 @@ class TestLivePublishing:
             after = publishes("anew", [-3.0, -1.0])
         assert (before, after) == ([1], [1, 2])
         assert publishes("another", [-9.0, -9.0], env_kwargs={"g": 5}) == [1, 2, 3]
+        assert publishes("shorter", [-10.0, -10.0], env_kwargs={"g": 5}, max_episode_steps=9) == [1, 2, 3, 4]
 
     def test_the_newest_snapshot_wins_while_one_is_being_published(self, tmp_path, trained, monkeypatch):
         import threading

@@ -140,6 +140,13 @@ def test_eval_envs_bounds_the_environments(tmp_path, short):
         Evaluator(short(tmp_path, "Alone", eval_envs=10), 2)
 
 
+def test_an_evaluation_from_pixels_has_two_environments(monkeypatch):
+    made, make = [], factory.make_flat_env
+    monkeypatch.setattr(factory, "make_flat_env", lambda config: made.append(make(config)) or made[-1])
+    Evaluator(Config(env="Pendulum-v1", pixels=True), 10).close()
+    assert len(made) == 2  # each may be a process that renders
+
+
 def episode_length(seed):
     env = toy_envs.Counter()
     env.reset(seed=seed)

@@ -219,6 +219,25 @@ def test_what_render_may_return(picture, says):
             env.reset(seed=0)
 
 
+@pytest.mark.parametrize(
+    ("step", "says"),
+    [
+        (lambda self, action: (self.observe(), np.array([2.0]), np.array([False]), np.bool_(True), {}), None),
+        (lambda self, action: (self.observe(), 2.0, True, {}), "ToyPicture-v0.step returns 4 values, not observation"),
+        (lambda self, action: (self.observe(), np.ones(2), True, False, {}), r"ToyPicture-v0 gave a reward of shape"),
+    ],
+)
+def test_what_a_step_may_return_is_the_same_from_pixels(monkeypatch, step, says):
+    monkeypatch.setattr(toy_envs.Picture, "step", step)
+    env = factory.make_flat_env(Config(env=PICTURE, pixels=True, frame_size=16))
+    env.reset(seed=0)
+    if says is None:
+        assert env.step(env.action_space.high)[1:4] == (2.0, False, True)
+    else:
+        with pytest.raises(UserError, match=says):
+            env.step(env.action_space.high)
+
+
 def test_a_wrapper_of_car_racing_sees_every_picture():
     env = factory.make_policy_env(Config(env="tests.toy_envs:ToyCroppedCarRacing-v0", frame_size=84))
     observation, _ = env.reset(seed=0)

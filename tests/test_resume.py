@@ -22,6 +22,7 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import checkpoint, run_dir
+from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from ddpg_tf.training.core import Core
 from ddpg_tf.training.logger import Logger
@@ -282,6 +283,23 @@ def test_tensorboard_on_a_full_disk_is_an_error_of_the_system(tmp_path):
             logger.evaluation(1, [(0.0, 1)], np.zeros(1), np.zeros(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_damaged_checkpoint_does_not_take_the_place_of_a_good_one(tmp_path):
+    for step in (100, 200):
+        checkpoint.save(tmp_path, step, {}, {})
+    (tmp_path / "000000000200.npz").write_bytes(b"damaged")
+    checkpoint.save(tmp_path, 150, {}, {})  # the resumed run's next one
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000000100.npz", "000000000150.npz"]
+
+
+def test_returns_under_another_time_limit_are_not_compared(uncompiled, tmp_path, tiny):
+    """Pendulum's costs add up: of 10 steps they are less than of 200, whatever the policy."""
+    short = dict(max_episode_steps=10, total_steps=300, eval_every=300)
+    before = train(tiny(tmp_path / "run", **short))
+    after = train(tiny(tmp_path / "run", **{**short, "max_episode_steps": 200, "total_steps": 600}), resume=True)
+    assert (before.best_step, after.best_step) == (300, 600) and after.best_return < before.best_return
+    assert load_policy(tmp_path / "run").step == 600
 
 
 def test_extending_a_run_equals_having_trained_longer(uncompiled, tmp_path, tiny):

@@ -130,11 +130,25 @@ def test_a_batch_that_fills_up_goes_at_once():
     async def play(run, signature):
         started = time.monotonic()
         first = asyncio.create_task(run(rows(5)))
-        await asyncio.sleep(0.05)  # a worker waits for company
+        await asyncio.sleep(0.05)  # it waits for company
         await asyncio.gather(first, run(rows(3)))
         assert signature.calls == [8] and time.monotonic() - started < 2
 
     story(Batching(max_batch_size=8, timeout=3, strict=True), play)
+
+
+def test_who_waits_for_company_holds_up_no_other_model():
+    async def main():
+        limits = Batching(max_batch_size=8, timeout=5, strict=True)
+        with ThreadPoolExecutor(1) as executor:
+            waiting, full = (Coalescer(Gated(), executor, limits).run for _ in range(2))
+            task = asyncio.create_task(waiting(rows(1)))
+            await asyncio.sleep(0.05)
+            await asyncio.wait_for(full(rows(8)), 2)
+            assert not task.done()
+            await asyncio.gather(task, waiting(rows(7)))  # now it is full too
+
+    asyncio.run(main())
 
 
 def test_batches_run_side_by_side():

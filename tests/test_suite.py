@@ -14,8 +14,21 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import outcomes, paper, peer_runs, report, results, scoring, side_by_side, suite, suite_file, suite_runs
+from benchmarks import (
+    outcomes,
+    paper,
+    peer_runs,
+    planner,
+    report,
+    results,
+    scoring,
+    side_by_side,
+    suite,
+    suite_file,
+    suite_runs,
+)
 from ddpg_tf import Config, train
+from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
@@ -492,6 +505,33 @@ def test_scores_beside_the_papers_have_their_zero_at_random_actions(disturbed, p
     config = dataclasses.replace(found.config, env="dm_control/cart-v0")
     lines = paper.table({"small/good": dataclasses.replace(found, config=config)})
     assert f"| {half_way:.1f} | 0.50 | the wheels |" in lines[2]
+    for name, value in (("random", half_way - 1), ("planner", half_way + 3)):  # where no most is known
+        (place / "results" / f"{name}.csv").write_text(f"env,episodes,return\nPendulum-v1,1,{value}\n")
+    assert f"| {half_way:.1f} | 0.25 | the wheels |" in paper.table({"small/good": found})[2]
+
+
+def test_a_planner_follows_the_gradient_of_what_an_episode_pays():
+    env = make_env("Reacher-v5")
+    env.reset(seed=10_000)
+    model, steps = planner.Model(env), 12
+    first, actions = model.state, np.random.default_rng(0).uniform(-0.5, 0.5, (steps, 2))
+    cost, gradient = model.descent(first, actions)
+    assert cost == pytest.approx(-planner.play(env, 10_000, actions), rel=1e-6)
+    for t in (0, 5, steps - 1):
+        apart = np.zeros((steps, 2))
+        apart[t, 1] = 1e-4
+        slope = (model.total(first, actions - apart) - model.total(first, actions + apart)) / 2e-4
+        assert gradient[t, 1] == pytest.approx(slope, rel=1e-3)
+    planned = planner.plan(env, 10_000, steps, starts=2)
+    assert np.abs(planned).max() <= 1
+    returns = [planner.play(env, 10_000, one) for one in (planned, actions, np.zeros((steps, 2)))]
+    assert returns[0] > max(returns[1:]) + 0.2
+
+
+@pytest.mark.parametrize(("env", "why"), [("Ant-v5", "no free body"), ("Pendulum-v1", "MuJoCo environments")])
+def test_a_planner_says_what_it_is_not_for(env, why):
+    with pytest.raises(UserError, match=why):
+        planner.Model(make_env(env))
 
 
 def test_results_of_other_flags_are_replaced_and_the_same_are_not_scored_twice(disturbed, place, monkeypatch):

@@ -34,13 +34,14 @@ class Checked(gym.Wrapper):
 
     Args:
       name: of the environment, for messages.
+      observed: whether anybody looks at its observations, and not at pictures of it only.
     Raises:
       UserError: `reset` fails, or something has another shape or number of parts than promised.
     """
 
-    def __init__(self, env: gym.Env, name: str):
+    def __init__(self, env: gym.Env, name: str, *, observed: bool = True):
         super().__init__(env)
-        self._name, self._t, self._last = name, 0, None
+        self._name, self._observed, self._t, self._last = name, observed, 0, None
         self._thread, self._bound = threading.get_ident(), True  # to the thread that made it, for all we know
 
     def reset(self, *, seed=None, options=None):
@@ -126,6 +127,8 @@ class Checked(gym.Wrapper):
 
     def _checked(self, observation: Any, space: gym.Space, key: str) -> Any:
         """`observation`, with integers in the space's dtype."""
+        if not self._observed:
+            return None
         if isinstance(space, Dict):
             if missing := [part for part in space if not isinstance(observation, Mapping) or part not in observation]:
                 raise UserError(f"{self._name} gave an observation{key} without {missing[0]!r}")

@@ -70,6 +70,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
         env.close()
         env = make_env(config.env, kwargs, render_mode="rgb_array")
         rendering.simplify(env)
+        env = Checked(env, config.env, observed=False)
     elif quirks.LazyCarRacing.fits(env):
         env = quirks.LazyCarRacing(env)
     else:  # frames of any size would be resized in silence

@@ -9,6 +9,7 @@ from PIL import Image
 
 from ddpg_tf.config import Config
 from ddpg_tf.envs import rendering
+from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.envs.quirks import LazyCarRacing
 from ddpg_tf.errors import UserError
 
@@ -44,6 +45,8 @@ class Frames(gym.Wrapper):
             observation, reward, terminated, truncated, info = self.env.step(np.array(action))  # it may write into it
             total += float(reward)
             over = terminated or truncated
+            if FAILED in info:  # there is nothing to see
+                break
             if over or k >= config.action_repeat - seen:
                 self._frames.append(self._frame(observation))
             if over:

@@ -107,14 +107,17 @@ def checked_spaces(env: gym.Env, env_id: str) -> Spaces:
                 f"{env_id}: the observation key {'/'.join(path)!r} would be {name!r} in a SavedModel, "
                 "where names do not start with _: rename it"
             )
-        if name in leaves or name == "action":
+        alike = [keys[other] for other in leaves if other.lower() == name.lower()]  # TensorFlow takes them for one
+        if alike or name.lower() == "action":
             raise UserError(
                 f"{env_id}: the observation key {'/'.join(path)!r} is {name!r} in a SavedModel, and so is "
-                f"{keys.get(name, 'the action')!r}: rename one"
+                f"{(alike or ['the action'])[0]!r}: rename one"
             )
         leaves[name], keys[name] = leaf.shape, "/".join(path)
-    if not sum(map(math.prod, leaves.values())):
-        raise UserError(f"{env_id} has observations without a number in them: {env.observation_space}")
+    empty = [keys[name] for name, shape in leaves.items() if not math.prod(shape)]  # not all formats export them
+    if empty or not leaves:
+        which = f", {' and '.join(empty)}: leave them out" if any(empty) else f": {env.observation_space}"
+        raise UserError(f"{env_id} has observations without a number in them{which}")
     return Spaces(leaves, keys, *_float32_bounds(space), image=is_image(env.observation_space))
 
 

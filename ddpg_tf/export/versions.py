@@ -90,6 +90,8 @@ def require_no_better(export_dir: Path, card: Mapping[str, Any]):
     newest = max(versions(export_dir), default=0)
     there = _card(export_dir, newest)
     alike = all(there.get(name) == card[name] for name in ("environment", "env_kwargs"))
+    limits = [each.get("flags", {}).get("max_episode_steps") for each in (there, card)]
+    alike &= limits[0] == limits[1]
     if alike and there.get("run") != card["run"] and there.get("score") is not None and there["score"] > card["score"]:
         raise UserError(
             f"it scores {card['score']:.1f}, and version {newest} in {export_dir}, of another run, {there['score']:.1f}"

@@ -17,12 +17,14 @@ KEPT = 2
 
 
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):
-    """Writes checkpoint `step`, then deletes all but the newest two."""
+    """Writes checkpoint `step`, then deletes all of later steps, which must be damaged, and all but the newest two."""
     directory.mkdir(exist_ok=True)
     text = np.frombuffer(json.dumps({"step": step, "arrays": len(arrays), **meta}).encode(), np.uint8)
     write_atomically(directory / f"{step:012d}.npz", lambda file: np.savez(file, **{"meta.json": text}, **arrays))
-    for old in _newest_first(directory)[KEPT:]:
-        old.unlink()
+    paths = _newest_first(directory)
+    now = [int(path.stem) for path in paths].index(step)
+    for gone in paths[:now] + paths[now + KEPT :]:
+        gone.unlink()
 
 
 def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:

@@ -131,6 +131,7 @@ class _Scores:
 
     Attributes:
       due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
+      limit: max_episode_steps of the evaluation that was best; a resumed run may have another.
       best_whole: no environment failed in the best: where steps cost, an episode that is cut short looks good.
     """
 
@@ -140,6 +141,13 @@ class _Scores:
     best: float | None = None
     best_step: int | None = None
     best_whole: bool = True
+    limit: int | None = None
+
+    def under(self, limit: int) -> "_Scores":
+        """These, without the best where its episodes had another limit: returns of two limits cannot be compared."""
+        if self.limit in (None, limit):
+            return self
+        return _Scores(self.due, self.last, self.last_step)
 
 
 class _Run:
@@ -148,7 +156,8 @@ class _Run:
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
-        self._scores, self._best = _Scores(**meta["scores"]), checkpoint.select(arrays, "best")
+        self._scores = _Scores(**meta["scores"]).under(config.max_episode_steps)
+        self._best = {} if self._scores.best is None else checkpoint.select(arrays, "best")
         agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
             try:
@@ -286,6 +295,7 @@ class _Run:
         whole = not any(episode.failed for episode in episodes)
         if scores.best is None or (whole and (scores.last > scores.best or not scores.best_whole)):
             scores.best, scores.best_step, scores.best_whole = scores.last, step, whole
+            scores.limit = config.max_episode_steps
             self._best = agent.policy_state()
             if self._publisher:
                 self._publisher.submit(self._best, step, scores.best)

@@ -7,7 +7,6 @@ the rounding of matrix products. Limits and error texts are those of TF Serving'
 import asyncio
 import collections
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass, field
@@ -28,26 +27,27 @@ class _Batch:
 
     Attributes:
       shapes: of each input, without dim 0: of requests alike; None: of one request that cannot be joined.
+      waited: long enough for company.
     """
 
     shapes: list[tuple[int, ...]] | None
     rows: int = 0
     requests: list[tuple[Arrays, asyncio.Future]] = field(default_factory=list)
-    since: float = field(default_factory=time.monotonic)
+    waited: bool = False
 
 
 class Coalescer:
     """The queue of one signature of one model version.
 
-    Requests enter it in the event loop; the executor's threads take them out, so that a busy loop does not hold up
-    TensorFlow.
+    Requests enter it, and wait for company, in the event loop. The executor's threads, which all models share, take out
+    what has waited enough, so that a busy loop does not hold up TensorFlow.
     """
 
     def __init__(self, signature: Signature, executor: Executor, limits: Batching):
         self._signature = signature
         self._executor = executor
         self._limits = limits
-        self._changed = threading.Condition()  # guards what follows
+        self._lock = threading.Lock()  # guards what follows
         self._queue: collections.deque[_Batch] = collections.deque()
         self._workers = 0
         self._calls = 0  # that run now
@@ -62,20 +62,34 @@ class Coalescer:
         if self._limits.strict:
             self._check(feeds, rows)
         shapes = [array.shape[1:] for array in feeds] if self._signature.batched and rows is not None else None
-        future = asyncio.get_running_loop().create_future()
-        with self._changed:
+        loop = asyncio.get_running_loop()
+        future = loop.create_future()
+        with self._lock:
             last = self._queue[-1] if self._queue else None
             if not (last and shapes and last.shapes == shapes and last.rows + rows <= self._limits.max_batch_size):
                 self._require_room()
                 last = _Batch(shapes)
                 self._queue.append(last)
+                if self._limits.timeout:
+                    loop.call_later(self._limits.timeout, self._waited, last)
+                else:
+                    last.waited = True
             last.requests.append((feeds, future))
             last.rows += rows or 0
-            self._changed.notify()
-            if self._workers < min(self._limits.threads, self._calls + len(self._queue)):
-                self._workers += 1
-                self._executor.submit(self._work)
+            self._set_to_work()
         return await future
+
+    def _waited(self, batch: _Batch) -> None:
+        with self._lock:
+            batch.waited = True
+            self._set_to_work()
+
+    def _set_to_work(self) -> None:
+        """One more worker, where there is a batch for it."""
+        ripe = len(self._queue) - (bool(self._queue) and not self._ripe(self._queue[-1]))
+        if self._workers < min(self._limits.threads, self._calls + ripe):
+            self._workers += 1
+            self._executor.submit(self._work)
 
     def _require_room(self) -> None:
         # An idle worker is about to take one off the queue.
@@ -97,29 +111,25 @@ class Coalescer:
 
     def _work(self) -> None:
         """Answers the batch that waits longest, then lets the executor's other work go first."""
-        with self._changed:
-            while self._queue and (wait := self._unripe(self._queue[0])) > 0:
-                self._changed.wait(wait)
-            if not self._queue:  # another worker was faster
+        with self._lock:
+            if not (self._queue and self._ripe(self._queue[0])):  # another worker was faster
                 self._workers -= 1
                 return
             batch = self._queue.popleft()
             self._calls += 1
         results = answer_together(self._signature, [feeds for feeds, _ in batch.requests])
         batch.requests[0][1].get_loop().call_soon_threadsafe(_deliver, batch, results)
-        with self._changed:
+        with self._lock:
             self._calls -= 1
             if self._queue:
                 self._executor.submit(self._work)
             else:
                 self._workers -= 1
 
-    def _unripe(self, batch: _Batch) -> float:
-        """Seconds that a batch still waits for company."""
+    def _ripe(self, batch: _Batch) -> bool:
+        """Whether a batch waits for no more company. Only the last one in the queue takes more."""
         full = batch.shapes is None or batch.rows >= self._limits.max_batch_size
-        if full or batch is not self._queue[-1]:  # only the last one takes more
-            return 0
-        return batch.since + self._limits.timeout - time.monotonic()
+        return batch.waited or full or batch is not self._queue[-1]
 
 
 def _deliver(batch: _Batch, results: list[Arrays | Exception]) -> None:
