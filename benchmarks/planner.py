@@ -104,9 +104,19 @@ def plan(env: gym.Env, seed: int, steps: int, starts: int) -> np.ndarray:
 
 
 def play(env: gym.Env, seed: int, actions: np.ndarray) -> float:
-    """The return of `actions` [T, A] from the reset with `seed`."""
+    """The return of `actions` [T, A] from the reset with `seed`.
+
+    Raises:
+      UserError: the episode ends before them.
+    """
     env.reset(seed=seed)
-    return sum(float(env.step(action)[1]) for action in actions.astype(env.action_space.dtype))
+    total = 0.0
+    for action in actions.astype(env.action_space.dtype):
+        _, reward, terminated, *_ = env.step(action)
+        if terminated:
+            raise UserError("the planner is for episodes that nothing ends but the time limit")
+        total += float(reward)
+    return total
 
 
 def main(argv):

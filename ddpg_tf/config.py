@@ -43,7 +43,7 @@ class Config:
         "",
         RUN,
         "publish each better policy here as a new SavedModel version; refused where the newest there is another run's, "
-        "of the same environment, with a higher score",
+        "of the same environment and limits, with a higher score",
         resumable=True,
     )
     keep_versions: int = setting(10, RUN, "versions of this run kept in export_dir", least=1, resumable=True)

@@ -86,13 +86,14 @@ def without_effect(config: Any, image: bool) -> Iterator[tuple[tuple[str, ...], 
       image: whether observations are images.
     """
     convolutions = ("encoder", "conv_filters", "conv_kernels", "conv_strides", "bottleneck", "random_shift")
+    fades = config.noise != "none" and config.noise_decay_steps > 0
     for used, names, why in (
         (image, _group_of(config, "pixels") + convolutions, f"for {config.env} is not seen in images; see --pixels"),
         (config.collectors > 0, _group_of(config, "collectors"), "for nothing collects elsewhere; see --collectors"),
         (config.hindsight != "none", _group_of(config, "hindsight"), "for goals stay as they are; see --hindsight"),
         (config.noise == "ou", ("noise_theta", "noise_dt"), f"for the noise is {config.noise}; see --noise"),
         (config.noise != "none", ("noise_sigma", "noise_decay_steps"), "for there is no noise; see --noise"),
-        (config.noise_decay_steps > 0, ("noise_final_sigma",), "for the noise has no decay; see --noise_decay_steps"),
+        (fades, ("noise_final_sigma",), "for the noise has no decay; see --noise_decay_steps"),
         (config.target_noise_sigma > 0, ("target_noise_clip",), "for targets have no noise; see --target_noise_sigma"),
         (config.normalization == "batch", ("batch_norm_momentum",), "for there is no batch norm; see --normalization"),
         (bool(config.export_dir), ("keep_versions",), "for nothing is published; see --export_dir"),

@@ -177,14 +177,16 @@ def flag_table() -> str:
 
 def preset_table() -> str:
     """The other table of docs/flags.md: what each preset sets of what a resumed run may not change, and total_steps."""
-    presets = {
-        preset_name(path): {
-            name: value or "true"
-            for name, value in re.findall(r"^--(\w+)=?(.*)$", path.read_text(), re.MULTILINE)
-            if name == "total_steps" or not FIELDS[name].metadata["resumable"]
+    presets = {}
+    for path in sorted(PRESETS.rglob("*.flags"), key=lambda path: str(path).casefold()):
+        values = flags.FlagValues()
+        define_flags(values)
+        cli.parse(["", f"--flagfile={path}"], values, "")
+        presets[preset_name(path)] = {
+            name: as_flag(value)
+            for name, value in settings_of(values).items()
+            if values[name].present and (name == "total_steps" or not FIELDS[name].metadata["resumable"])
         }
-        for path in sorted(PRESETS.rglob("*.flags"), key=lambda path: str(path).casefold())
-    }
     columns = [name for name in FIELDS if sum(name in preset for preset in presets.values()) > len(presets) / 4]
     lines = [f"| preset | {' | '.join(f'`{name}`' for name in columns)} | others |", "|---" * (len(columns) + 2) + "|"]
     for title, preset in presets.items():

@@ -653,7 +653,9 @@ def test_settings_without_effect_are_known(settings, beside):
 
 
 def test_noise_that_there_is_none_of_has_no_effect():
-    assert changed_for_nothing(Config(noise="none", noise_sigma=0.3), image=False) == {"noise_sigma"}
+    settings = dict(noise_sigma=0.3, noise_decay_steps=9, noise_final_sigma=0.2)
+    assert changed_for_nothing(Config(noise="none", **settings), image=False) == settings.keys()
+    assert not changed_for_nothing(Config(**settings), image=False)
 
 
 @pytest.mark.parametrize("path", PRESET_FILES, ids=name_of)

@@ -219,6 +219,16 @@ def test_what_render_may_return(picture, says):
             env.reset(seed=0)
 
 
+def test_an_action_in_which_a_step_fails_counts_for_nothing():
+    """Its second repeat fails; the first one's reward and picture are dropped too."""
+    seen = dict(pixels=True, frame_size=16, action_repeat=2, frame_stack=2, frame_source="substeps")
+    env = factory.make_flat_env(Config(env="tests.toy_envs:ToyTornPicture-v0", **seen))
+    first, _ = env.reset(seed=1)
+    found, reward, terminated, truncated, info = env.step(env.action_space.high)
+    assert (reward, terminated, truncated) == (0, False, True) and "raised FloatingPointError" in info[FAILED]
+    np.testing.assert_array_equal(found, first)
+
+
 @pytest.mark.parametrize(
     ("step", "says"),
     [

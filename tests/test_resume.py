@@ -297,9 +297,15 @@ def test_returns_under_another_time_limit_are_not_compared(uncompiled, tmp_path,
     """Pendulum's costs add up: of 10 steps they are less than of 200, whatever the policy."""
     short = dict(max_episode_steps=10, total_steps=300, eval_every=300)
     before = train(tiny(tmp_path / "run", **short))
-    after = train(tiny(tmp_path / "run", **{**short, "max_episode_steps": 200, "total_steps": 600}), resume=True)
-    assert (before.best_step, after.best_step) == (300, 600) and after.best_return < before.best_return
-    assert load_policy(tmp_path / "run").step == 600
+    with pytest.warns(UserWarning, match="max_episode_steps is 200 now, and was 10"):
+        after = train(tiny(tmp_path / "run", **{**short, "max_episode_steps": 200, "total_steps": 600}), resume=True)
+    assert before.best_return > -200 > -1000 > after.best_return
+    assert load_policy(tmp_path / "run").score == after.best_return
+    with pytest.warns(UserWarning, match=r"max_episode_steps is 10 now, and was 200: .* at step \d+, no longer counts"):
+        again = train(tiny(tmp_path / "run", **{**short, "total_steps": 600}), resume=True)
+    assert (again.steps_now, again.best_step) == (0, 600) and again.best_return > after.best_return
+    evaluations = read_evaluations(tmp_path / "run" / "evaluations.csv")
+    assert list(evaluations) == [300, 600] and len(evaluations[600]) == len(evaluations[300])
 
 
 def test_extending_a_run_equals_having_trained_longer(uncompiled, tmp_path, tiny):

@@ -528,6 +528,11 @@ def test_a_planner_follows_the_gradient_of_what_an_episode_pays():
     assert returns[0] > max(returns[1:]) + 0.2
 
 
+def test_a_planner_refuses_episodes_that_end_before_their_limit():
+    with pytest.raises(UserError, match="nothing ends but the time limit"):
+        planner.play(make_env("InvertedPendulum-v5"), 10_000, np.ones((100, 1)))
+
+
 @pytest.mark.parametrize(("env", "why"), [("Ant-v5", "no free body"), ("Pendulum-v1", "MuJoCo environments")])
 def test_a_planner_says_what_it_is_not_for(env, why):
     with pytest.raises(UserError, match=why):

@@ -39,14 +39,14 @@ class Frames(gym.Wrapper):
         return np.concatenate(self._frames, axis=2), info
 
     def step(self, action):
-        config, total = self._config, 0.0
+        config, total, before = self._config, 0.0, tuple(self._frames)
         seen = config.frame_stack if config.frame_source == "substeps" else 1  # frames of one action
         for k in range(config.action_repeat):
             observation, reward, terminated, truncated, info = self.env.step(np.array(action))  # it may write into it
             total += float(reward)
             over = terminated or truncated
-            if FAILED in info:  # there is nothing to see
-                break
+            if FAILED in info:  # the whole action counts for nothing
+                return np.concatenate(before, axis=2), 0.0, terminated, truncated, info
             if over or k >= config.action_repeat - seen:
                 self._frames.append(self._frame(observation))
             if over:

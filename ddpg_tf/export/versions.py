@@ -84,18 +84,20 @@ def require_above(export_dir: Path, version: int | None):
 def require_no_better(export_dir: Path, card: Mapping[str, Any]):
     """Raises UserError when servers answer with another run's policy that scored more than the one of `card`.
 
-    In the same environment: scores in two cannot be compared. So a run that begins anew, say from the flags of one that
-    is done, does not take its place before it has learnt as much.
+    In the same environment, with the same arguments and time limit: scores in two cannot be compared. So a run that
+    begins anew, say from the flags of one that is done, does not take its place before it has learnt as much.
     """
     newest = max(versions(export_dir), default=0)
     there = _card(export_dir, newest)
-    alike = all(there.get(name) == card[name] for name in ("environment", "env_kwargs"))
-    limits = [each.get("flags", {}).get("max_episode_steps") for each in (there, card)]
-    alike &= limits[0] == limits[1]
+    alike = _environment(there) == _environment(card)
     if alike and there.get("run") != card["run"] and there.get("score") is not None and there["score"] > card["score"]:
         raise UserError(
             f"it scores {card['score']:.1f}, and version {newest} in {export_dir}, of another run, {there['score']:.1f}"
         )
+
+
+def _environment(card: Mapping[str, Any]) -> tuple:
+    return card.get("environment"), card.get("env_kwargs"), card.get("flags", {}).get("max_episode_steps")
 
 
 def require_format(export_dir: Path, file: str):

@@ -17,7 +17,9 @@ KEPT = 2
 
 
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):
-    """Writes checkpoint `step`, then deletes all of later steps, which must be damaged, and all but the newest two."""
+    """Writes checkpoint `step`, then deletes all but it and the one before: those of later steps are what `load` passed
+    over.
+    """
     directory.mkdir(exist_ok=True)
     text = np.frombuffer(json.dumps({"step": step, "arrays": len(arrays), **meta}).encode(), np.uint8)
     write_atomically(directory / f"{step:012d}.npz", lambda file: np.savez(file, **{"meta.json": text}, **arrays))

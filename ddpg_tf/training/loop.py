@@ -131,7 +131,7 @@ class _Scores:
 
     Attributes:
       due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
-      limit: max_episode_steps of the evaluation that was best; a resumed run may have another.
+      limit: max_episode_steps of the evaluations.
       best_whole: no environment failed in the best: where steps cost, an episode that is cut short looks good.
     """
 
@@ -144,10 +144,16 @@ class _Scores:
     limit: int | None = None
 
     def under(self, limit: int) -> "_Scores":
-        """These, without the best where its episodes had another limit: returns of two limits cannot be compared."""
-        if self.limit in (None, limit):
+        """These, or none where episodes had another limit, for returns of two cannot be compared."""
+        if self.limit == limit:
             return self
-        return _Scores(self.due, self.last, self.last_step)
+        if self.best is not None:
+            warnings.warn(
+                f"max_episode_steps is {limit} now, and was {self.limit}: what was evaluated before, at best "
+                f"{self.best:.1f} at step {self.best_step}, no longer counts",
+                stacklevel=4,
+            )
+        return _Scores(due=self.due or self.last is not None, limit=limit)
 
 
 class _Run:
@@ -156,7 +162,10 @@ class _Run:
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
-        self._scores = _Scores(**meta["scores"]).under(config.max_episode_steps)
+        before = _Scores(**meta["scores"])
+        if before.limit is None:  # a new run, or a checkpoint of before limits were noted
+            before.limit = run_dir.read_config(path).max_episode_steps
+        self._scores = before.under(config.max_episode_steps)
         self._best = {} if self._scores.best is None else checkpoint.select(arrays, "best")
         agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
@@ -175,7 +184,9 @@ class _Run:
         with contextlib.ExitStack() as closing:
             if goals:
                 closing.callback(goals.close)
-            evaluated = -1 if self._scores.last_step is None else self._scores.last_step
+            evaluated = -1 if before.last_step is None else before.last_step
+            if self._scores.due:  # that of this step is to come, or comes again
+                evaluated = min(evaluated, meta["step"] - 1)
             self._logger = Logger(
                 path,
                 config.total_steps,
@@ -295,7 +306,6 @@ class _Run:
         whole = not any(episode.failed for episode in episodes)
         if scores.best is None or (whole and (scores.last > scores.best or not scores.best_whole)):
             scores.best, scores.best_step, scores.best_whole = scores.last, step, whole
-            scores.limit = config.max_episode_steps
             self._best = agent.policy_state()
             if self._publisher:
                 self._publisher.submit(self._best, step, scores.best)

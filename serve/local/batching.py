@@ -28,19 +28,21 @@ class _Batch:
     Attributes:
       shapes: of each input, without dim 0: of requests alike; None: of one request that cannot be joined.
       waited: long enough for company.
+      timer: that will say so.
     """
 
     shapes: list[tuple[int, ...]] | None
     rows: int = 0
     requests: list[tuple[Arrays, asyncio.Future]] = field(default_factory=list)
     waited: bool = False
+    timer: asyncio.TimerHandle | None = None
 
 
 class Coalescer:
     """The queue of one signature of one model version.
 
     Requests enter it, and wait for company, in the event loop. The executor's threads, which all models share, take out
-    what has waited enough, so that a busy loop does not hold up TensorFlow.
+    what has waited enough, so that a busy loop does not hold up TensorFlow; only the end of a wait needs the loop.
     """
 
     def __init__(self, signature: Signature, executor: Executor, limits: Batching):
@@ -68,12 +70,10 @@ class Coalescer:
             last = self._queue[-1] if self._queue else None
             if not (last and shapes and last.shapes == shapes and last.rows + rows <= self._limits.max_batch_size):
                 self._require_room()
-                last = _Batch(shapes)
+                last = _Batch(shapes, waited=not self._limits.timeout)
                 self._queue.append(last)
                 if self._limits.timeout:
-                    loop.call_later(self._limits.timeout, self._waited, last)
-                else:
-                    last.waited = True
+                    last.timer = loop.call_later(self._limits.timeout, self._waited, last)
             last.requests.append((feeds, future))
             last.rows += rows or 0
             self._set_to_work()
@@ -133,6 +133,8 @@ class Coalescer:
 
 
 def _deliver(batch: _Batch, results: list[Arrays | Exception]) -> None:
+    if batch.timer:
+        batch.timer.cancel()  # it holds what was asked and answered
     for (_, future), result in zip(batch.requests, results, strict=True):
         if future.cancelled():
             continue
