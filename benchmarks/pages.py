@@ -31,6 +31,10 @@ def all_entries(published: Published) -> str:
         "",
         "![curves of all entries](curves.png)",
         "",
+        *_missed(published),
+        "",
+        "All entries:",
+        "",
         "| entry | environment | steps | seeds | last evaluation | mean of the last 10 | best | last weights, "
         "100 episodes | best policy, 100 other episodes | published | reached |",
         "|---" * 11 + "|",
@@ -60,6 +64,28 @@ def all_entries(published: Published) -> str:
             "",
         ]
     return "\n".join(lines)
+
+
+def _missed(published: Published) -> list[str]:
+    """What has a published figure and is below it, with the critic's error and the suite's remark."""
+    compared, lines = 0, []
+    for suite, results in published:
+        for name, found in results.items():
+            entry, done = _entry(suite, name), finished(found)
+            figure, reached = _against(entry, found)
+            compared += bool(figure)
+            if reached == "no":
+                link, q_bias = f"[{name}]({suite.name}/{quote(name)})", summary(done, lambda o: o.last_q_bias)
+                lines.append(row([link, summary(done, lambda o: o.last(10)), figure, q_bias, entry.note]))
+    if not lines:
+        return [f"All published figures are reached: {compared}."]
+    return [
+        f"{compared - len(lines)} of {compared} published figures are reached. Below theirs:",
+        "",
+        "| entry | mean of the last 10 | published | q_bias, last 5 | remark |",
+        "|---" * 5 + "|",
+        *lines,
+    ]
 
 
 def readme_table(published: Published) -> list[str]:

@@ -346,6 +346,7 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
     table, page = (place / "results" / "README.md").read_text(), (place / "results" / "small.md").read_text()
     assert f"| 900 | 1 | {scores[900]:.1f} |" in table and "| -2,000.0 (somebody, 10,000 steps) | yes |" in table
     assert "seed 0 diverged at step" in table and "seed 0 diverged at step" in page
+    assert "All published figures are reached: 1." in table
     readme = (place / "README.md").read_text()
     assert readme.startswith("before\n") and readme.endswith("after\n") and "old" not in readme
     assert "[Good](benchmarks/results/small/good)" in readme and "bad" not in readme
@@ -367,9 +368,15 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
         ("good-1", suite_runs.OPEN),
     ]
 
-    (place / "small.toml").write_text(text.replace("batch_size = 16", "batch_size = 16, gamma = 0.5"))
+    text = text.replace("batch_size = 16", "batch_size = 16, gamma = 0.5").replace("score = -2000", "score = 1")
+    (place / "small.toml").write_text(text.replace("readme =", 'note = "cold"\nreadme ='))
     with pytest.warns(UserWarning, match=r"passed over: .*good-0 was run with --gamma=0.99"):
         assert results.main(["results", f"--runs_dir={runs}"]) == 1
+    table = (place / "results" / "README.md").read_text()
+    assert "0 of 1 published figures are reached" in table
+    assert (
+        f"| [good](small/good) | {second_half:.1f} | 1.0 (somebody, 10,000 steps) | " in table and "| cold |" in table
+    )
     for page in ("README.md", "results/README.md", "results/small.md"):
         assert "small/good) (of earlier settings) | " in (place / page).read_text()
 
