@@ -171,7 +171,7 @@ def seeds(of_each: Sequence) -> str:
 
 
 def statistics(of_each: Sequence) -> tuple[str, str]:
-    """What the two of `interval` are over so many runs: of up to three nothing is trimmed, nor cut from all means."""
+    """Names of the two that `interval` gives over so many runs; of two or three they are simpler than in general."""
     return ("mean", "lowest, highest") if len(of_each) <= 3 else ("interquartile mean", "95 % bootstrap interval")
 
 

@@ -1,7 +1,7 @@
 """Tables and pictures over many entries, made from their folders of results."""
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -39,21 +39,19 @@ def all_entries(published: Published) -> str:
         "100 episodes | best policy, 100 other episodes | published | reached |",
         "|---" * 11 + "|",
     ]
-    for suite, results in published:
-        for name, found in results.items():
-            done, entry = finished(found), _entry(suite, name)
-            lines.append(
-                row(
-                    [
-                        f"{suite.name}: [{name}]({suite.name}/{quote(name)}){earlier(suite, name, found)}",
-                        found.config.env,
-                        f"{found.config.total_steps:,}",
-                        seeds_cell(found),
-                        *_scores(done),
-                        *_against(entry, found),
-                    ]
-                )
+    for suite, entry, found in _each(published):
+        lines.append(
+            row(
+                [
+                    f"{suite.name}: {_link(suite, entry)}{earlier(suite, entry.name, found)}",
+                    found.config.env,
+                    f"{found.config.total_steps:,}",
+                    seeds_cell(found),
+                    *_scores(finished(found)),
+                    *_against(entry, found),
+                ]
             )
+        )
     suites = ", ".join(f"[{suite.name}]({suite.name}.md)" for suite, results in published if results)
     lines += ["", f"Side by side, with the critics' errors and speeds: {suites}.", ""]
     if _scatters(published):
@@ -69,18 +67,16 @@ def all_entries(published: Published) -> str:
 def _missed(published: Published) -> list[str]:
     """What has a published figure and is below it, with the critic's error and the suite's remark."""
     compared, lines = 0, []
-    for suite, results in published:
-        for name, found in results.items():
-            entry, done = _entry(suite, name), finished(found)
-            figure, reached = _against(entry, found)
-            compared += bool(figure)
-            if reached == "no":
-                link, q_bias = f"[{name}]({suite.name}/{quote(name)})", summary(done, lambda o: o.last_q_bias)
-                lines.append(row([link, summary(done, lambda o: o.last(10)), figure, q_bias, entry.note]))
+    for suite, entry, found in _each(published):
+        done, (figure, reached) = finished(found), _against(entry, found)
+        compared += bool(figure)
+        if reached == "no":
+            last, q_bias = summary(done, lambda o: o.last(10)), summary(done, lambda o: o.last_q_bias)
+            lines.append(row([_link(suite, entry), last, figure, q_bias, entry.note]))
     if not lines:
         return [f"All published figures are reached: {compared}."]
     return [
-        f"{compared - len(lines)} of {compared} published figures are reached. Below theirs:",
+        f"{compared - len(lines)} of {compared} published figures are reached. These entries are below theirs:",
         "",
         "| entry | mean of the last 10 | published | q_bias, last 5 | remark |",
         "|---" * 5 + "|",
@@ -95,25 +91,23 @@ def readme_table(published: Published) -> list[str]:
         "| published |",
         "|---" * 7 + "|",
     ]
-    for suite, results in published:
-        for name, found in results.items():
-            entry, done = _entry(suite, name), finished(found)
-            if entry.readme:
-                last, _, _, again, best = _scores(done)
-                lines.append(
-                    row(
-                        [
-                            f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(name)})"
-                            + earlier(suite, name, found),
-                            f"{found.config.total_steps:,}",
-                            seeds_cell(found),
-                            last,
-                            again,
-                            best,
-                            _against(entry, found)[0],
-                        ]
-                    )
+    for suite, entry, found in _each(published):
+        if entry.readme:
+            last, _, _, again, best = _scores(finished(found))
+            lines.append(
+                row(
+                    [
+                        f"[{entry.readme}](benchmarks/results/{suite.name}/{quote(entry.name)})"
+                        + earlier(suite, entry.name, found),
+                        f"{found.config.total_steps:,}",
+                        seeds_cell(found),
+                        last,
+                        again,
+                        best,
+                        _against(entry, found)[0],
+                    ]
                 )
+            )
     return lines
 
 
@@ -121,12 +115,7 @@ def draw_all(published: Published, path: Path):
     """A small curve of each entry that the README names, the published figure as a line."""
     from matplotlib.ticker import EngFormatter
 
-    shown = [
-        (_entry(suite, name), found)
-        for suite, results in published
-        for name, found in results.items()
-        if finished(found) and _entry(suite, name).readme
-    ]
+    shown = [(entry, found) for _, entry, found in _each(published) if finished(found) and entry.readme]
 
     def draw(axes, item):
         entry, found = item
@@ -229,8 +218,15 @@ def earlier(suite: Suite, name: str, found: Results) -> str:
     return " (of earlier settings)" * changed
 
 
-def _entry(suite: Suite, name: str) -> Entry:
-    return next(entry for entry in suite.entries if entry.name == name)
+def _each(published: Published) -> Iterator[tuple[Suite, Entry, Results]]:
+    """All entries that have results."""
+    for suite, results in published:
+        for name, found in results.items():
+            yield suite, next(entry for entry in suite.entries if entry.name == name), found
+
+
+def _link(suite: Suite, entry: Entry) -> str:
+    return f"[{entry.name}]({suite.name}/{quote(entry.name)})"
 
 
 def row(cells: Sequence[str]) -> str:

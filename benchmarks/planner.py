@@ -1,4 +1,4 @@
-"""What a planner that knows the model comes to: the one that scores are measured by, as random actions are the zero.
+"""What a planner that knows the model comes to: a normalised score of 1, where random actions have 0.
 
     python -m benchmarks.planner [--env=Reacher-v5] [--episodes=10] [--starts=6] [--out=benchmarks/results/planner.csv]
 
@@ -26,7 +26,8 @@ from ddpg_tf.files import read_rows, write_rows
 
 _COLUMNS = ("env", "episodes", "return")
 _APART = 1e-6  # of finite differences
-_GUESSES, _HELD = 50, 10  # at random, of which the best one is improved; steps that each of their actions is held for
+_GUESSES = 50  # at random, of which the best one is improved
+_HELD = 10  # steps that an action of a guess is held for
 _ROUNDS = 100  # of L-BFGS, at most
 
 

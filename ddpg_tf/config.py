@@ -101,8 +101,8 @@ class Config:
     eval_envs: int = setting(
         10,
         SCHEDULE,
-        "environments that an evaluation steps side by side, from pixels at most 2; 0: none of its own, where only one "
-        "can exist: it uses the training environment and cuts its episode (hindsight makes one more all the same)",
+        "environments that an evaluation steps side by side, from pixels at most 2; 0: it uses the training "
+        "environment, whose episode is cut, for where only one can exist (hindsight still makes one more)",
         least=0,
         resumable=True,
     )

@@ -17,8 +17,9 @@ KEPT = 2
 
 
 def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Mapping[str, Any]):
-    """Writes checkpoint `step`, then deletes all but it and the one before: those of later steps are what `load` passed
-    over.
+    """Writes checkpoint `step`, then deletes all but it and the one before.
+
+    Checkpoints of later steps go too: they are those that `load` could not read.
     """
     directory.mkdir(exist_ok=True)
     text = np.frombuffer(json.dumps({"step": step, "arrays": len(arrays), **meta}).encode(), np.uint8)

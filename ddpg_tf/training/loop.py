@@ -32,6 +32,7 @@ from ddpg_tf.training import schedule, signals
 from ddpg_tf.training.core import Finished, make_replay
 from ddpg_tf.training.logger import Logger
 from ddpg_tf.training.rounds import make_collector
+from ddpg_tf.training.scores import Scores
 from ddpg_tf.training.signals import Interrupted
 
 _MOST_VECTOR_STEPS = 50  # in one call: signals are seen between calls
@@ -125,44 +126,13 @@ def _warn_of_settings(config: Config, spaces: Spaces):
             warnings.warn(f"{', '.join(changed)}: no effect, {why}", stacklevel=3)
 
 
-@dataclasses.dataclass
-class _Scores:
-    """Means of evaluations, and the steps they were made at.
-
-    Attributes:
-      due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
-      limit: max_episode_steps of the evaluations.
-      best_whole: no environment failed in the best: where steps cost, an episode that is cut short looks good.
-    """
-
-    due: bool = False
-    last: float | None = None
-    last_step: int | None = None
-    best: float | None = None
-    best_step: int | None = None
-    best_whole: bool = True
-    limit: int | None = None
-
-    def under(self, limit: int) -> "_Scores":
-        """These, or none where episodes had another limit, for returns of two cannot be compared."""
-        if self.limit == limit:
-            return self
-        if self.best is not None:
-            warnings.warn(
-                f"max_episode_steps is {limit} now, and was {self.limit}: what was evaluated before, at best "
-                f"{self.best:.1f} at step {self.best_step}, no longer counts",
-                stacklevel=4,
-            )
-        return _Scores(due=self.due or self.last is not None, limit=limit)
-
-
 class _Run:
     """The parts of a run, and what is due when. A step is one action in one environment."""
 
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
-        before = _Scores(**meta["scores"])
+        before = Scores(**meta["scores"])
         if before.limit is None:  # a new run, or a checkpoint of before limits were noted
             before.limit = run_dir.read_config(path).max_episode_steps
         self._scores = before.under(config.max_episode_steps)

@@ -69,10 +69,10 @@ def flag_values() -> flags.FlagValues:
     text("saved_model_tags", "serve", "tags of the graph in a SavedModel that is served, with commas between them")
     switch("enable_model_warmup", True, "answer a version's recorded requests before it is available")
     natural("max_num_load_retries", 5, "how often a version that cannot be loaded is tried again")
-    whole("load_retry_interval_micros", 60_000_000, "microseconds until that is tried again")
+    whole("load_retry_interval_micros", 60_000_000, "microseconds between two tries to load a version")
     natural("tensorflow_intra_op_parallelism", 0, "threads that share one operation; 0: one a core")
     natural("tensorflow_inter_op_parallelism", 0, "threads that do operations side by side; 0: one a core")
-    natural("tensorflow_session_parallelism", 0, "threads of both kinds, where the flag for one says 0")
+    natural("tensorflow_session_parallelism", 0, "what both of these flags are where they say 0")
     switch("xla_cpu_compilation_enabled", False, "run functions that only XLA may run, rather than refuse them")
     switch("version", False, "print the versions of this project and of TensorFlow, and end")
     for kind, reasons in ((text, _VALUES_WITHOUT_EFFECT), (switch, _SWITCHES_WITHOUT_EFFECT)):

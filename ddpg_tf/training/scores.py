@@ -1,0 +1,35 @@
+"""What the evaluations of a run came to: which is the best, and what may be compared with it."""
+
+import dataclasses
+import warnings
+
+
+@dataclasses.dataclass
+class Scores:
+    """Means of evaluations, and the steps they were made at.
+
+    Attributes:
+      due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
+      limit: max_episode_steps of the evaluations.
+      best_whole: no environment failed in the best: where steps cost, an episode that is cut short looks good.
+    """
+
+    due: bool = False
+    last: float | None = None
+    last_step: int | None = None
+    best: float | None = None
+    best_step: int | None = None
+    best_whole: bool = True
+    limit: int | None = None
+
+    def under(self, limit: int) -> "Scores":
+        """These, or none where episodes had another limit, for returns of two cannot be compared."""
+        if self.limit == limit:
+            return self
+        if self.best is not None:
+            warnings.warn(
+                f"max_episode_steps is {limit} now, and was {self.limit}: what was evaluated before, at best "
+                f"{self.best:.1f} at step {self.best_step}, no longer counts",
+                stacklevel=4,
+            )
+        return Scores(due=self.due or self.last is not None, limit=limit)
