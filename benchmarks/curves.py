@@ -31,15 +31,12 @@ MARK = "<!-- written by benchmarks.curves -->"
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("out", None, "directory for the results; default benchmarks/results/<env>", flag_values=values)
-    flags.DEFINE_integer(
-        "episodes",
-        100,
-        "episodes on which the last weights of each run are scored again; 0: none",
-        lower_bound=0,
-        flag_values=values,
+    define = cli.definers(values)
+    define.string("out", None, "directory for the results; default benchmarks/results/<env>")
+    define.integer(
+        "episodes", 100, "episodes on which the last weights of each run are scored again; 0: none", lower_bound=0
     )
-    flags.DEFINE_string("beside", None, "results of this command, whose curve is drawn too", flag_values=values)
+    define.string("beside", None, "results of this command, whose curve is drawn too")
     paths = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
     if not paths:
         raise UsageError("name the run directories. See --help.")

@@ -36,7 +36,8 @@ Row = tuple[str, str, float | str]  # case, measure, value
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("note", "", "what else ran on the machine, for the page", flag_values=values)
+    define = cli.definers(values)
+    define.string("note", "", "what else ran on the machine, for the page")
     parts = cli.parse(argv, values, __doc__, positional=True) or list(PARTS)
     if unknown := set(parts) - set(PARTS):
         raise UsageError(f"no part {', '.join(sorted(unknown))}; there are {', '.join(PARTS)}")

@@ -24,8 +24,9 @@ SIDE, PER_SECOND, IN_A_ROW = 128, 12, 5
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_string("out", "benchmarks/results/films.gif", "file for the picture", flag_values=values)
-    flags.DEFINE_float("seconds", 6.0, "how long it is", lower_bound=0.5, flag_values=values)
+    define = cli.definers(values)
+    define.string("out", "benchmarks/results/films.gif", "file for the picture")
+    define.float("seconds", 6.0, "how long it is", lower_bound=0.5)
     runs = [Path(run) for run in cli.parse(argv, values, __doc__, positional=True)]
     if not runs:
         raise UsageError("name at least one run directory")

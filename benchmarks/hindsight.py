@@ -6,7 +6,6 @@ The settings are those of the environment's preset. Figures are medians over rou
 """
 
 import dataclasses
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -15,15 +14,16 @@ import numpy as np
 from absl import flags
 
 from benchmarks.profile import ROUNDS, measure
-from benchmarks.report import Part, Row, installed, write
+from benchmarks.report import Part, Row, installed, show, write
 from ddpg_tf import cli
 
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_string("env", "FetchReach-v4", "Gymnasium environment id, with goals", flag_values=values)
-    flags.DEFINE_integer("steps", 20_000, "random steps in the replay", lower_bound=1000, flag_values=values)
-    flags.DEFINE_string("out", "benchmarks/results/hindsight.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.string("env", "FetchReach-v4", "Gymnasium environment id, with goals")
+    define.integer("steps", 20_000, "random steps in the replay", lower_bound=1000)
+    define.string("out", "benchmarks/results/hindsight.md", "file for the results")
     cli.parse(argv, values, __doc__)
     with TemporaryDirectory(prefix="hindsight-") as directory:
         config, pieces = _pieces(values, Path(directory))
@@ -33,17 +33,16 @@ def main(argv) -> int:
     units = "-".join(map(str, config.hidden_units))
     about = f"""{values.env}, {values.steps:,} steps in the replay, hidden layers {units}, batch {config.batch_size}.
         Milliseconds a minibatch or an update, in blocks of {config.updates_per_block}; median of {ROUNDS} rounds."""
-    part = Part(about, rows)
+    out, parts = Path(values.out), {"pieces": Part(about, rows)}
     write(
-        Path(values.out),
+        out,
         "Hindsight",
         "Relabelling when sampling, beside the update",
-        shlex.join(["python", "-m", "benchmarks.hindsight", *argv[1:]]),
-        {"pieces": part},
+        argv,
+        parts,
         installed("tensorflow", "keras", "numpy", "gymnasium", "gymnasium-robotics", "mujoco"),
     )
-    print(Path(values.out).read_text())
-    return int(not part.passed)
+    return show(out, parts)
 
 
 def _pieces(values: flags.FlagValues, directory: Path):

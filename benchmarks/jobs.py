@@ -5,26 +5,24 @@
 HalfCheetah-v5 in blocks of 50 updates, 256-256, batch 256; the cores are shared out as `benchmarks.suite` shares them.
 """
 
-import shlex
 import statistics
 from pathlib import Path
 
 from absl import flags
 
 from benchmarks.processes import available_cores
-from benchmarks.report import Part, Row, installed, write
+from benchmarks.report import Part, Row, installed, show, write
 from benchmarks.throughput import FIRST_MARK, Work, side_by_side
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 
 
-def main(argv):
+def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("rounds", 3, "how often each number of runs is measured", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "steps", 4000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000, flag_values=values
-    )
-    flags.DEFINE_string("out", "benchmarks/results/jobs.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.integer("rounds", 3, "how often each number of runs is measured", lower_bound=1)
+    define.integer("steps", 4000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000)
+    define.string("out", "benchmarks/results/jobs.md", "file for the results")
     cli.parse(argv, values, __doc__)
     if values.steps % 1000:
         raise UsageError(f"--steps={values.steps} must be a multiple of 1000")
@@ -41,15 +39,16 @@ def main(argv):
         for count, found in rates.items()
     ]
     about = f"Steps/s summed over all runs, the first {FIRST_MARK} left out; median of {values.rounds} rounds, in turn."
+    out, parts = Path(values.out), {"jobs": Part(about, rows)}
     write(
-        Path(values.out),
+        out,
         "Runs at once",
         "Whole training loops side by side, HalfCheetah-v5 in blocks of 50 updates",
-        shlex.join(["python", "-m", "benchmarks.jobs", *argv[1:]]),
-        {"jobs": Part(about, rows)},
+        argv,
+        parts,
         installed("tensorflow", "keras", "numpy"),
     )
-    print(Path(values.out).read_text())
+    return show(out, parts)
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from typing import Any
 from absl import flags
 
 from benchmarks.processes import ROOT, run
+from ddpg_tf import cli
 from ddpg_tf.evaluation.evaluator import FIRST_SEED
 
 DIRECTORY = "benchmarks/.peers"
@@ -34,13 +35,12 @@ class Peer:
     settings: Mapping[str, Any]
 
 
-def define(values: flags.FlagValues):
-    flags.DEFINE_string(
+def define_flag(values: flags.FlagValues):
+    cli.definers(values).string(
         "peers",
         DIRECTORY,
         "virtual environment of the other libraries; made when it is first needed, from "
         "benchmarks/requirements-peers.txt",
-        flag_values=values,
     )
 
 

@@ -17,7 +17,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import tempfile
 import time
 from pathlib import Path
@@ -38,10 +37,11 @@ CURVES = ("InvertedPendulum-v5", "Pendulum-v1", "paper-Pendulum-v1", "CarRacing-
 ENVIRONMENTS = ("InvertedPendulum-v5", "Pendulum-v1", "CarRacing-v3")
 
 
-def main(argv):
+def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_string("out", "benchmarks/results/pixels-cost.md", "file for the results", flag_values=values)
-    flags.DEFINE_integer("rounds", 15, "times that each piece is measured", lower_bound=1, flag_values=values)
+    define = cli.definers(values)
+    define.string("out", "benchmarks/results/pixels-cost.md", "file for the results")
+    define.integer("rounds", 15, "times that each piece is measured", lower_bound=1)
     names = cli.parse(argv, values, __doc__, positional=True)
     parts = {
         "update": update,
@@ -57,15 +57,16 @@ def main(argv):
         "Preset pixels: three convolutions of 32 filters shared by all networks, 64 x 64, three frames; learning "
         f"curves, csv and commands: {curves}"
     )
+    out = Path(values.out)
     report.write(
-        Path(values.out),
+        out,
         "From pixels",
         about,
-        shlex.join(["python", "-m", "benchmarks.pixels", *argv[1:]]),
+        argv,
         found,
         report.installed("tensorflow", "keras", "gymnasium", "mujoco", "pillow"),
     )
-    print(Path(values.out).read_text())
+    return report.show(out, found)
 
 
 def update(rounds: int) -> report.Part:

@@ -6,7 +6,6 @@ Every piece is called alone, again and again, in rounds that take turns; figures
 """
 
 import itertools
-import shlex
 import statistics
 import time
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from absl import flags
 
-from benchmarks.report import Part, Row, installed, write
+from benchmarks.report import Part, Row, installed, show, write
 from benchmarks.scale import Setting, Steps
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
@@ -28,11 +27,12 @@ SECONDS = 1.0  # of each piece in each round
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_string("env", "HalfCheetah-v5", "Gymnasium environment id", flag_values=values)
-    flags.DEFINE_list("hidden_units", ["256", "256"], "units of the hidden layers", flag_values=values)
-    flags.DEFINE_integer("batch_size", 256, "transitions per update", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("block", 50, "updates in one call", lower_bound=2, flag_values=values)
-    flags.DEFINE_string("out", "benchmarks/results/profile.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.string("env", "HalfCheetah-v5", "Gymnasium environment id")
+    define.list("hidden_units", ["256", "256"], "units of the hidden layers")
+    define.integer("batch_size", 256, "transitions per update", lower_bound=1)
+    define.integer("block", 50, "updates in one call", lower_bound=2)
+    define.string("out", "benchmarks/results/profile.md", "file for the results")
     cli.parse(argv, values, __doc__)
     if not all(units.isdigit() and int(units) for units in values.hidden_units):
         raise UsageError(f"--hidden_units={','.join(values.hidden_units)} must be whole numbers, as 256,256")
@@ -45,17 +45,16 @@ def main(argv) -> int:
     rows.append(Row("update in a block / its matrix products", update / floor, "<=", 1.25))
     about = f"""{values.env}, hidden layers of {" and ".join(values.hidden_units)} units, batch {values.batch_size},
         {_KEPT:,} transitions in the replay. Milliseconds for one step or one update; median of {ROUNDS} rounds."""
-    part = Part(about, rows)
+    out, parts = Path(values.out), {"pieces": Part(about, rows)}
     write(
-        Path(values.out),
+        out,
         "Profile",
         "Pieces of one training step, each alone",
-        shlex.join(["python", "-m", "benchmarks.profile", *argv[1:]]),
-        {"pieces": part},
+        argv,
+        parts,
         installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"),
     )
-    print(Path(values.out).read_text())
-    return int(not part.passed)
+    return show(out, parts)
 
 
 def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callable[[], object], int]]:

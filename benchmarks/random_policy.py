@@ -24,8 +24,9 @@ _COLUMNS = ("env", "episodes", "return")
 
 def main(argv):
     values = flags.FlagValues()
-    flags.DEFINE_integer("episodes", 100, "episodes in each environment", lower_bound=1, flag_values=values)
-    flags.DEFINE_string("out", "benchmarks/results/random.csv", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.integer("episodes", 100, "episodes in each environment", lower_bound=1)
+    define.string("out", "benchmarks/results/random.csv", "file for the results")
     cli.parse(argv, values, __doc__)
     out = Path(values.out)
     rows = {row["env"]: row for row in read_rows(out)}

@@ -10,7 +10,6 @@ kinds that are not named stays. Exit status 1 if something is not as wanted.
 import functools
 import random
 import shutil
-import subprocess
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,10 +19,10 @@ from absl import flags
 from benchmarks import disturbances
 from benchmarks.campaign import Tally, Task, campaign, checkpoints, load_arrays, same_arrays, undisturbed
 from benchmarks.disturbances import Unavailable
-from benchmarks.processes import ROOT
-from benchmarks.report import Part, Row, chosen, installed, write
+from benchmarks.report import Part, Row, chosen, installed, show, write
 from ddpg_tf import cli
 from ddpg_tf.storage import checkpoint
+from ddpg_tf.storage.run_dir import package_versions
 
 _SMALL = (
     "--env=Pendulum-v1",
@@ -75,33 +74,33 @@ _READ = 2000  # checkpoints with a flipped byte that are read without training o
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("kills", 100, "kills, over all four kinds of runs", lower_bound=4, flag_values=values)
-    flags.DEFINE_integer("others", 10, "disturbances of each other kind", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "decides moments and damages", flag_values=values)
-    flags.DEFINE_string("work_dir", "runs/reliability", "where the runs are made, and kept", flag_values=values)
-    flags.DEFINE_string("out", "benchmarks/results/reliability.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.integer("kills", 100, "kills, over all four kinds of runs", lower_bound=4)
+    define.integer("others", 10, "disturbances of each other kind", lower_bound=1)
+    define.integer("seed", 0, "decides moments and damages")
+    define.string("work_dir", "runs/reliability", "where the runs are made, and kept")
+    define.string("out", "benchmarks/results/reliability.md", "file for the results")
     names = chosen(cli.parse(argv, values, __doc__, positional=True), _KINDS)
     out = Path(values.out)
     out.parent.mkdir(parents=True, exist_ok=True)
+    commit = package_versions().get("commit", "unknown")
     measured: dict[str, Part] = {}
     for name in names:
         print(f"{name} ...", flush=True)
         bench = Bench(Path(values.work_dir).absolute() / name, values)
-        said = " ".join(arg for arg in argv[1:] if arg.startswith(("--kills", "--others", "--seed")))
-        command = f"python -m benchmarks.reliability {f'{name} {said}'.strip()}"
-        measured[name] = bench.measure(f"{_KINDS[name][0]} Measured at commit {_commit()}.", _KINDS[name][1])
+        about, kind = _KINDS[name]
+        measured[name] = bench.measure(f"{about} Measured at commit {commit}.", kind)
         write(
             out,
             "Reliability",
             "Small runs of `train.py` on the CPU, disturbed at random moments, mended, resumed until they end, and "
             "compared with an undisturbed one: evaluations.csv, values.csv, metrics.csv but for the clock, all arrays "
             "of the last checkpoint, the newest publication",
-            command,
+            [argv[0], name, *(arg for arg in argv[1:] if arg.startswith(("--kills", "--others", "--seed")))],
             {name: measured[name]},
             installed("tensorflow", "keras", "numpy", "gymnasium"),
         )
-    print(out.read_text())
-    return int(not all(part.passed for part in measured.values()))
+    return show(out, measured)
 
 
 class Bench:
@@ -135,11 +134,6 @@ def _rows(tally: Tally) -> list[Row]:
         Row("files left behind in run directories", tally.left, "=", 0),
         *(Row(what, count, "=", 0) for what, count in tally.never.items()),
     ]
-
-
-def _commit() -> str:
-    done = subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True)
-    return done.stdout.strip() or "unknown"
 
 
 # --- The kinds ----------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import itertools
 import operator
 import platform
 import re
+import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -72,8 +73,15 @@ def _number(value: float) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.3g}"
 
 
-def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, Part], versions: Mapping[str, str]):
-    """The results as a table per part in `out`, and all in one as csv beside it; other parts that are there stay."""
+def write(
+    out: Path, title: str, about: str, argv: Sequence[str], parts: Mapping[str, Part], versions: Mapping[str, str]
+):
+    """The results as a table per part in `out`, and all in one as csv beside it; other parts that are there stay.
+
+    Args:
+      argv: of the command of benchmarks/ that measured them, program first.
+    """
+    command = shlex.join(["python", "-m", f"benchmarks.{Path(argv[0]).stem}", *argv[1:]])
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     count = len(available_cores())
     cores = f"{count} CPU core{'s' * (count > 1)}"
@@ -89,6 +97,12 @@ def write(out: Path, title: str, about: str, command: str, parts: Mapping[str, P
         name: [[name, row.what, row.measured, *row.cells[2:]] for row in part.rows] for name, part in parts.items()
     }
     write_rows(table, ["part", "what", "measured", "wanted", "as wanted"], itertools.chain(*rows.values()))
+
+
+def show(out: Path, parts: Mapping[str, Part]) -> int:
+    """Prints what `write` wrote. Returns the command's exit status: 1 where a figure is not as wanted."""
+    print(out.read_text())
+    return int(not all(part.passed for part in parts.values()))
 
 
 def read_sections(page: Path) -> dict[str, str]:

@@ -29,14 +29,11 @@ _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of r
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer(
-        "episodes",
-        100,
-        "episodes on which the last weights of each run are scored again; 0: none",
-        lower_bound=0,
-        flag_values=values,
+    define = cli.definers(values)
+    define.integer(
+        "episodes", 100, "episodes on which the last weights of each run are scored again; 0: none", lower_bound=0
     )
-    flags.DEFINE_string("runs_dir", "runs", "where the run directories are", flag_values=values)
+    define.string("runs_dir", "runs", "where the run directories are")
     named = [Path(path) for path in cli.parse(argv, values, __doc__, positional=True)]
     if not SUITES.is_dir():
         raise UsageError(f"there is no {SUITES} here: run this in the project's directory")

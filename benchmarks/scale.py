@@ -13,7 +13,6 @@ import itertools
 import multiprocessing
 import os
 import re
-import shlex
 import statistics
 import time
 from functools import partial
@@ -23,7 +22,7 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from absl import flags
 
-from benchmarks.report import Part, Row, chosen, installed, write
+from benchmarks.report import Part, Row, chosen, installed, show, write
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically
@@ -70,15 +69,10 @@ PARTS = {
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("rounds", 5, "how often each setting is measured", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "steps",
-        960,
-        f"environment steps of one measurement, a multiple of {BLOCK}",
-        lower_bound=BLOCK,
-        flag_values=values,
-    )
-    flags.DEFINE_string("out", "benchmarks/results/scale.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.integer("rounds", 5, "how often each setting is measured", lower_bound=1)
+    define.integer("steps", 960, f"environment steps of one measurement, a multiple of {BLOCK}", lower_bound=BLOCK)
+    define.string("out", "benchmarks/results/scale.md", "file for the results")
     named = cli.parse(argv, values, __doc__, positional=True)
     others = {"memory": _memory, "cold": partial(_cold, values.rounds)}
     names = chosen(named, PARTS | others)
@@ -96,14 +90,13 @@ def main(argv) -> int:
             out,
             "Scale",
             "The inner loop of training",
-            shlex.join(["python", "-m", "benchmarks.scale", *argv[1:]]),
+            argv,
             done,
             installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco"),
         )
     if series:
         _draw(out.with_suffix(".png"), series)
-    print(out.read_text())
-    return int(not all(part.passed for part in done.values()))
+    return show(out, done)
 
 
 def _part(name: str, milliseconds: dict[str, float]) -> Part:

@@ -11,7 +11,6 @@ import json
 import os
 import random
 import re
-import shlex
 import statistics
 import sys
 import tempfile
@@ -27,7 +26,7 @@ from benchmarks import fuzz
 from benchmarks.kills import Watch, is_complete, kill_after
 from benchmarks.load import WARM_UP_SECONDS, Load, measure
 from benchmarks.processes import ROOT, run
-from benchmarks.report import Part, Row, chosen, installed, write
+from benchmarks.report import Part, Row, chosen, installed, show, write
 from benchmarks.serving_bench import Bench, answers_well, publish, wait_for
 from ddpg_tf import cli
 from serve.client import PolicyClient
@@ -56,11 +55,12 @@ _TRACEBACK = re.compile(r"^Traceback .*\n(?:[ \t].*\n)*(.*)", re.MULTILINE)  # i
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_float("seconds", 60.0, "seconds that each load is measured", lower_bound=0.5, flag_values=values)
-    flags.DEFINE_integer("fuzz_requests", 10_000, "random requests", lower_bound=10, flag_values=values)
-    flags.DEFINE_integer("kills", 20, "publishers that are killed", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer("seed", 0, "decides the random requests and the moments of the kills", flag_values=values)
-    flags.DEFINE_string("out", "benchmarks/results/serving.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.float("seconds", 60.0, "seconds that each load is measured", lower_bound=0.5)
+    define.integer("fuzz_requests", 10_000, "random requests", lower_bound=10)
+    define.integer("kills", 20, "publishers that are killed", lower_bound=1)
+    define.integer("seed", 0, "decides the random requests and the moments of the kills")
+    define.string("out", "benchmarks/results/serving.md", "file for the results")
     names = chosen(cli.parse(argv, values, __doc__, positional=True), _PARTS)
     os.environ["CUDA_VISIBLE_DEVICES"] = "-1"  # this is about one machine's processor
     out, parts = Path(values.out), {}
@@ -74,12 +74,11 @@ def main(argv) -> int:
                 out,
                 "Serving",
                 "`python -m serve.local` on cores that it shares with its clients",
-                shlex.join(["python", "-m", "benchmarks.serving", *argv[1:]]),
+                argv,
                 parts,
                 installed(*_PACKAGES),
             )
-    print(out.read_text())
-    return int(not all(part.passed for part in parts.values()))
+    return show(out, parts)
 
 
 def load(bench: Bench) -> Part:

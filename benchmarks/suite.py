@@ -33,29 +33,24 @@ _TELL_SECONDS = 600.0  # between tables where they cannot be drawn in place
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer(
+    define = cli.definers(values)
+    define.integer(
         "jobs",
         None,
         "runs at once, each on its own share of the cores; default one a core: two runs "
         "with a thread each do more than one with two (benchmarks/results/jobs.md)",
         lower_bound=1,
-        flag_values=values,
     )
-    flags.DEFINE_string(
-        "only", "*", "run only what matches, <entry>-<seed>; * and ? as in file names", flag_values=values
-    )
-    flags.DEFINE_boolean(
-        "dry_run", False, "list the runs and the hours they will take, and run nothing", flag_values=values
-    )
-    flags.DEFINE_string("runs_dir", "runs", "where the run directories are made", flag_values=values)
-    flags.DEFINE_string(
+    define.string("only", "*", "run only what matches, <entry>-<seed>; * and ? as in file names")
+    define.boolean("dry_run", False, "list the runs and the hours they will take, and run nothing")
+    define.string("runs_dir", "runs", "where the run directories are made")
+    define.string(
         "ray_address",
         "",
         "Ray cluster to run on, a CPU each: auto, HOST:PORT or ray://HOST:PORT; its machines share this folder and "
         "runs_dir; jobs is then as many as there are runs",
-        flag_values=values,
     )
-    peer_runs.define(values)
+    peer_runs.define_flag(values)
     paths = cli.parse(argv, values, __doc__, positional=True)
     if len(paths) != 1:
         raise UsageError("name one suite file. See --help.")

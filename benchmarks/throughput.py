@@ -12,7 +12,6 @@ single figure (-rounds.csv); parts that are not named keep theirs. Exit status 1
 import concurrent.futures
 import dataclasses
 import os
-import shlex
 import statistics
 import subprocess
 import sys
@@ -26,7 +25,7 @@ from absl import flags
 
 from benchmarks import peer_runs
 from benchmarks.processes import ROOT, available_cores, run
-from benchmarks.report import Part, Row, chosen, installed, write
+from benchmarks.report import Part, Row, chosen, installed, show, write
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import read_rows, write_rows
@@ -117,13 +116,12 @@ SETTINGS = {
 
 def main(argv) -> int:
     values = flags.FlagValues()
-    flags.DEFINE_integer("rounds", 5, "how often each library is measured", lower_bound=1, flag_values=values)
-    flags.DEFINE_integer(
-        "steps", 5000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000, flag_values=values
-    )
-    flags.DEFINE_integer("seeds", 5, "seeds of `solve`", lower_bound=1, flag_values=values)
-    peer_runs.define(values)
-    flags.DEFINE_string("out", "benchmarks/results/throughput.md", "file for the results", flag_values=values)
+    define = cli.definers(values)
+    define.integer("rounds", 5, "how often each library is measured", lower_bound=1)
+    define.integer("steps", 5000, "environment steps that the clock runs, a multiple of 1000", lower_bound=1000)
+    define.integer("seeds", 5, "seeds of `solve`", lower_bound=1)
+    peer_runs.define_flag(values)
+    define.string("out", "benchmarks/results/throughput.md", "file for the results")
     parts = {name: _compare for name in SETTINGS} | {"solve": _solve}
     names = chosen(cli.parse(argv, values, __doc__, positional=True), parts)
     if values.steps % 1000:
@@ -134,20 +132,19 @@ def main(argv) -> int:
     figures = [list(row.values()) for row in read_rows(rounds) if row["part"] not in names]  # those stay
     out.parent.mkdir(parents=True, exist_ok=True)
     versions = installed("tensorflow", "keras", "numpy", "gymnasium", "mujoco") | peer_runs.versions(python)
-    own = [argument for argument in argv[1:] if not argument.startswith("--peers=")]  # it is a path of this machine
+    own = [argument for argument in argv if not argument.startswith("--peers=")]  # it is a path of this machine
     for name in names:
         done[name] = parts[name](name, values, python, figures)
         write(
             out,
             "Throughput",
             "Whole training loops beside other libraries, the same work in turn",
-            shlex.join(["python", "-m", "benchmarks.throughput", *own]),
+            own,
             done,
             versions,
         )
         write_rows(rounds, ["part", "round", "library", "what", "measured"], figures)
-    print(out.read_text())
-    return int(not all(part.passed for part in done.values()))
+    return show(out, done)
 
 
 def _compare(name: str, values: flags.FlagValues, python: Path, figures: list) -> Part:

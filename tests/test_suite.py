@@ -408,14 +408,15 @@ def test_an_entry_catches_up_with_itself_and_with_others_when_its_seeds_together
 
 def test_a_report_keeps_the_parts_that_were_not_measured_now(tmp_path):
     out, figures = tmp_path / "page.md", {"one": 1.0, "two": 2.0}
-    for command, names in (("first", ["one", "two"]), ("second", ["one"])):
+    for words, names in (("one two", ["one", "two"]), ("one", ["one"])):
+        argv = ["/home/benchmarks/measure.py", *words.split(), "--out=my page.md"]
         parts = {name: report.Part(f"of {name}", [report.Row("it", figures[name], ">=", 1.5)]) for name in names}
-        report.write(out, "Page", "About it", command, parts, {"numpy": "2"})
+        report.write(out, "Page", "About it", argv, parts, {"numpy": "2"})
         figures["one"] = 3.0
-    sections = report.read_sections(out)
+    sections, made = report.read_sections(out), "Made by `python -m benchmarks.measure"
     assert list(sections) == ["one", "two"] and out.read_text().startswith("# Page\n\nAbout it.\n\n## one\n\nof one\n")
-    assert "| it | 3 | >= 1.5 | yes |" in sections["one"] and "Made by `second`; " in sections["one"]
-    assert "| it | 2 | >= 1.5 | yes |" in sections["two"] and "Made by `first`; " in sections["two"]
+    assert "| it | 3 | >= 1.5 | yes |" in sections["one"] and f"{made} one '--out=my page.md'`; " in sections["one"]
+    assert "| it | 2 | >= 1.5 | yes |" in sections["two"] and f"{made} one two '--out=my page.md'`; " in sections["two"]
     rows = [(row["part"], row["measured"]) for row in read_rows(tmp_path / "page.csv")]
     assert rows == [("one", "3.0"), ("two", "2.0")]
 
