@@ -25,7 +25,8 @@ import numpy as np
 from absl import flags
 
 from benchmarks import report
-from benchmarks.pixels_pieces import SIDE, agent_of, alternate, convolutions, filled_replay, minibatch, settings
+from benchmarks.pixels_pieces import SIDE, agent_of, convolutions, filled_replay, minibatch, settings
+from benchmarks.profile import measure
 from benchmarks.random_policy import random_return
 from ddpg_tf import cli
 from ddpg_tf.envs import factory, frames, registry
@@ -76,18 +77,19 @@ def update(rounds: int) -> report.Part:
         batch = minibatch(channels)
         for jit in (False, True):
             agent = agent_of(channels, jit)
-            pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = lambda agent=agent, batch=batch: (
-                agent.learn(batch).numpy()
+            pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = (
+                lambda agent=agent, batch=batch: agent.learn(batch).numpy(),
+                1,
             )
     pieces |= {
-        f"convolutions, grey, {name}": convolutions(first, jit)
+        f"convolutions, grey, {name}": (convolutions(first, jit), 1)
         for name, first, jit in (
             ("channels last, without XLA", False, False),
             ("channels last, with XLA", False, True),
             ("channels first, with XLA", True, True),
         )
     }
-    found = alternate(pieces, rounds)
+    found = measure(pieces, rounds, seconds=0)
     rows = [report.Row(f"{name}, ms", value) for name, value in found.items()]
     for name in ("grey", "RGB"):
         without, with_xla = (found[f"update, {name}, {how} XLA"] for how in ("without", "with"))
@@ -122,10 +124,11 @@ def _drawing(buffer: ReplayBuffer, agent, name: str, rounds: int) -> list[report
     """A minibatch of all that is in `buffer` against an update."""
     blocks = schedule.blocks(buffer, settings(warmup_steps=buffer.rows, total_steps=10**9), image=True)
     batch = next(blocks)
-    found = alternate(
-        {"ten draws": lambda: [next(blocks) for _ in range(10)], "update": lambda: agent.learn(batch).numpy()}, rounds
-    )
-    drawing, updating = found["ten draws"] / 10, found["update"]
+    pieces = {
+        "draw": (lambda: [next(blocks) for _ in range(10)], 10),
+        "update": (lambda: agent.learn(batch).numpy(), 1),
+    }
+    drawing, updating = measure(pieces, rounds, seconds=0).values()
     return [
         report.Row(f"a minibatch, {name}, ms", drawing),
         report.Row(f"update, {name}, ms", updating),
@@ -180,7 +183,7 @@ def step(rounds: int) -> report.Part:
             buffer, agent = filled_replay(3, 3_000, Path(directory) / name, actions=3), agent_of(3, False, actions=3)
             core = Core(settings_, agent, buffer, Collector(settings_, spaces), step=buffer.rows, overlap=overlap)
             closing.append(core.collector)
-            pieces[name] = lambda core=core: core.run(core.step + 10)
+            pieces[name] = (lambda core=core: core.run(core.step + 10), 10)
         for name, env in (
             ("environment alone", factory.make_policy_env(settings_)),
             (
@@ -190,11 +193,11 @@ def step(rounds: int) -> report.Part:
         ):
             closing.append(env)
             env.reset(seed=0)
-            pieces[name] = lambda env=env: [env.step(np.float32([0, 0.1, 0])) for _ in range(10)]
-        found = alternate(pieces, rounds)
+            pieces[name] = (lambda env=env: [env.step(np.float32([0, 0.1, 0])) for _ in range(10)], 10)
+        found = measure(pieces, rounds, seconds=0)
         for used in closing:
             used.close()
-    rows = [report.Row(f"{name}, ms", value / 10) for name, value in found.items()]
+    rows = [report.Row(f"{name}, ms", value) for name, value in found.items()]
     during, after, *_ = found.values()
     return report.Part(
         "CarRacing-v3, four simulated steps an action, an update each step, grey.",

@@ -1,7 +1,5 @@
 """What benchmarks.pixels times: preset pixels' agent, its minibatches, a replay full of noise, convolutions alone."""
 
-import statistics
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -77,16 +75,3 @@ def convolutions(channels_first: bool, jit: bool) -> Callable[[], object]:
         return [tf.reduce_sum(g) for g in tape.gradient(loss, model.trainable_variables)], tf.reduce_sum(model(x + 1))
 
     return lambda: run()[1].numpy()
-
-
-def alternate(pieces: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each piece."""
-    times: dict[str, list[float]] = {name: [] for name in pieces}
-    for call in pieces.values():
-        call(), call()  # traces and compiles
-    for _ in range(rounds):
-        for name, call in pieces.items():
-            began = time.perf_counter()
-            call()
-            times[name].append(1000 * (time.perf_counter() - began))
-    return {name: statistics.median(found) for name, found in times.items()}

@@ -15,8 +15,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from absl import flags
 
+from benchmarks import scale
 from benchmarks.report import Part, Row, installed, show, write
-from benchmarks.scale import Setting, Steps
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError
 
@@ -93,13 +93,14 @@ def _pieces(values: flags.FlagValues, directory: Path) -> dict[str, tuple[Callab
     many = block_replay.sample(rng, (values.block, config.batch_size))
     many_blocks = schedule.blocks(block_replay, block_config, 100)
     per_step, in_blocks = (
-        Steps(
-            Setting(
+        scale.Steps(
+            scale.settings(
                 env=values.env,
                 hidden_units=hidden,
                 batch_size=values.batch_size,
                 update_every=every,
-                transitions=200 * values.block,
+                warmup_steps=200 * values.block,
+                total_steps=10**9 // values.block * values.block,
             ),
             directory / f"loop-{every}",
         )
@@ -175,18 +176,23 @@ def _matrix_products(sizes: tuple[int, ...], action_size: int, batch: int, block
     return lambda: run(x).numpy()
 
 
-def measure(pieces: dict[str, tuple[Callable[[], object], int]]) -> dict[str, float]:
-    """Milliseconds per step or update of each piece: {name: (call, how many of them one call makes)}."""
+def measure(
+    pieces: dict[str, tuple[Callable[[], object], int]], rounds: int = ROUNDS, seconds: float = SECONDS
+) -> dict[str, float]:
+    """Milliseconds per step or update of each piece: {name: (call, how many of them one call makes)}.
+
+    The pieces take turns, each for so many seconds, or one call; the median over rounds.
+    """
     times: dict[str, list[float]] = {name: [] for name in pieces}
     for call, _ in pieces.values():
-        call()  # compiles
-    for _ in range(ROUNDS):
+        call(), call()  # traces and compiles
+    for _ in range(rounds):
         for name, (call, count) in pieces.items():
-            calls, started = 0, time.perf_counter()
-            while (now := time.perf_counter()) - started < SECONDS:
+            calls, spent, started = 0, 0.0, time.perf_counter()
+            while not calls or spent < seconds:
                 call()
-                calls += 1
-            times[name].append(1000 * (now - started) / calls / count)
+                calls, spent = calls + 1, time.perf_counter() - started
+            times[name].append(1000 * spent / calls / count)
     return {name: statistics.median(found) for name, found in times.items()}
 
 

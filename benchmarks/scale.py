@@ -8,7 +8,6 @@ medians over the rounds. Writes --out, the same as csv, and a plot; exit status 
 """
 
 import concurrent.futures
-import dataclasses
 import itertools
 import multiprocessing
 import os
@@ -24,45 +23,41 @@ from absl import flags
 
 from benchmarks.report import Part, Row, chosen, installed, show, write
 from ddpg_tf import cli
+from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.files import write_atomically
 
 BLOCK = 48  # a multiple of every number of environments here
 MOST_ROWS = 1_000_000
-
-
-@dataclasses.dataclass(frozen=True)
-class Setting:
-    """What is measured: 256-256 on HalfCheetah-v5 with 10,000 transitions, unless it says otherwise."""
-
-    env: str = "HalfCheetah-v5"
-    num_envs: int = 1
-    vectorization: str = "sync"
-    hidden_units: tuple[int, ...] = (256, 256)
-    batch_size: int = 256
-    update_every: int = BLOCK
-    transitions: int = 9_984  # a multiple of update_every
-
-
+# What is measured: 256-256 on HalfCheetah-v5 with 9,984 transitions, unless it says otherwise.
+settings = partial(
+    Config,
+    env="HalfCheetah-v5",
+    hidden_units=(256, 256),
+    batch_size=256,
+    update_every=BLOCK,
+    warmup_steps=9_984,
+    total_steps=BLOCK * 100_000,
+)
 PARTS = {
     "replay": (
         "transitions in the replay",
-        {f"{about:,}": Setting(transitions=BLOCK * (about // BLOCK)) for about in (10_000, 100_000, MOST_ROWS)},
+        {f"{about:,}": settings(warmup_steps=BLOCK * (about // BLOCK)) for about in (10_000, 100_000, MOST_ROWS)},
     ),
     "environments": (
         "environments stepped together",
-        {f"{n} {how}": Setting(num_envs=n, vectorization=how) for how in ("sync", "async") for n in (1, 2, 4, 8, 16)},
+        {f"{n} {how}": settings(num_envs=n, vectorization=how) for how in ("sync", "async") for n in (1, 2, 4, 8, 16)},
     ),
     "observations": (
         "numbers in an observation",
         {
-            f"{size} ({env})": Setting(env=env)
+            f"{size} ({env})": settings(env=env)
             for size, env in ((3, "Pendulum-v1"), (17, "HalfCheetah-v5"), (105, "Ant-v5"), (348, "Humanoid-v5"))
         },
     ),
     "networks": (
         "units in each of two hidden layers",
-        {f"{units}": Setting(hidden_units=(units, units)) for units in (64, 128, 256, 512, 1024)},
+        {f"{units}": settings(hidden_units=(units, units)) for units in (64, 128, 256, 512, 1024)},
     ),
 }
 
@@ -110,7 +105,7 @@ def _part(name: str, milliseconds: dict[str, float]) -> Part:
 def _measure(name: str, rounds: int, steps: int) -> dict[str, float]:
     times: dict[str, list[float]] = {label: [] for label in PARTS[name][1]}
     with TemporaryDirectory(prefix="scale-", dir=".") as directory:
-        loops = {label: Steps(setting, Path(directory) / label) for label, setting in PARTS[name][1].items()}
+        loops = {label: Steps(each, Path(directory) / label) for label, each in PARTS[name][1].items()}
         for i in range(rounds):
             for label, loop in loops.items():
                 started = time.perf_counter()
@@ -123,35 +118,25 @@ def _measure(name: str, rounds: int, steps: int) -> dict[str, float]:
 
 
 class Steps:
-    """The inner loop of `setting`, warmed up, on a replay that has been filled with made-up transitions."""
+    """The inner loop, compiled, on a replay filled with as many made-up transitions as warmup_steps are."""
 
-    def __init__(self, setting: Setting, directory: Path):
-        from ddpg_tf import DDPG, Config, ReplayBuffer
+    def __init__(self, config: Config, directory: Path):
+        from ddpg_tf import DDPG, ReplayBuffer
         from ddpg_tf.collect.collector import Collector
         from ddpg_tf.envs import factory
         from ddpg_tf.training.core import Core
 
-        config = Config(
-            env=setting.env,
-            num_envs=setting.num_envs,
-            vectorization=setting.vectorization,
-            hidden_units=setting.hidden_units,
-            batch_size=setting.batch_size,
-            update_every=setting.update_every,
-            warmup_steps=setting.transitions,
-            total_steps=BLOCK * 100_000,
-        )
         spaces = factory.spaces_of(config)
         replay = ReplayBuffer(
-            setting.transitions + 100_000,
+            config.warmup_steps + 100_000,
             spaces.observation_size,
             spaces.action_size,
-            num_envs=setting.num_envs,
+            num_envs=config.num_envs,
             directory=directory,
         )
-        _fill(replay, setting.num_envs, setting.transitions // setting.num_envs, spaces)
+        _fill(replay, config.num_envs, config.warmup_steps // config.num_envs, spaces)
         agent = DDPG(config, spaces.observation_size, spaces.low, spaces.high)
-        self._core = Core(config, agent, replay, Collector(config, spaces), step=replay.rows * setting.num_envs)
+        self._core = Core(config, agent, replay, Collector(config, spaces), step=replay.rows * config.num_envs)
         self.run(2 * BLOCK)  # compiles
 
     def run(self, steps: int):
@@ -187,7 +172,7 @@ def _memory() -> Part:
 
 def _resident(transitions: int) -> dict[str, float]:
     with TemporaryDirectory(prefix="scale-", dir=".") as directory:
-        steps = Steps(Setting(transitions=BLOCK * (transitions // BLOCK)), Path(directory))
+        steps = Steps(settings(warmup_steps=BLOCK * (transitions // BLOCK)), Path(directory))
         steps.run(20 * BLOCK)
         status = Path("/proc/self/status").read_text()
     return {

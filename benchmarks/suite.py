@@ -9,7 +9,6 @@ published already, are skipped. `python -m benchmarks.results` publishes.
 
 import contextlib
 import dataclasses
-import os
 import signal
 import subprocess
 import sys
@@ -71,15 +70,12 @@ def main(argv) -> int:
         peer_runs.python_of(Path(values.peers))  # made now, if need be, and not while others train
     directory = Path(values.runs_dir) / suite.name
     directory.mkdir(parents=True, exist_ok=True)
-    turn = run_dir.lock(directory, "another process runs this suite in {}")
-    launch, leave = _launch, lambda: None
-    try:
+    with run_dir.lock(directory, "another process runs this suite in {}"), contextlib.ExitStack() as stack:
+        launch = _launch
         if values.ray_address:
             launch, leave = suite_ray.launcher(values.ray_address)
+            stack.callback(leave)
         return _Runner(suite, runs, [cores[i::jobs] for i in range(jobs)], launch).run()
-    finally:
-        leave()
-        os.close(turn)
 
 
 @dataclasses.dataclass

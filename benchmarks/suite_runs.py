@@ -2,7 +2,6 @@
 
 import fnmatch
 import math
-import os
 import signal
 import statistics
 import sys
@@ -12,9 +11,8 @@ from pathlib import Path
 from benchmarks import outcomes, peer_runs
 from benchmarks.processes import ROOT
 from benchmarks.suite_file import Entry, Suite
-from ddpg_tf.errors import UsageError, UserError
-from ddpg_tf.files import partials, read_rows, write_text
-from ddpg_tf.storage import run_dir
+from ddpg_tf.errors import UsageError
+from ddpg_tf.files import hold, partials, read_rows, write_text
 
 OPEN, RUNNING, BUSY, FINISHED, PUBLISHED, FAILED, DIVERGED = (
     "open",
@@ -211,9 +209,7 @@ def table(suite: Suite, runs: Sequence[SuiteRun]):
 def is_locked(path: Path) -> bool:
     """Whether a process trains there."""
     try:
-        os.close(run_dir.lock(path))
+        with hold(path) as free:
+            return not free
     except FileNotFoundError:
         return False
-    except UserError:
-        return True
-    return False

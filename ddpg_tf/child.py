@@ -23,9 +23,11 @@ def run(module: str, *argv: object, **environment: str) -> subprocess.CompletedP
 
 
 def failure(module: str, *argv: object, **environment: str) -> str:
-    """As `run`; returns why it failed, in one line: the last that it wrote, or what the system said. Empty if not."""
+    """As `run`; returns why it failed, in one line: a signal, the last it wrote, or what the system said. "" if not."""
     try:
         done = run(module, *argv, **environment)
     except OSError as error:  # no memory for a process, no more processes, ...
         return str(error)
+    if done.returncode < 0:
+        return f"signal {-done.returncode} ended it (out of memory?)"
     return (done.stderr.strip() or f"exit status {done.returncode}").splitlines()[-1] if done.returncode else ""

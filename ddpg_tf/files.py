@@ -71,23 +71,24 @@ def read_rows(path: Path) -> list[dict[str, str]]:
         return []
 
 
-def hold(directory: Path, *, wait: bool = False) -> int | None:
-    """The lock on a directory, until what is returned is closed; None: another process has it.
+@contextlib.contextmanager
+def hold(directory: Path, *, wait: bool = False) -> Iterator[bool]:
+    """Holds the lock on a directory within; False: another process has it.
 
     Raises:
       OSError: the directory is not there, or its filesystem has no locks.
     """
     descriptor = os.open(directory, os.O_RDONLY)
     try:
-        with naming(directory):
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-    except BlockingIOError:
+        try:
+            with naming(directory):
+                fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+            ours = True
+        except BlockingIOError:
+            ours = False
+        yield ours
+    finally:
         os.close(descriptor)
-        return None
-    except OSError:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def sync(path: Path):

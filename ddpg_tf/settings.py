@@ -34,7 +34,7 @@ def setting(
 
 
 def coerce(name: str, kind: type, value: Any) -> Any:
-    """`value` as a `kind`, from what Python callers and absl give (lists of strings, ints for floats, dicts for JSON).
+    """`value` as a `kind`, from what Python callers give (lists for tuples, ints for floats, dicts for JSON).
 
     Raises:
       UsageError: it is something else; the message calls it `name`.

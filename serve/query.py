@@ -15,30 +15,8 @@ from absl import flags
 
 from ddpg_tf.cli import definers, parse, run
 from ddpg_tf.errors import UsageError, UserError
-from serve.client import PolicyClient, PolicyError
-
-
-def define_server_flags(values: flags.FlagValues) -> None:
-    """--url, --model_name, --version, --label: which policy to ask."""
-    define = definers(values)
-    define.string("url", "http://localhost:8501", "the server")
-    define.string("model_name", "default", "name of the model on the server")
-    define.integer("version", None, "version to ask, instead of the newest one", lower_bound=0)
-    define.string("label", None, "label of the version to ask")
-
-
-def client_from_flags(values: flags.FlagValues) -> PolicyClient:
-    """The client that `define_server_flags`' flags describe.
-
-    Raises:
-      UsageError: they contradict each other.
-    """
-    if values.version is not None and values.label is not None:
-        raise UsageError("--version and --label exclude each other")
-    try:
-        return PolicyClient(values.url, values.model_name, version=values.version, label=values.label)
-    except ValueError as error:
-        raise UsageError(f"--url: {error}") from None
+from serve.client import PolicyError
+from serve.client_flags import client_from_flags, define_server_flags
 
 
 def _sample(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -22,9 +22,9 @@ from ddpg_tf.cli import definers, parse, run
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import define_flags
 from serve.client import PolicyClient, PolicyError
+from serve.client_flags import client_from_flags, define_server_flags
 from serve.episodes import TOLERANCE, compare, drive, film, summarise
 from serve.pngs import Asking
-from serve.query import client_from_flags, define_server_flags
 
 if TYPE_CHECKING:
     import gymnasium

@@ -16,6 +16,7 @@ import sys
 import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from ddpg_tf import cli
@@ -157,6 +158,39 @@ def timeless(path):
             {name: value for name, value in row.items() if name != "seconds" and not name.endswith(_CLOCKS)}
             for row in csv.DictReader(file)
         ]
+
+
+def assert_same_run(one, other):
+    """Same evaluations, same metrics but for the clock, same arrays in the last checkpoint."""
+    from ddpg_tf.storage import checkpoint
+
+    assert (one / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
+    assert timeless(one / "metrics.csv") == timeless(other / "metrics.csv")
+    arrays, meta = checkpoint.load(one / "checkpoints")
+    others, other_meta = checkpoint.load(other / "checkpoints")
+    assert meta["step"] == other_meta["step"] and meta["scores"] == other_meta["scores"]
+    assert arrays.keys() == others.keys()
+    for name in arrays:
+        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
+
+
+class Crash(Exception):
+    pass
+
+
+def crash_at(monkeypatch, step):
+    """Makes the loop die as abruptly as an exception can when it has made `step` steps."""
+    from ddpg_tf.training.core import Core
+
+    collect = Core._collect
+
+    def dying(self, policy):
+        observations = collect(self, policy)
+        if self.step == step:
+            raise Crash
+        return observations
+
+    monkeypatch.setattr(Core, "_collect", dying)
 
 
 def name_of(pid):

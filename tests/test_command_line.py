@@ -483,11 +483,8 @@ def test_a_disk_too_small_for_the_longer_run_leaves_the_run_as_it_is(refused, fi
 
 
 def test_a_run_that_another_process_trains(refused, finished):
-    lock = run_dir.lock(finished)
-    try:
+    with run_dir.lock(finished):
         assert "another process" in refused(1, train.main, "--resume", f"--run_dir={finished}")
-    finally:
-        os.close(lock)
 
 
 def test_commands_to_copy_are_those_that_exist_here(tmp_path, monkeypatch):

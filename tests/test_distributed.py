@@ -9,14 +9,14 @@ import time
 
 import numpy as np
 import pytest
-from conftest import ROOT, name_of, processes_below, timeless, without_xla
+from conftest import ROOT, assert_same_run, name_of, processes_below, timeless, without_xla
 
 from ddpg_tf import train
 from ddpg_tf.collect import wire
 from ddpg_tf.collect.collector import Collector
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import read_rows
-from ddpg_tf.storage import checkpoint, run_dir
+from ddpg_tf.storage import run_dir
 from ddpg_tf.training import loop
 from ddpg_tf.training.acting import Acting
 from ddpg_tf.training.rounds import Rounds
@@ -63,14 +63,6 @@ def test_collectors_act_with_what_was_learnt_one_block_ago(whole, tmp_path, tiny
         train(tiny(tmp_path / "run", **ELSEWHERE))
     assert (tmp_path / "run" / "evaluations.csv").read_bytes() == (whole / "evaluations.csv").read_bytes()
     assert timeless(tmp_path / "run" / "metrics.csv") == timeless(whole / "metrics.csv")
-
-
-def assert_same_run(one, other):
-    assert (one / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
-    assert timeless(one / "metrics.csv") == timeless(other / "metrics.csv")
-    arrays, others = (checkpoint.load(path / "checkpoints")[0] for path in (one, other))
-    assert arrays.keys() == others.keys()
-    assert all((arrays[name] == others[name]).all() for name in arrays)
 
 
 def test_metrics_say_who_waited(whole):

@@ -5,10 +5,9 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import TINY, without_xla
+from conftest import TINY, Crash, assert_same_run, crash_at, without_xla
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from test_resume import Crash, assert_same_run, crash_at
 
 from ddpg_tf import Config, evaluate, train
 from ddpg_tf.envs import factory, goals

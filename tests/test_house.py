@@ -89,7 +89,7 @@ def test_the_replay_knows_neither_config_nor_networks():
 
 
 def test_the_client_needs_nothing_of_the_project():
-    assert not modules_of(ROOT / "serve" / "client.py")
+    assert not any(modules_of(ROOT / "serve" / f"{name}.py") for name in ("client", "connection"))
 
 
 def test_clients_workers_films_and_help_do_without_tensorflow():

@@ -9,7 +9,7 @@ import pytest
 from conftest import layer_of, layers_of
 from hypothesis import strategies as st
 
-from ddpg_tf._tf import tf
+from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.learner.layers import Normalizer
 from ddpg_tf.learner.networks import build_actor, build_critic
@@ -18,12 +18,12 @@ LOW, HIGH = np.array([-1, 0, 2], np.float32), np.array([3, 10, 2.5], np.float32)
 OBSERVATION_SIZE = 4
 
 
-def actor(low=LOW, high=HIGH, normalizer=None, **settings):
-    return build_actor(config(**settings), (OBSERVATION_SIZE,), low, high, normalizer).model
+def actor(low=LOW, high=HIGH, shared=None, **settings):
+    return build_actor(config(**settings), (OBSERVATION_SIZE,), low, high, shared or keras.layers.Identity()).model
 
 
-def critic(low=LOW, high=HIGH, normalizer=None, **settings):
-    return build_critic(config(**settings), (OBSERVATION_SIZE,), low, high, normalizer).model
+def critic(low=LOW, high=HIGH, shared=None, **settings):
+    return build_critic(config(**settings), (OBSERVATION_SIZE,), low, high, shared or keras.layers.Identity()).model
 
 
 def config(**settings):
@@ -294,7 +294,7 @@ def test_a_normalizer_restored_from_its_host_state_counts_on():
 def test_both_networks_see_normalised_observations():
     for build in (actor, critic):
         normalizer = Normalizer(OBSERVATION_SIZE)
-        model = build(normalizer=normalizer)
+        model = build(shared=normalizer)
         before = outputs(model, observations())
         normalizer.mean.assign(np.full(OBSERVATION_SIZE, 5.0))
         normalizer.std.assign(np.full(OBSERVATION_SIZE, 2.0))
@@ -303,7 +303,7 @@ def test_both_networks_see_normalised_observations():
 
 def test_the_normalizer_is_not_trained():
     normalizer = Normalizer(OBSERVATION_SIZE)
-    model = actor(normalizer=normalizer)
+    model = actor(shared=normalizer)
     assert len(model.variables) == len(model.trainable_variables) + 2
     assert not {id(v) for v in model.trainable_variables} & {id(v) for v in normalizer.variables}
 
@@ -319,7 +319,7 @@ def test_a_number_that_is_not_finite_gives_no_action_and_leaves_its_neighbours_a
     broken = seen.copy()
     broken[1, place] = bad
     for model, inputs in (
-        (actor(normalizer=Normalizer(OBSERVATION_SIZE)), lambda x: x),
+        (actor(shared=Normalizer(OBSERVATION_SIZE)), lambda x: x),
         (critic(normalization="layer"), lambda x: [tf.constant(x), actions()]),
     ):
         found, whole = model(inputs(broken)).numpy(), model(inputs(seen)).numpy()

@@ -14,7 +14,7 @@ import warnings
 
 import numpy as np
 import pytest
-from conftest import ROOT, TRAINED, timeless
+from conftest import ROOT, TRAINED, Crash, assert_same_run, crash_at, timeless
 
 from ddpg_tf import Config, files, train
 from ddpg_tf.envs import registry
@@ -26,18 +26,6 @@ from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from ddpg_tf.training.core import Core
 from ddpg_tf.training.logger import Logger
-
-
-def assert_same_run(one, other):
-    """Same evaluations, same metrics but for the clock, same arrays in the last checkpoint."""
-    assert (one / "evaluations.csv").read_bytes() == (other / "evaluations.csv").read_bytes()
-    assert timeless(one / "metrics.csv") == timeless(other / "metrics.csv")
-    arrays, meta = checkpoint.load(one / "checkpoints")
-    others, other_meta = checkpoint.load(other / "checkpoints")
-    assert meta["step"] == other_meta["step"] and meta["scores"] == other_meta["scores"]
-    assert arrays.keys() == others.keys()
-    for name in arrays:
-        np.testing.assert_array_equal(arrays[name], others[name], err_msg=name)
 
 
 def last_step(path):
@@ -66,25 +54,8 @@ def wait_for_step(process, path, step):
         time.sleep(0.005)
 
 
-class Crash(Exception):
-    pass
-
-
 def crash():
     raise Crash
-
-
-def crash_at(monkeypatch, step):
-    """Makes the loop die as abruptly as an exception can when it has made `step` steps."""
-    collect = Core._collect
-
-    def dying(self, policy):
-        observations = collect(self, policy)
-        if self.step == step:
-            raise Crash
-        return observations
-
-    monkeypatch.setattr(Core, "_collect", dying)
 
 
 def test_sigterm_then_sigkill_and_each_time_resume_equals_never_interrupted(trained, tmp_path, tiny):
@@ -367,14 +338,13 @@ def test_a_run_too_short_to_learn_is_warned_of(uncompiled, tmp_path, tiny):
 
 
 def test_only_one_process_trains_in_a_run_directory(tmp_path):
-    held = run_dir.lock(tmp_path)
-    try:
+    with run_dir.lock(tmp_path):
         held_open = os.listdir("/proc/self/fd")
-        with pytest.raises(UserError, match="another process"):
-            run_dir.lock(tmp_path)
+        with pytest.raises(UserError, match="another process"), run_dir.lock(tmp_path):
+            pass
         assert os.listdir("/proc/self/fd") == held_open  # a suite asks every two seconds
-    finally:
-        os.close(held)
+    with run_dir.lock(tmp_path):
+        pass
 
 
 def test_a_filesystem_without_locks_is_named(tmp_path, monkeypatch):
@@ -383,8 +353,8 @@ def test_a_filesystem_without_locks_is_named(tmp_path, monkeypatch):
 
     monkeypatch.setattr("ddpg_tf.files.fcntl.flock", no_locks)
     held_open = os.listdir("/proc/self/fd")
-    with pytest.raises(OSError, match=f"No locks available: '{tmp_path}'"):
-        run_dir.lock(tmp_path)
+    with pytest.raises(OSError, match=f"No locks available: '{tmp_path}'"), run_dir.lock(tmp_path):
+        pass
     assert os.listdir("/proc/self/fd") == held_open
 
 

@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import os
 import runpy
 import signal
 import subprocess
@@ -204,10 +203,8 @@ def test_a_directory_that_is_no_run_is_left_alone(written, tmp_path):
 def test_a_suite_that_another_process_runs_is_refused(written, tmp_path):
     directory = tmp_path / "runs" / "small"
     directory.mkdir(parents=True)
-    held = run_dir.lock(directory)
-    with pytest.raises(UserError, match="another process runs this suite"):
+    with run_dir.lock(directory), pytest.raises(UserError, match="another process runs this suite"):
         suite.main(["suite", str(written("[entries.a]\n" + toml(FLAGS))), f"--runs_dir={tmp_path / 'runs'}"])
-    os.close(held)
 
 
 def test_a_disk_that_is_too_small_is_refused(written, tmp_path, monkeypatch):

@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import threading
 import warnings
 from pathlib import Path
@@ -25,8 +24,8 @@ class Publisher:
 
     def __init__(self, run: Path, config: Config, spaces: Spaces):
         self._run, self._config, self._spaces = run, config, spaces
+        self._lock = threading.Lock()  # of the two below
         self._pending: Path | None = None
-        self._turn = threading.Condition()
         self._thread: threading.Thread | None = None
         for stale in run.glob("snapshot-*.npz"):
             stale.unlink()
@@ -37,7 +36,7 @@ class Publisher:
         spaces = json.dumps(self._spaces.to_json())  # there may be no room for another environment, or no way to one
         meta = {"step": np.asarray(step), "score": np.asarray(score), "spaces": np.asarray(spaces)}
         files.write_atomically(snapshot, lambda file: np.savez(file, **meta, **state))
-        with self._turn:
+        with self._lock:
             if self._pending:
                 self._pending.unlink()
             self._pending = snapshot
@@ -52,7 +51,7 @@ class Publisher:
 
     def _work(self):
         while True:
-            with self._turn:
+            with self._lock:
                 snapshot, self._pending = self._pending, None
                 if snapshot is None:
                     self._thread = None
@@ -78,8 +77,8 @@ def _main(argv):
     spaces = Spaces.from_json(json.loads(str(state.pop("spaces"))))
     with contextlib.ExitStack() as stack:
         stack.enter_context(versions.exporting_to(export_dir))
-        turn = files.hold(export_dir, wait=True)  # a killed training's last publication may still be under way
-        stack.callback(os.close, turn)
+        # A killed training's last publication may still be under way.
+        stack.enter_context(files.hold(export_dir, wait=True))
         name = run_dir.identity(run)
         if step <= max(versions.published(export_dir, name).values(), default=-1):
             return  # published before the training was killed; each later step is better

@@ -128,15 +128,12 @@ def in_the_making(export_dir: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def _lock(path: Path) -> Iterator[bool]:
     """Whether the lock on a directory was free; it is held meanwhile. A directory that is gone has none."""
-    try:
-        held = files.hold(path)
-    except (FileNotFoundError, PermissionError):
-        held = None
-    try:
-        yield held is not None and path.exists()
-    finally:
-        if held is not None:
-            os.close(held)
+    with contextlib.ExitStack() as stack:
+        try:
+            ours = stack.enter_context(files.hold(path))
+        except (FileNotFoundError, PermissionError):
+            ours = False
+        yield ours and path.exists()
 
 
 def rename_to_version(complete: Path, export_dir: Path, version: int | None) -> Path:

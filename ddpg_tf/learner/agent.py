@@ -67,7 +67,7 @@ class DDPG:
         self.actor_optimizer = keras.optimizers.Adam(config.actor_learning_rate, name="actor_optimizer")
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
         # What all networks share is computed once, and trained by the critic's loss only.
-        self._shared = shared or (lambda observation: observation)
+        self._shared = shared
         self.actor_optimizer.build(self._actor.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
 

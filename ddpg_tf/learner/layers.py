@@ -89,14 +89,14 @@ class FromBounds(keras.layers.Layer):
         return (action - self._middle) / self._half
 
 
-class NotOfNonsense(keras.layers.Layer):
+class NanWhereNotFinite(keras.layers.Layer):
     """(output [B, ...], observation [B, O]) -> the output; NaN where the observation is not finite.
 
     ReLU, tanh and bounds would make a plausible action of a broken sensor's NaN.
     """
 
     def __init__(self):
-        super().__init__(name="not_of_nonsense", trainable=False)
+        super().__init__(name="nan_where_not_finite", trainable=False)
 
     def call(self, output, observation):
         finite = tf.reduce_all(tf.math.is_finite(observation), axis=1)  # [B]

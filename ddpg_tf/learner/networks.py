@@ -11,7 +11,7 @@ import numpy as np
 from ddpg_tf._tf import keras
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.learner.layers import FromBounds, LayerNormalization, Normalizer, NotOfNonsense, ToBounds
+from ddpg_tf.learner.layers import FromBounds, LayerNormalization, NanWhereNotFinite, Normalizer, ToBounds
 from ddpg_tf.learner.vision import ToUnit, convolutions, require_fits
 
 
@@ -33,15 +33,15 @@ def require_spaces(shape: tuple[int, ...], low: np.ndarray, high: np.ndarray):
         raise UsageError(f"low and high must be finite, one number for each action, low <= high: not {low}, {high}")
 
 
-def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer | None:
-    """What stands between the observation and all four networks: the normaliser, the encoder of images, or nothing.
+def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer:
+    """What stands between the observation and all four networks: the normaliser, the encoder of images, or identity.
 
     Raises:
       UsageError: as `require_buildable`.
     """
     require_buildable(config, shape)
     if len(shape) == 1:
-        return Normalizer(shape[0]) if config.normalize_observations else None
+        return Normalizer(shape[0]) if config.normalize_observations else keras.layers.Identity()
     if config.encoder == "separate":
         return ToUnit()
     image = keras.Input(shape, dtype="uint8", name="observation")
@@ -66,7 +66,7 @@ def build_actor(
     shape: tuple[int, ...],
     low: np.ndarray,
     high: np.ndarray,
-    shared: keras.Layer | None,
+    shared: keras.Layer,
     name: str = "actor",
 ) -> Network:
     """observation [B, ...], raw -> action float32 [B, A] in environment units, inside [low, high].
@@ -82,7 +82,7 @@ def build_actor(
     x = _trunk(config, features, init, observation.dtype == "uint8")
     x = init.dense(len(low), x.shape[-1], "output", limit=config.final_init)(x)
     head = keras.Model(features, [ToBounds(low, high)(keras.ops.tanh(x)), x], name=f"{name}_head")
-    action = _of_sense(head(_shared(shared, observation))[0], observation)
+    action = _checked(head(shared(observation))[0], observation)
     return Network(keras.Model(observation, action, name=name), head)
 
 
@@ -91,7 +91,7 @@ def build_critic(
     shape: tuple[int, ...],
     low: np.ndarray,
     high: np.ndarray,
-    shared: keras.Layer | None,
+    shared: keras.Layer,
     name: str = "critic",
 ) -> Network:
     """(observation [B, ...], action [B, A] in environment units) -> q float32 [B]; arguments as for `build_actor`.
@@ -104,7 +104,7 @@ def build_critic(
     x = _trunk(config, features, init, observation.dtype == "uint8", FromBounds(low, high)(action))
     q = keras.layers.Reshape([])(init.dense(1, x.shape[-1], "output", limit=config.final_init)(x))
     head = keras.Model([features, action], q, name=f"{name}_head")
-    q = _of_sense(head([_shared(shared, observation), action]), observation)
+    q = _checked(head([shared(observation), action]), observation)
     return Network(keras.Model([observation, action], q, name=name), head)
 
 
@@ -113,19 +113,15 @@ def _role(name: str) -> str:
     return name.removeprefix("target_").removeprefix("averaged_")
 
 
-def _of_sense(output, observation):
-    """`output` where the observation is finite; pixels always are."""
-    return output if observation.dtype == "uint8" else NotOfNonsense()(output, observation)
+def _checked(output, observation):
+    """NaN instead of `output` where the observation is not finite; pixels always are."""
+    return output if observation.dtype == "uint8" else NanWhereNotFinite()(output, observation)
 
 
-def _inputs(shape: tuple[int, ...], shared: keras.Layer | None):
+def _inputs(shape: tuple[int, ...], shared: keras.Layer):
     """(observation, features), both inputs."""
     observation = keras.Input(shape, dtype="uint8" if len(shape) == 3 else "float32", name="observation")
-    return observation, keras.Input(_shared(shared, observation).shape[1:], name="features")
-
-
-def _shared(shared: keras.Layer | None, observation):
-    return observation if shared is None else shared(observation)
+    return observation, keras.Input(shared(observation).shape[1:], name="features")
 
 
 def _trunk(config: Config, x, init: "Initialisation", image: bool, action=None):

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
 
 import ddpg_tf
@@ -45,15 +46,12 @@ def create(path: Path, run_config: Config):
     """
     flags, begun = path / "flags.txt", files.partials(path)
     if flags.is_file() and not _has_results(path):
-        held = lock(path)
-        try:
+        with lock(path):
             left = {file for pattern in _OF_A_RUN for file in path.glob(pattern)}
             left |= {file for file in begun if file.parent == path}
             if left == set(path.iterdir()):  # nothing else lies there
                 for file in sorted(left, key=lambda file: file == flags):  # last: without it this is no run
                     shutil.rmtree(file) if file.is_dir() else file.unlink()
-        finally:
-            os.close(held)
     elif begun and begun == list(path.iterdir()):  # killed while it wrote flags.txt
         for file in begun:
             file.unlink(missing_ok=True)
@@ -108,17 +106,18 @@ def read_config(path: str | os.PathLike) -> Config:
     return read_flags(flags_file(path))
 
 
-def lock(path: Path, message: str = "another process is training in {}") -> int:
-    """Holds a directory, say a run's, against a second process until this one ends, or closes what is returned.
+@contextlib.contextmanager
+def lock(path: Path, message: str = "another process is training in {}") -> Iterator[None]:
+    """Holds a directory, say a run's, against a second process.
 
     Raises:
       UserError: another process holds it; `message` says so, with the directory for its {}.
       OSError: as `files.hold`.
     """
-    descriptor = files.hold(path)
-    if descriptor is None:
-        raise UserError(message.format(path))
-    return descriptor
+    with files.hold(path) as ours:
+        if not ours:
+            raise UserError(message.format(path))
+        yield
 
 
 def identity(path: Path) -> str:

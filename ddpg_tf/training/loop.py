@@ -3,7 +3,6 @@
 import contextlib
 import dataclasses
 import math
-import os
 import time
 import warnings
 from pathlib import Path
@@ -76,23 +75,13 @@ def train(config: Config, *, resume: bool = False) -> Result:
         config = dataclasses.replace(config, env=registry.resolve_id(config.env))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(f"{config.env}-{config.seed}")
     spaces = factory.spaces_of(config)
-    goals = goals_of(config, spaces)
-    if config.export_dir and Path(config.export_dir).exists() and not Path(config.export_dir).is_dir():
-        raise UsageError(f"export_dir {config.export_dir} is not a directory")
-    models = Path(config.export_dir).resolve()
-    # Training and publication each hold a lock on their directory, and a new run's directory must be empty.
-    if config.export_dir and path.resolve() in (models, *models.parents):
-        raise UsageError(f"export_dir {config.export_dir} is the run's own directory, or in it: choose another")
-    if not resume:
-        networks.require_buildable(config, spaces.observation_shape)
-        ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
-        if config.export_dir:
-            with versions.exporting_to(Path(config.export_dir)):
-                pass  # what is wrong with it is told now, not hours later
-        run_dir.create(path, config)
-        _warn_of_settings(config, spaces)
-    lock = run_dir.lock(path)
-    try:
+    with contextlib.ExitStack() as stack:
+        if goals := goals_of(config, spaces):
+            stack.callback(goals.close)
+        _require_apart(config.export_dir, path)
+        if not resume:
+            _begin(config, path, spaces)
+        stack.enter_context(run_dir.lock(path))
         found = checkpoint.load(path / "checkpoints") if resume else None
         if found and config.total_steps < found[1]["step"]:
             raise UsageError(
@@ -107,8 +96,26 @@ def train(config: Config, *, resume: bool = False) -> Result:
         with signals.collected() as interrupted, _Run(config, path, spaces, goals, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
             return run.until_done(interrupted)
-    finally:
-        os.close(lock)
+
+
+def _require_apart(export_dir: str, path: Path):
+    """Training and publication each hold a lock on their directory, and a new run's directory must be empty."""
+    if export_dir and Path(export_dir).exists() and not Path(export_dir).is_dir():
+        raise UsageError(f"export_dir {export_dir} is not a directory")
+    models = Path(export_dir).resolve()
+    if export_dir and path.resolve() in (models, *models.parents):
+        raise UsageError(f"export_dir {export_dir} is the run's own directory, or in it: choose another")
+
+
+def _begin(config: Config, path: Path, spaces: Spaces):
+    """Makes the directory of a new run, after all that can be known to fail: nothing is left of a refused one."""
+    networks.require_buildable(config, spaces.observation_shape)
+    ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
+    if config.export_dir:
+        with versions.exporting_to(Path(config.export_dir)):
+            pass  # what is wrong with it is told now, not hours later
+    run_dir.create(path, config)
+    _warn_of_settings(config, spaces)
 
 
 def _warn_of_settings(config: Config, spaces: Spaces):
@@ -116,14 +123,14 @@ def _warn_of_settings(config: Config, spaces: Spaces):
         warnings.warn(
             f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
             f"batch_size) and total_steps is {config.total_steps}",
-            stacklevel=3,
+            stacklevel=4,
         )
     if spaces.has_goals and config.hindsight == "none":
-        warnings.warn(f"{config.env} has goals: --hindsight=future learns from those it did not reach", stacklevel=3)
+        warnings.warn(f"{config.env} has goals: --hindsight=future learns from those it did not reach", stacklevel=4)
     for names, why in without_effect(config, spaces.image):
         changed = [f"--{name}" for name in names if getattr(config, name) != FIELDS[name].default]
         if changed:
-            warnings.warn(f"{', '.join(changed)}: no effect, {why}", stacklevel=3)
+            warnings.warn(f"{', '.join(changed)}: no effect, {why}", stacklevel=4)
 
 
 class _Run:
@@ -131,10 +138,8 @@ class _Run:
 
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
-        arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
+        arrays, meta = found or ({}, {"step": 0, "scores": {"limit": config.max_episode_steps}, "seconds": 0.0})
         before = Scores(**meta["scores"])
-        if before.limit is None:  # a new run, or a checkpoint of before limits were noted
-            before.limit = run_dir.read_config(path).max_episode_steps
         self._scores = before.under(config.max_episode_steps)
         self._best = {} if self._scores.best is None else checkpoint.select(arrays, "best")
         agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
@@ -152,16 +157,11 @@ class _Run:
             hindsight=goals and Hindsight(goals, config.hindsight_share),
         )
         with contextlib.ExitStack() as closing:
-            if goals:
-                closing.callback(goals.close)
-            evaluated = -1 if before.last_step is None else before.last_step
-            if self._scores.due:  # that of this step is to come, or comes again
-                evaluated = min(evaluated, meta["step"] - 1)
             self._logger = Logger(
                 path,
                 config.total_steps,
                 meta["step"],
-                evaluated,
+                before.rows_until(meta["step"], self._scores.due),
                 meta["seconds"],
                 goals=spaces.has_goals,
                 waits=config.collectors > 0,

@@ -20,7 +20,16 @@ class Scores:
     best: float | None = None
     best_step: int | None = None
     best_whole: bool = True
-    limit: int | None = None
+    limit: int = 0
+
+    def rows_until(self, step: int, due: bool) -> int:
+        """The last step whose evaluations a run that goes on at `step` keeps in its files; -1: none.
+
+        Args:
+          due: the one of `step` is to come, or comes again.
+        """
+        last = -1 if self.last_step is None else self.last_step
+        return min(last, step - 1) if due else last
 
     def under(self, limit: int) -> "Scores":
         """These, or none where episodes had another limit, for returns of two cannot be compared."""

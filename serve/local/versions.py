@@ -28,7 +28,7 @@ _RETIRE_SECONDS = 1.0
 
 
 class Version:
-    """One version, from the first sight of its directory to the end of the process."""
+    """One version, from the first sight of its directory until it is unloaded; wanted again, it is a new one."""
 
     def __init__(self, number: int):
         self.number = number
@@ -61,7 +61,7 @@ class Version:
                 self._idle.set()
 
     async def retire(self) -> None:
-        """Takes no new request, answers those it has, and frees its memory. May then be loaded again."""
+        """Takes no new request, answers those it has, and frees its memory."""
         self.state, self.error = State.UNLOADING, None
         await self._idle.wait()
         if self.model:
