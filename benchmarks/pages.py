@@ -113,8 +113,6 @@ def readme_table(published: Published) -> list[str]:
 
 def draw_all(published: Published, path: Path):
     """A small curve of each entry that the README names, the published figure as a line."""
-    from matplotlib.ticker import EngFormatter
-
     shown = [(entry, found) for _, entry, found in _each(published) if finished(found) and entry.readme]
 
     def draw(axes, item):
@@ -123,7 +121,6 @@ def draw_all(published: Published, path: Path):
         if entry.published:
             axes.axhline(entry.published.score, color="black", linestyle=":", linewidth=1)
         axes.set_title(textwrap.fill(f"{entry.readme}, {seeds(finished(found))}", 48), fontsize=7)
-        axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k, 1M
 
     draw_grid(path, shown, draw, "steps", "evaluation return")
 
@@ -154,6 +151,7 @@ def _scatters(published: Published) -> list[tuple[str, Path]]:
 
 def draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: str, columns: int = 4):
     from matplotlib.figure import Figure
+    from matplotlib.ticker import EngFormatter
 
     if not items:
         return
@@ -162,6 +160,8 @@ def draw_grid(path: Path, items: Sequence, draw: Callable, xlabel: str, ylabel: 
     figure = Figure(figsize=(width * columns, 2.4 * rows), layout="constrained")
     for axes, item in zip(figure.subplots(rows, columns, squeeze=False).flat, items, strict=False):
         draw(axes, item)
+        if xlabel == "steps":
+            axes.xaxis.set_major_formatter(EngFormatter(sep=""))  # 100k, 1M
         axes.tick_params(labelsize=7)
         axes.locator_params(axis="x", nbins=5)
     for axes in figure.axes[len(items) :]:
