@@ -66,6 +66,7 @@ def _explain(path: Path, policy, action: str):
             f"observation_bytes: observation_bytes string {[None, policy.config.frame_stack]}, PNG files, the oldest "
             f"frame first -> {action}"
         )
+    name = name.replace(":", "-")  # which a model's name may not have
     named = f"--model_name={name}"
     print("serve it:", shlex.join(["python", "-m", "serve.local", named, f"--model_base_path={path.parent}"]))
     if spaces.image:  # too long for a shell

@@ -39,6 +39,8 @@ def parse(
     Raises:
       UsageError: unknown flag, value that does not parse, stray positional argument, or one that is not UTF-8.
     """
+    if any(argument.lstrip("-") == "flagfile=" for argument in argv[1:]):  # absl passes over it
+        raise UsageError("--flagfile needs the name of a file. See --help.")
     for argument in map(os.fsencode, argv[1:]):  # paths may be any bytes, but not TensorFlow's
         try:
             argument.decode()
@@ -81,8 +83,11 @@ def help_text(values: flags.FlagValues, doc: str, groups: dict[str, str]) -> str
 
 
 def train_command(*arguments: str) -> str:
-    """What a user types to train: with train.py where it lies, that is in a checkout, or else with the package."""
-    program = ["train.py"] if os.path.isfile("train.py") else ["-m", "ddpg_tf.training"]
+    """What a user types to train: the train.py that runs, or lies here, as in a checkout, or else the package."""
+    if os.path.basename(sys.argv[0]) == "train.py":
+        program = [sys.argv[0]]
+    else:
+        program = ["train.py"] if os.path.isfile("train.py") else ["-m", "ddpg_tf.training"]
     return shlex.join(["python", *program, *arguments])
 
 

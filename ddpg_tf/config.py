@@ -313,6 +313,8 @@ FIELD_TYPES = typing.get_type_hints(Config)
 def _canonical(name: str, value: Any, num_envs: int) -> Any:
     """One spelling of each setting, fit for a flagfile: the default of update_every, JSON on one line."""
     value = coerce(name, FIELD_TYPES[name], value)
+    if isinstance(value, str) and (value != value.strip() or "\n" in value) and name != "env_kwargs":
+        raise UsageError(f"{name} must not have line breaks, or white space around it: {value!r}")
     if name == "update_every":
         return value or num_envs
     if name in ("run_dir", "export_dir"):

@@ -15,7 +15,7 @@ from absl import flags
 
 from ddpg_tf import cli
 from ddpg_tf.config import FIELD_TYPES, FIELDS, RUN, Config, require_resumable
-from ddpg_tf.errors import UsageError
+from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.settings import as_flag
 
 PRESETS = Path(__file__).parent / "presets"
@@ -153,6 +153,8 @@ def flags_file(run_dir: str | os.PathLike) -> Path:
 
 def read_flags(path: Path) -> Config:
     """The Config a run's flags.txt was written from (run_dir: the directory that holds it)."""
+    if not path.read_bytes().strip(b"\0 \n"):
+        raise UserError(f"{path} is empty: it held the run's settings, without which nothing in it can be read")
     values = flags.FlagValues()
     define_flags(values)
     try:

@@ -7,6 +7,7 @@ cluster's machines share DIR and this folder under the same names. Flags of trai
 that are searched: learning rates, batch_size, n_step, noise_sigma, normalization, normalize_observations, hidden_units.
 """
 
+import dataclasses
 import os
 import signal
 import subprocess
@@ -33,6 +34,7 @@ from ddpg_tf.storage import run_dir
 from ddpg_tf.training import schedule
 
 _CPUS = 1.0  # of a trial
+_LARGEST_BATCH = 256
 
 
 def space(tune: Any, image: bool) -> dict[str, Any]:
@@ -41,7 +43,7 @@ def space(tune: Any, image: bool) -> dict[str, Any]:
     return vectors | {
         "actor_learning_rate": tune.loguniform(1e-4, 3e-3),
         "critic_learning_rate": tune.loguniform(1e-4, 3e-3),
-        "batch_size": tune.choice([64, 128, 256]),
+        "batch_size": tune.choice([64, 128, _LARGEST_BATCH]),
         "n_step": tune.choice([1, 3, 5]),
         "noise_sigma": tune.uniform(0.05, 0.3),
         "normalization": tune.choice(["none", "layer"]),
@@ -60,6 +62,11 @@ def main(argv) -> int:
     config = parse_command_line([argv[0], *arguments], __doc__, registry.resolve_id).config
     if config.run_dir or config.export_dir or config.collectors:
         raise UsageError("a trial has neither a --run_dir nor an --export_dir of its own, nor collectors: see --out")
+    if config.total_steps <= (starts := dataclasses.replace(config, batch_size=_LARGEST_BATCH).learning_starts):
+        raise UsageError(
+            f"no trial would learn: updates start after {starts} steps (--warmup_steps={config.warmup_steps}), and "
+            f"--total_steps is {config.total_steps}"
+        )
     out = Path(values.out or run_dir.default_path(f"tune-{config.env}")).absolute()
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty: choose another --out")

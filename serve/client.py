@@ -199,10 +199,12 @@ def _columns(observation: Any, inputs: Mapping[str, Any]) -> tuple[dict[str, Any
 
 def _array(value: Any, dtype: type | None) -> np.ndarray:
     """`value` as `dtype`; images must be whole numbers already: NumPy would make 0 of 0.5, and 44 of 300."""
-    if dtype is not np.uint8:
-        return np.asarray(value, dtype)
     array = np.asarray(value)
-    with np.errstate(invalid="ignore"):  # NaN
+    if array.dtype.kind in "US":
+        raise ValueError(f"it has text in it: {array.flat[0] if array.size else ''!r}")
+    with np.errstate(invalid="ignore", over="ignore"):  # NaN; 1e300 becomes infinity, which is refused
+        if dtype is not np.uint8:
+            return array.astype(dtype) if dtype else array
         pixels = array.astype(np.uint8)
     if (pixels != array).any():
         raise ValueError("pixels are whole numbers from 0 to 255")

@@ -58,7 +58,7 @@ def main(argv: Sequence[str]) -> None:
     if (values.observation is None) == (not values.sample):
         raise UsageError("give either --observation or --sample")
     try:
-        observation = json.loads(values.observation or "null")
+        observation = None if values.sample else json.loads(values.observation)
     except ValueError as error:
         raise UsageError(f"--observation is not JSON: {error}") from None
     with client_from_flags(values) as client:

@@ -323,6 +323,11 @@ def test_a_preset_is_announced(command, tmp_path, monkeypatch):
     assert result.startswith("none: 40 steps")
 
 
+def test_a_flagfile_without_a_name(refused):
+    """As from a shell's variable that is not set."""
+    assert "--flagfile needs the name of a file" in refused(2, train.main, "--flagfile=", *QUICK)
+
+
 # train.py --resume ----------------------------------------------------------------------------------------------------
 
 
@@ -490,6 +495,9 @@ def test_a_run_that_another_process_trains(refused, finished):
 def test_commands_to_copy_are_those_that_exist_here(tmp_path, monkeypatch):
     assert cli.train_command("--run_dir=a b") == "python train.py '--run_dir=a b'"
     monkeypatch.chdir(tmp_path)  # as where the package is installed
+    with monkeypatch.context() as patch:
+        patch.setattr(sys, "argv", ["/home/me/ddpg_tf/train.py"])
+        assert cli.train_command("--resume") == "python /home/me/ddpg_tf/train.py --resume"
     assert cli.train_command("--resume") == "python -m ddpg_tf.training --resume"
 
 

@@ -229,21 +229,21 @@ def test_a_directory_that_forbids_writing_is_one_line(exported):
 
 
 def test_export_command_prints_signature_and_request(trained, tmp_path, monkeypatch, capsys):
-    """Into a directory with a space."""
+    """Into a directory with a space and a colon, which a model's name may not have."""
     monkeypatch.chdir(tmp_path)
-    export.main(["export.py", f"--run_dir={trained}", "--export_dir=my models/my pendulum"])
+    export.main(["export.py", f"--run_dir={trained}", "--export_dir=my models/my pendulum:1"])
     printed = capsys.readouterr().out
-    assert sorted(os.listdir(tmp_path / "my models" / "my pendulum")) == ["1"]
-    card = json.loads((tmp_path / "my models/my pendulum/1/assets.extra/policy.json").read_text())
+    assert sorted(os.listdir(tmp_path / "my models" / "my pendulum:1")) == ["1"]
+    card = json.loads((tmp_path / "my models/my pendulum:1/1/assets.extra/policy.json").read_text())
     best = load_policy(trained, "best")
     assert (card["step"], card["score"]) == (best.step, best.score) and best.score is not None
     assert "observation float32 [None, 3] -> action float32 [None, 1]" in printed
     said = dict(line.split(": ", 1) for line in printed.splitlines())
     serve, ask = shlex.split(said["serve it"]), shlex.split(said["ask it"])
     assert serve[:3] == ["python", "-m", "serve.local"]
-    assert serve[3:] == ["--model_name=my pendulum", "--model_base_path=my models/my pendulum"]
+    assert serve[3:] == ["--model_name=my pendulum-1", "--model_base_path=my models/my pendulum:1"]
     assert ask[:3] == ["curl", "-d", '{"instances": [[0.0, 0.0, 0.0]]}']
-    assert ask[3:] == ["http://localhost:8501/v1/models/my%20pendulum:predict"]
+    assert ask[3:] == ["http://localhost:8501/v1/models/my%20pendulum-1:predict"]
 
 
 def test_dict_observations_become_named_inputs(uncompiled, tmp_path, tiny):

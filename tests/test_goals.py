@@ -208,6 +208,14 @@ def test_goals_may_end_no_episode_but_need_rewards(monkeypatch):
         goals_of()
 
 
+def test_a_reward_that_is_none_is_told():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # "does not take many goals at once"
+        judge = goals_of("not a number")
+    with pytest.raises(UserError, match=r"ToyGoal-v0\.compute_reward gave nan, not a number"):
+        judge.reward(np.float32([[0, 0], [1, 1]]), np.float32([[0, 0], [0, 0]]))
+
+
 def test_functions_of_two_goals_are_asked_row_by_row_with_a_warning():
     with pytest.warns(UserWarning, match="compute_reward does not take many goals at once.*slow"):
         slow = goals_of("two at a time")

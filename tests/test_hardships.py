@@ -91,7 +91,7 @@ def test_what_was_learnt_is_saved_before_a_long_evaluation_ends(tmp_path, short,
 
 
 def test_ten_failures_in_a_row_end_the_run_with_a_checkpoint(tmp_path, short):
-    with pytest.raises(UserError, match=r"ToyWeary-v0 raised .*ended 10 episodes in a row\. What was learnt is in"):
+    with pytest.raises(UserError, match=r"ToyWeary-v0 raised .*ended 10 episodes in a row\. The last checkpoint"):
         train(short(tmp_path / "run", "Weary", env_kwargs={"after": 150}, eval_every=0, checkpoint_every=0))
     assert 150 <= newest(tmp_path / "run")["step"] < 250
     assert load_policy(tmp_path / "run").step == newest(tmp_path / "run")["step"]

@@ -1,6 +1,7 @@
 """A run that is killed and resumed ends as one that never was: checkpoints, signals, determinism."""
 
 import contextlib
+import dataclasses
 import errno
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 import warnings
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -279,6 +281,48 @@ def test_returns_under_another_time_limit_are_not_compared(uncompiled, tmp_path,
     assert list(evaluations) == [300, 600] and len(evaluations[600]) == len(evaluations[300])
 
 
+def test_means_of_more_episodes_are_not_compared(uncompiled, tmp_path, tiny):
+    train(tiny(tmp_path / "run", total_steps=300, eval_every=300))
+    with pytest.warns(UserWarning, match=r"eval_episodes is 3 now, and was 2: .* at step 300, no longer counts"):
+        after = train(tiny(tmp_path / "run", total_steps=300, eval_every=300, eval_episodes=3), resume=True)
+    assert (after.steps_now, after.best_step) == (0, 300)
+    evaluations = read_evaluations(tmp_path / "run" / "evaluations.csv")
+    assert len(evaluations[300]) == 3 and after.best_return == pytest.approx(np.mean(evaluations[300]))
+
+
+@pytest.mark.parametrize(
+    "file, damage, says",
+    [
+        ("flags.txt", b"", "flags.txt is empty"),
+        ("versions.json", b'{"run": ', "versions.json is damaged .*: delete it"),
+        ("replay/*/reward", b"short", r"reward has 5 bytes instead of \d+: the run cannot be resumed"),
+    ],
+)
+def test_a_damaged_file_is_named(trained, tmp_path, file, damage, says):
+    shutil.copytree(trained, tmp_path / "run")
+    (found,) = (tmp_path / "run").glob(file)
+    found.write_bytes(damage)
+    with pytest.raises(UserError, match=says):
+        train(dataclasses.replace(run_dir.read_config(tmp_path / "run"), total_steps=1300), resume=True)
+
+
+def test_a_row_of_an_evaluation_that_is_none_is_passed_over(trained, tmp_path):
+    """As the system may leave it where the power went."""
+    shutil.copytree(trained, tmp_path / "run")
+    with open(tmp_path / "run" / "evaluations.csv", "ab") as file:
+        file.write(b"\0\0,\0,\0,\0\n")
+    train(run_dir.read_config(tmp_path / "run"), resume=True)
+    assert_same_run(trained, tmp_path / "run")
+
+
+def test_a_resumed_run_publishes_where_it_did(uncompiled, tmp_path, tiny, monkeypatch):
+    """Wherever it is resumed from."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "Publisher", lambda *_: SimpleNamespace(submit=lambda *_: None, finish=lambda: None))
+    train(tiny("run", total_steps=60, warmup_steps=60, export_dir="models"))
+    assert run_dir.read_config("run").export_dir == str(tmp_path / "models")
+
+
 def test_extending_a_run_equals_having_trained_longer(uncompiled, tmp_path, tiny):
     changes = dict(noise="ou", checkpoint_every=0, eval_every=300)
     train(tiny(tmp_path / "long", **changes))
@@ -367,8 +411,10 @@ def test_diverging_weights_stop_the_run_and_leave_the_last_checkpoint(uncompiled
 
     learn = Core._learn
     monkeypatch.setattr(Core, "_learn", poisoned)
-    with pytest.raises(UserError, match="diverged"):
+    with pytest.raises(UserError, match=r"diverged.*\. The last checkpoint is of step 300, in "):
         train(tiny(tmp_path / "run"))
+    with pytest.raises(UserError, match=r"diverged.*\. There is no checkpoint, in "):
+        train(tiny(tmp_path / "none", checkpoint_every=0, normalize_observations=True))
     arrays, meta = checkpoint.load(tmp_path / "run" / "checkpoints")
     assert meta["step"] == 300
     assert all(np.isfinite(array).all() for array in arrays.values())

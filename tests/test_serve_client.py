@@ -134,14 +134,16 @@ def test_named_inputs(stub):
         policy.act({"joint/pos": [[1, 2]], "time": [3]})
 
 
-@pytest.mark.parametrize("observation", [[[1], [1, 2]], ["a", "b", "c"], None, 1.0, np.zeros((2, 2, 3))])
+@pytest.mark.parametrize(
+    "observation", [[[1], [1, 2]], ["a", "b", "c"], [True, "1", 0], None, 1.0, np.zeros((2, 2, 3))]
+)
 def test_what_is_no_observation_is_not_sent(stub, observation):
     with pytest.raises(BadRequest, match="observation"):
         client(stub).act(observation)
     assert not stub.asked
 
 
-@pytest.mark.parametrize("observation", [[None, 0, 1], [np.nan, 0, 1], [[1, 2, 3], [1, np.inf, 3]]])
+@pytest.mark.parametrize("observation", [[None, 0, 1], [np.nan, 0, 1], [1e300, 0, 1], [[1, 2, 3], [1, np.inf, 3]]])
 def test_an_observation_that_is_not_finite_is_not_sent(stub, observation):
     with pytest.raises(BadRequest, match=r"observation has numbers that are not finite \(null"):
         client(stub).act(observation)

@@ -59,7 +59,7 @@ def make_policy_env(config: Config, *, isolate: bool = True) -> gym.Env:
     env = make_env(config.env, kwargs)
     if not sees_images(config, env):
         return env
-    if config.pixels and "rgb_array" not in env.metadata.get("render_modes", ()):
+    if config.pixels and "rgb_array" not in (env.metadata.get("render_modes") or ()):
         raise UserError(f"{config.env} cannot render, and --pixels needs that: its metadata names no mode rgb_array")
     if isolate and rendering.needs_own_process(env):
         env.close()

@@ -28,7 +28,7 @@ class Goals:
       achieved, desired: where in a flattened observation [O] the goals lie, [G] each.
 
     Raises:
-      UserError: a function raises, or does not give one number for a pair of goals.
+      UserError: a function raises, or does not give one finite number for a pair of goals.
     """
 
     def __init__(self, env: gym.Env, spaces: Spaces, name: str):
@@ -38,7 +38,7 @@ class Goals:
             raise UserError(f"{name} has no compute_reward: --hindsight needs the rewards of other goals")
         pairs = _pairs(env)
         self._reward = _OfManyGoals(env.get_wrapper_attr("compute_reward"), f"{name}.compute_reward", shape, pairs)
-        self._env, self._terminated = env, None
+        self._env, self._name, self._terminated = env, name, None
         if env.has_wrapper_attr("compute_terminated"):
             function = env.get_wrapper_attr("compute_terminated")
             self._terminated = _OfManyGoals(function, f"{name}.compute_terminated", shape, pairs)
@@ -48,7 +48,10 @@ class Goals:
 
     def reward(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
         """float32 [n], the rewards of steps that led to `achieved` [n, G] where `desired` [n, G] was wanted."""
-        return self._reward(achieved, desired).astype(np.float32)
+        rewards = self._reward(achieved, desired).astype(np.float32)
+        if not np.isfinite(rewards).all():
+            raise UserError(f"{self._name}.compute_reward gave {rewards[~np.isfinite(rewards)][0]}, not a number")
+        return rewards
 
     def terminated(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray | None:
         """bool [n], whether such a step ends its episode; None where goals end none."""
@@ -62,7 +65,7 @@ class _OfManyGoals:
         self._function, self._name, self._shape = function, name, shape
         expected, self._at_once = self._rows(*pairs), True
         try:
-            self._at_once = np.allclose(self(*pairs), expected, 1e-5, 1e-6)
+            self._at_once = np.allclose(self(*pairs), expected, 1e-5, 1e-6, equal_nan=True)
         except Exception:  # whatever its author did not think of
             self._at_once = False
         if not self._at_once:

@@ -21,11 +21,13 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[s
     Returns:
       Its arrays by name, [length, N, ...]; a ring that is there may be longer.
     Raises:
-      UserError: there should be a ring and is none, or the disk has no room.
+      UserError: there should be a ring and is none, or a part of one, or the disk has no room.
     """
     existing = sorted((path for path in directory.glob("ring-*") if path.name[5:].isdigit()), key=_length)
     if rows and not existing:
         raise UserError(f"{directory} holds no replay: the run cannot be resumed")
+    if rows:
+        _require_whole(existing[-1], layout)
     if rows and _length(existing[-1]) >= length:
         length = _length(existing[-1])
     else:
@@ -39,6 +41,19 @@ def open_ring(directory: Path, layout: Layout, length: int, rows: int) -> dict[s
     }
 
 
+def _sizes(layout: Layout, length: int) -> dict[str, int]:
+    """Bytes of each file."""
+    return {name: length * int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (shape, dtype) in layout.items()}
+
+
+def _require_whole(home: Path, layout: Layout):
+    """NumPy would make a file that is too short longer, with zeros."""
+    for name, size in _sizes(layout, _length(home)).items():
+        found = (home / name).stat().st_size if (home / name).exists() else 0
+        if found != size:
+            raise UserError(f"{home / name} has {found} bytes instead of {size}: the run cannot be resumed")
+
+
 def _length(home: Path) -> int:
     """Of the ring in `home`, ring-LENGTH."""
     return int(home.name[5:])
@@ -46,7 +61,7 @@ def _length(home: Path) -> int:
 
 def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None, rows: int):
     """Reserves the files of a new ring, copies what `source` holds of the first `rows` rows, renames it into place."""
-    sizes = {name: length * int(np.prod(shape)) * np.dtype(dtype).itemsize for name, (shape, dtype) in layout.items()}
+    sizes = _sizes(layout, length)
     partial, home = directory / "partial", directory / f"ring-{length}"
     for stale in (partial, home):  # of a run that was killed before its first checkpoint
         shutil.rmtree(stale, ignore_errors=True)

@@ -81,7 +81,7 @@ def write_versions(path: Path, device: str, step: int = 0):
     A start that left no checkpoint is forgotten: nothing of it is in the run.
     """
     file, now = path / "versions.json", {"device": device, **package_versions()}
-    told = json.loads(file.read_text()) if file.exists() else {}
+    told = _read_json(file) if file.exists() else {}
     resumed = [start for start in told.pop("resumed", []) if start["step"] < step]
     first = told if told and step else {"run": told.get("run") or uuid.uuid4().hex, **now}
     if not now.items() <= [first, *resumed][-1].items():
@@ -89,9 +89,16 @@ def write_versions(path: Path, device: str, step: int = 0):
     files.write_text(file, json.dumps(first | {"resumed": resumed}, indent=1))
 
 
+def _read_json(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except ValueError as error:
+        raise UserError(f"{path} is damaged ({error}): delete it, and the run can be resumed") from None
+
+
 def read_versions(path: Path) -> dict[str, str]:
     """The run's random name and what it ran on: "2.20.0, 2.21.0" of what was another one when it was resumed."""
-    first = json.loads((path / "versions.json").read_text())
+    first = _read_json(path / "versions.json")
     starts = [first, *first.pop("resumed", [])]
     names = {name: None for start in starts for name in start if name != "step"}
     return {name: ", ".join(dict.fromkeys(start[name] for start in starts if name in start)) for name in names}

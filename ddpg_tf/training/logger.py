@@ -192,5 +192,9 @@ def _cut(path: Path, columns: tuple[str, ...], step: int):
 
     An earlier version of this project may have had other columns.
     """
-    rows = [[row.get(column, "") for column in columns] for row in read_rows(path) if int(row["step"]) <= step]
+    rows = [
+        [row.get(column, "") for column in columns]
+        for row in read_rows(path)
+        if row["step"].isdecimal() and int(row["step"]) <= step
+    ]
     write_rows(path, columns, rows)

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import math
+import os
 import time
 import warnings
 from pathlib import Path
@@ -73,6 +74,8 @@ def train(config: Config, *, resume: bool = False) -> Result:
         require_resumable(run_dir.read_config(config.run_dir), dataclasses.asdict(config))
     else:  # flags.txt must name what runs, not a short or retired id for it
         config = dataclasses.replace(config, env=registry.resolve_id(config.env))
+    if config.export_dir:  # flags.txt must name the same place wherever the run is resumed
+        config = dataclasses.replace(config, export_dir=os.path.abspath(config.export_dir))
     path = Path(config.run_dir) if config.run_dir else run_dir.default_path(f"{config.env}-{config.seed}")
     spaces = factory.spaces_of(config)
     with contextlib.ExitStack() as stack:
@@ -95,7 +98,14 @@ def train(config: Config, *, resume: bool = False) -> Result:
             print(f"training on {_tf.device()}", flush=True)
         with signals.collected() as interrupted, _Run(config, path, spaces, goals, found) as run:
             run_dir.write_flags(path, config)  # a resumed run may have new ones
-            return run.until_done(interrupted)
+            try:
+                return run.until_done(interrupted)
+            except Interrupted:
+                raise
+            except UserError as error:
+                step = checkpoint.newest_step(path / "checkpoints")
+                left = "There is no checkpoint" if step is None else f"The last checkpoint is of step {step}"
+                raise UserError(f"{error}. {left}, in {path}") from error
 
 
 def _require_apart(export_dir: str, path: Path):
@@ -138,9 +148,10 @@ class _Run:
 
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
         self._config, self._path, self._spaces = config, path, spaces
-        arrays, meta = found or ({}, {"step": 0, "scores": {"limit": config.max_episode_steps}, "seconds": 0.0})
-        before = Scores(**meta["scores"])
-        self._scores = before.under(config.max_episode_steps)
+        arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
+        now = {"limit": config.max_episode_steps, "episodes": config.eval_episodes}
+        before = Scores(**now | meta["scores"])  # an earlier version's may lack some
+        self._scores = before.under(**now)
         self._best = {} if self._scores.best is None else checkpoint.select(arrays, "best")
         agent = DDPG(config, spaces.observation_shape, spaces.low, spaces.high)
         if found:
@@ -214,7 +225,7 @@ class _Run:
             if last or interrupted or core.collector.problem or _due(before, core.step, config.checkpoint_every):
                 self._checkpoint()
             if core.collector.problem:
-                raise UserError(f"{core.collector.problem}. What was learnt is in {self._path}, step {core.step}")
+                raise UserError(core.collector.problem)
             if interrupted and (scores.due or not last):
                 raise Interrupted(interrupted[0], self._path)
         return Result(self._path, core.step, core.step - first, scores.last, scores.best, scores.best_step)
@@ -239,9 +250,10 @@ class _Run:
             for name, value in metrics.items():
                 if not math.isfinite(value):
                     raise UserError(
-                        f"{name} is {value} between steps {before} and {self._core.step}: training "
-                        f"diverged. The last good checkpoint is in {self._path}/checkpoints; try smaller "
-                        "learning rates or --normalize_observations"
+                        f"{name} is {value} between steps {before} and {self._core.step}: training diverged; try "
+                        "smaller learning rates"
+                        + " or --normalize_observations"
+                        * (not self._config.normalize_observations)
                     )
             self._logger.update(metrics, self._config.updates_per_block)
 

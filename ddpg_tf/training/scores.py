@@ -10,7 +10,7 @@ class Scores:
 
     Attributes:
       due: an evaluation is to be made at this step, or under way: a resumed run begins with it.
-      limit: max_episode_steps of the evaluations.
+      limit, episodes: max_episode_steps and eval_episodes of the evaluations.
       best_whole: no environment failed in the best: where steps cost, an episode that is cut short looks good.
     """
 
@@ -21,6 +21,7 @@ class Scores:
     best_step: int | None = None
     best_whole: bool = True
     limit: int = 0
+    episodes: int = 0
 
     def rows_until(self, step: int, due: bool) -> int:
         """The last step whose evaluations a run that goes on at `step` keeps in its files; -1: none.
@@ -31,14 +32,22 @@ class Scores:
         last = -1 if self.last_step is None else self.last_step
         return min(last, step - 1) if due else last
 
-    def under(self, limit: int) -> "Scores":
-        """These, or none where episodes had another limit, for returns of two cannot be compared."""
-        if self.limit == limit:
+    def under(self, limit: int, episodes: int) -> "Scores":
+        """These, or none where evaluations were of other episodes, for their means cannot be compared."""
+        changed = [
+            f"{name} is {now} now, and was {before}"
+            for name, now, before in (
+                ("max_episode_steps", limit, self.limit),
+                ("eval_episodes", episodes, self.episodes),
+            )
+            if now != before
+        ]
+        if not changed:
             return self
         if self.best is not None:
             warnings.warn(
-                f"max_episode_steps is {limit} now, and was {self.limit}: what was evaluated before, at best "
-                f"{self.best:.1f} at step {self.best_step}, no longer counts",
+                f"{', '.join(changed)}: what was evaluated before, at best {self.best:.1f} at step {self.best_step}, "
+                "no longer counts",
                 stacklevel=4,
             )
-        return Scores(due=self.due or self.last is not None, limit=limit)
+        return Scores(due=self.due or self.last is not None, limit=limit, episodes=episodes)
