@@ -806,3 +806,9 @@ def test_a_config_is_frozen():
 def test_a_value_of_the_wrong_type_names_its_field(name, value):
     with pytest.raises(UsageError, match=f"^{name} "):
         Config(**{name: value})
+
+
+@pytest.mark.parametrize("value", ["a\nb", "a ", " a"])
+def test_a_path_that_no_flagfile_can_hold(value):
+    with pytest.raises(UsageError, match=r"^export_dir must not have line breaks, or white space around it"):
+        Config(export_dir=value)

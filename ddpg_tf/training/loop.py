@@ -249,11 +249,10 @@ class _Run:
         for metrics in blocks:
             for name, value in metrics.items():
                 if not math.isfinite(value):
+                    more = "" if self._config.normalize_observations else " or --normalize_observations"
                     raise UserError(
                         f"{name} is {value} between steps {before} and {self._core.step}: training diverged; try "
-                        "smaller learning rates"
-                        + " or --normalize_observations"
-                        * (not self._config.normalize_observations)
+                        f"smaller learning rates{more}"
                     )
             self._logger.update(metrics, self._config.updates_per_block)
 
