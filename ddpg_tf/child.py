@@ -23,7 +23,7 @@ def run(module: str, *argv: object, **environment: str) -> subprocess.CompletedP
 
 
 def failure(module: str, *argv: object, **environment: str) -> str:
-    """As `run`; returns why it failed, in one line: a signal, the last it wrote, or what the system said. "" if not."""
+    """As `run`; returns why it failed, in one line: a signal, its last line, or what the system said. Empty if not."""
     try:
         done = run(module, *argv, **environment)
     except OSError as error:  # no memory for a process, no more processes, ...

@@ -28,6 +28,7 @@ from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from ddpg_tf.training.core import Core
 from ddpg_tf.training.logger import Logger
+from ddpg_tf.training.signals import Interrupted
 
 
 def last_step(path):
@@ -333,6 +334,19 @@ def test_extending_a_run_equals_having_trained_longer(uncompiled, tmp_path, tiny
         result = train(tiny(tmp_path / "run", **changes), resume=True)
     assert result.steps_now == 600
     assert_same_run(tmp_path / "long", tmp_path / "run")
+
+
+def test_a_signal_that_comes_while_the_loop_looks_is_seen_with_a_checkpoint(uncompiled, tmp_path, tiny, monkeypatch):
+    def late(before, now, every):  # when it has looked for a signal, and asks whether a checkpoint is due
+        if (now, every) == (100, 150):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return due(before, now, every)
+
+    due = loop._due
+    monkeypatch.setattr(loop, "_due", late)
+    with pytest.raises(Interrupted):
+        train(tiny(tmp_path / "run"))
+    assert checkpoint.newest_step(tmp_path / "run" / "checkpoints") >= 100
 
 
 def test_resuming_with_total_steps_at_the_interruption_evaluates_there(uncompiled, tmp_path, tiny, monkeypatch):

@@ -12,8 +12,7 @@ import numpy as np
 
 from ddpg_tf import _tf, files
 from ddpg_tf.collect.collector import Transitions
-from ddpg_tf.config import FIELDS, Config, require_resumable
-from ddpg_tf.consistency import without_effect
+from ddpg_tf.config import Config, require_resumable
 from ddpg_tf.envs import factory, registry
 from ddpg_tf.envs.goals import Goals, goals_of
 from ddpg_tf.envs.spaces import Spaces
@@ -21,14 +20,11 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation import video
 from ddpg_tf.evaluation.evaluator import FIRST_SEED, Evaluator
 from ddpg_tf.evaluation.results import draw_learning_curve
-from ddpg_tf.export import versions
 from ddpg_tf.export.publish import Publisher
-from ddpg_tf.learner import networks
 from ddpg_tf.learner.agent import DDPG
-from ddpg_tf.replay import ring
 from ddpg_tf.replay.hindsight import Hindsight
 from ddpg_tf.storage import checkpoint, run_dir
-from ddpg_tf.training import schedule, signals
+from ddpg_tf.training import signals, start
 from ddpg_tf.training.core import Finished, make_replay
 from ddpg_tf.training.logger import Logger
 from ddpg_tf.training.rounds import make_collector
@@ -81,9 +77,9 @@ def train(config: Config, *, resume: bool = False) -> Result:
     with contextlib.ExitStack() as stack:
         if goals := goals_of(config, spaces):
             stack.callback(goals.close)
-        _require_apart(config.export_dir, path)
+        start.require_apart(config.export_dir, path)
         if not resume:
-            _begin(config, path, spaces)
+            start.begin(config, path, spaces)
         stack.enter_context(run_dir.lock(path))
         found = checkpoint.load(path / "checkpoints") if resume else None
         if found and config.total_steps < found[1]["step"]:
@@ -106,41 +102,6 @@ def train(config: Config, *, resume: bool = False) -> Result:
                 step = checkpoint.newest_step(path / "checkpoints")
                 left = "There is no checkpoint" if step is None else f"The last checkpoint is of step {step}"
                 raise UserError(f"{error}. {left}, in {path}") from error
-
-
-def _require_apart(export_dir: str, path: Path):
-    """Training and publication each hold a lock on their directory, and a new run's directory must be empty."""
-    if export_dir and Path(export_dir).exists() and not Path(export_dir).is_dir():
-        raise UsageError(f"export_dir {export_dir} is not a directory")
-    models = Path(export_dir).resolve()
-    if export_dir and path.resolve() in (models, *models.parents):
-        raise UsageError(f"export_dir {export_dir} is the run's own directory, or in it: choose another")
-
-
-def _begin(config: Config, path: Path, spaces: Spaces):
-    """Makes the directory of a new run, after all that can be known to fail: nothing is left of a refused one."""
-    networks.require_buildable(config, spaces.observation_shape)
-    ring.require_disk(path, schedule.ring_bytes(config, spaces.observation_shape, spaces.action_size))
-    if config.export_dir:
-        with versions.exporting_to(Path(config.export_dir)):
-            pass  # what is wrong with it is told now, not hours later
-    run_dir.create(path, config)
-    _warn_of_settings(config, spaces)
-
-
-def _warn_of_settings(config: Config, spaces: Spaces):
-    if config.learning_starts >= config.total_steps:
-        warnings.warn(
-            f"nothing will be learnt: updates start after {config.learning_starts} steps (warmup_steps, "
-            f"batch_size) and total_steps is {config.total_steps}",
-            stacklevel=4,
-        )
-    if spaces.has_goals and config.hindsight == "none":
-        warnings.warn(f"{config.env} has goals: --hindsight=future learns from those it did not reach", stacklevel=4)
-    for names, why in without_effect(config, spaces.image):
-        changed = [f"--{name}" for name in names if getattr(config, name) != FIELDS[name].default]
-        if changed:
-            warnings.warn(f"{', '.join(changed)}: no effect, {why}", stacklevel=4)
 
 
 class _Run:
@@ -222,11 +183,12 @@ class _Run:
             scores.due |= last or _due(before, core.step, config.eval_every)
             if scores.due and not core.collector.problem:
                 self._evaluate(interrupted)
-            if last or interrupted or core.collector.problem or _due(before, core.step, config.checkpoint_every):
+            stop = bool(interrupted)  # looked at once: what is told to stop has a checkpoint
+            if last or stop or core.collector.problem or _due(before, core.step, config.checkpoint_every):
                 self._checkpoint()
             if core.collector.problem:
                 raise UserError(core.collector.problem)
-            if interrupted and (scores.due or not last):
+            if stop and (scores.due or not last):
                 raise Interrupted(interrupted[0], self._path)
         return Result(self._path, core.step, core.step - first, scores.last, scores.best, scores.best_step)
 
