@@ -17,8 +17,9 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks import peer_runs, scoring
-from benchmarks.peer_runs import Peer
+from benchmarks import scoring
+from benchmarks.peers import peer_runs
+from benchmarks.peers.peer_runs import Peer
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.evaluation.results import read_evaluations

@@ -12,8 +12,7 @@ import gymnasium as gym
 import numpy as np
 from absl import flags
 
-from benchmarks.results import SUITES
-from benchmarks.suite_file import read
+from benchmarks.suite.entries import SUITES, read
 from ddpg_tf import cli
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.envs.spaces import is_image

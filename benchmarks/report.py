@@ -81,7 +81,7 @@ def write(
     Args:
       argv: of the command of benchmarks/ that measured them, program first.
     """
-    command = shlex.join(["python", "-m", f"benchmarks.{Path(argv[0]).stem}", *argv[1:]])
+    command = shlex.join(["python", "-m", _module(argv[0]), *argv[1:]])
     used = ", ".join(f"{name} {version}" for name, version in versions.items())
     count = len(available_cores())
     cores = f"{count} CPU core{'s' * (count > 1)}"
@@ -97,6 +97,11 @@ def write(
         name: [[name, row.what, row.measured, *row.cells[2:]] for row in part.rows] for name, part in parts.items()
     }
     write_rows(table, ["part", "what", "measured", "wanted", "as wanted"], itertools.chain(*rows.values()))
+
+
+def _module(program: str) -> str:
+    _, _, below = program.rpartition("/benchmarks/")
+    return ".".join(part for part in ("benchmarks", *Path(below).with_suffix("").parts) if part != "__main__")
 
 
 def show(out: Path, parts: Mapping[str, Part]) -> int:

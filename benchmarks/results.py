@@ -15,15 +15,15 @@ from pathlib import Path
 
 from absl import flags
 
-from benchmarks import curves, outcomes, pages, paper, side_by_side
+from benchmarks import curves, outcomes
 from benchmarks.outcomes import Results
+from benchmarks.pages import overview, paper, side_by_side
 from benchmarks.processes import ROOT
-from benchmarks.suite_file import Entry, Suite, read
+from benchmarks.suite.entries import SUITES, Entry, Suite, read
 from ddpg_tf import cli
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.files import write_text
 
-SUITES = Path("benchmarks/suites")
 _BEGIN, _END = "<!-- results: written by benchmarks.results -->", "<!-- end of results -->"
 
 
@@ -54,13 +54,13 @@ def main(argv) -> int:
         if results:
             side_by_side.draw_comparisons(results, outcomes.RESULTS / f"{suite.name}.png")
             write_text(outcomes.RESULTS / f"{suite.name}.md", side_by_side.suite_page(suite, results))
-    write_text(outcomes.RESULTS / "README.md", pages.all_entries(published))
-    pages.draw_all(published, outcomes.RESULTS / "curves.png")
-    pages.draw_estimates(published, outcomes.RESULTS / "values.png")
-    _replace(ROOT / "README.md", pages.readme_table(published))
+    write_text(outcomes.RESULTS / "README.md", overview.all_entries(published))
+    overview.draw_all(published, outcomes.RESULTS / "curves.png")
+    overview.draw_estimates(published, outcomes.RESULTS / "values.png")
+    _replace(ROOT / "README.md", overview.readme_table(published))
     found = {f"{suite.name}/{name}": of for suite, results in published for name, of in results.items()}
     _replace(ROOT / "docs/results.md", paper.table(found))
-    print(pages.all_entries(published))
+    print(overview.all_entries(published))
     for problem in problems:
         warnings.warn(f"passed over: {problem}", stacklevel=1)
     return int(bool(problems))

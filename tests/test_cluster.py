@@ -121,15 +121,15 @@ def test_ray_listens_on_this_machine_only(ray):
 def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
     from conftest import TINY
 
-    from benchmarks import suite_file, suite_ray, suite_runs
+    from benchmarks.suite import entries, on_ray, running
 
     # It learns nothing: there would be an update to compile in each place.
     flags = {**TINY, "preset": "none", "hidden_units": [8, 8], "total_steps": 10_000_000, "warmup_steps": 10_000_000}
     spelt = ", ".join(f"{name} = {json.dumps(value)}" for name, value in flags.items())
     (tmp_path / "small.toml").write_text(f"[entries.a]\nflags = {{{spelt}}}\n")
     (tmp_path / "small").mkdir()
-    (run,) = suite_runs.plan(suite_file.read(tmp_path / "small.toml"), tmp_path)
-    start, _ = suite_ray.launcher("auto")
+    (run,) = running.plan(entries.read(tmp_path / "small.toml"), tmp_path)
+    start, _ = on_ray.launcher("auto")
     placed = start(run, [0])
     for losses in (0, 1):
         reached = run.progress[0]
@@ -147,7 +147,7 @@ def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
 
 def test_a_run_of_a_suite_whose_place_ran_out_of_memory_gets_another():
     exceptions = pytest.importorskip("ray.exceptions", reason="Ray is not installed")
-    from benchmarks import suite_ray
+    from benchmarks.suite import on_ray
 
     def lost(_):
         raise exceptions.OutOfMemoryError("the machine is full")
@@ -159,7 +159,7 @@ def test_a_run_of_a_suite_whose_place_ran_out_of_memory_gets_another():
         return made[-1]
 
     ray = SimpleNamespace(wait=lambda asked, timeout: (asked, []), get=lost, kill=killed.append, exceptions=exceptions)
-    placed = suite_ray.Placed(ray, make)
+    placed = on_ray.Placed(ray, make)
     assert placed.poll() is None and len(made) == 2 and killed == made[:1]
     while placed.poll() is None:
         pass

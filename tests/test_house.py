@@ -1,4 +1,4 @@
-"""The rooms of ddpg_tf and which may know which; what must do without TensorFlow."""
+"""The rooms of ddpg_tf and of benchmarks, and which may know which; what must do without TensorFlow."""
 
 import ast
 import os
@@ -12,24 +12,37 @@ from conftest import ROOT, command
 from ddpg_tf import cli
 
 # Each line may import from those above it, and from its own room; rooms of one line do not know each other.
-ORDER = [
-    ["_tf", "child", "cli", "errors", "files"],
-    ["settings", "consistency"],
-    ["config"],
-    ["flags"],
-    ["envs", "replay"],
-    ["learner", "collect"],
-    ["storage"],
-    ["evaluation", "export"],
-    ["training"],
-    ["evaluate", "tune"],
-]
-FLOOR = {room: floor for floor, rooms in enumerate(ORDER) for room in rooms}
+ORDER = {
+    "ddpg_tf": [
+        ["_tf", "child", "cli", "errors", "files"],
+        ["settings", "consistency"],
+        ["config"],
+        ["flags"],
+        ["envs", "replay"],
+        ["learner", "collect"],
+        ["storage"],
+        ["evaluation", "export"],
+        ["training"],
+        ["evaluate", "tune"],
+    ],
+    "benchmarks": [
+        ["processes", "scoring"],
+        ["report", "peers"],
+        ["outcomes"],
+        ["curves", "suite"],
+        ["pages", "random_policy"],
+        ["results", "speed", "serving", "films", "planner"],
+        ["reliability"],
+    ],
+}
+FLOOR = {
+    (package, room): floor for package, floors in ORDER.items() for floor, rooms in enumerate(floors) for room in rooms
+}
 PACKAGE = ROOT / "ddpg_tf"
 
 
-def modules_of(path: Path) -> list[str]:
-    """The modules of ddpg_tf that a file imports, anywhere in it, as dotted paths below ddpg_tf."""
+def modules_of(path: Path, package: str = "ddpg_tf") -> list[str]:
+    """The modules of a package that a file imports, anywhere in it, as dotted paths below the package."""
     found = []
     for node in ast.walk(ast.parse(path.read_text())):
         names = []
@@ -37,42 +50,49 @@ def modules_of(path: Path) -> list[str]:
             names = [f"{node.module}.{alias.name}" for alias in node.names]
         elif isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
-        found += [name.removeprefix("ddpg_tf.") for name in names if name.startswith("ddpg_tf.")]
+        found += [name.removeprefix(f"{package}.") for name in names if name.startswith(f"{package}.")]
     return found
 
 
-def rooms_of(path: Path) -> set[str]:
-    return {module.partition(".")[0] for module in modules_of(path)}
+def rooms_of(path: Path, package: str = "ddpg_tf") -> set[str]:
+    return {module.partition(".")[0] for module in modules_of(path, package)}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+def place_of(path: Path) -> tuple[str, str]:
+    """(package, room)"""
+    package, *parts = path.relative_to(ROOT).parts
+    return package, parts[0].removesuffix(".py")
 
 
-FILES = sorted(path for path in PACKAGE.rglob("*.py") if path != PACKAGE / "__init__.py")
+FILES = sorted(
+    path for package in ORDER for path in (ROOT / package).rglob("*.py") if path != ROOT / package / "__init__.py"
+)
 
 
 def test_every_room_has_a_floor_and_says_what_it_is_for():
-    assert {room_of(path) for path in FILES} == FLOOR.keys()
-    for folder in {path.parent for path in FILES} - {PACKAGE}:
+    assert {place_of(path) for path in FILES} == FLOOR.keys()
+    for folder in {path.parent for path in FILES} - {ROOT / package for package in ORDER}:
         assert len(ast.get_docstring(ast.parse((folder / "__init__.py").read_text())).splitlines()) in (1, 2, 3, 4)
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_imports_run_one_way(path):
-    room = room_of(path)
-    for other in rooms_of(path) - {room, "__version__"}:
-        assert FLOOR[other] < FLOOR[room] or (FLOOR[other] == FLOOR[room] == 0), f"{room} imports {other}"
+    package, room = place_of(path)
+    floor = FLOOR[package, room]
+    for other in rooms_of(path, package) - {room, "__version__"}:
+        above = FLOOR[package, other]
+        assert above < floor or above == floor == 0, f"{room} imports {other}"
 
 
 @pytest.mark.parametrize("folder", sorted({path.parent for path in FILES}), ids=lambda path: path.name)
 def test_there_is_no_circle_within_a_room(folder):
-    prefix = "" if folder == PACKAGE else f"{folder.name}."
+    package, *parts = folder.relative_to(ROOT).parts
+    prefix = "".join(f"{part}." for part in parts)
     names = {path.stem for path in folder.glob("*.py")} - {"__init__"}
     left = {
         name: {
             module.removeprefix(prefix).partition(".")[0]
-            for module in modules_of(folder / f"{name}.py")
+            for module in modules_of(folder / f"{name}.py", package)
             if module.startswith(prefix)
         }
         & names - {name}
@@ -105,7 +125,7 @@ def test_clients_workers_films_and_help_do_without_tensorflow():
         "ddpg_tf.evaluation.video",
         "ddpg_tf.export.runtimes",
         "ddpg_tf.tune",
-        "benchmarks.suite",
+        "benchmarks.suite.__main__",
     ]
     assert command("-c", code, *modules).stdout.split("\n") == [*modules, ""]
 

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 
-from benchmarks import campaign, disturbances
+from benchmarks.reliability import campaign, disturbances
 from ddpg_tf.storage import checkpoint
 
 

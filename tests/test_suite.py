@@ -13,19 +13,11 @@ import numpy as np
 import pytest
 from conftest import ROOT, TINY, timeless
 
-from benchmarks import (
-    outcomes,
-    paper,
-    peer_runs,
-    planner,
-    report,
-    results,
-    scoring,
-    side_by_side,
-    suite,
-    suite_file,
-    suite_runs,
-)
+from benchmarks import outcomes, planner, report, results, scoring
+from benchmarks.pages import paper, side_by_side
+from benchmarks.peers import peer_runs
+from benchmarks.suite import __main__ as suite
+from benchmarks.suite import entries, running
 from ddpg_tf import Config, train
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UsageError, UserError
@@ -86,7 +78,7 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
         beside = "one"
         published = {score = -140}
         """)
-    found = suite_file.read(path)
+    found = entries.read(path)
     assert (found.name, found.about, [entry.name for entry in found.entries]) == (
         "small",
         "All of it.",
@@ -147,22 +139,22 @@ def test_an_entry_is_its_sets_in_their_order_and_then_its_own(written):
 def test_a_file_that_is_wrong_is_refused_with_what_is_wrong(written, text, says):
     path = written(text)
     with pytest.raises(UsageError, match=rf"(?s)small\.toml.*{says}"):
-        suite_file.read(path)
+        entries.read(path)
 
 
 def test_a_file_that_is_not_there(tmp_path):
     with pytest.raises(UsageError, match="cannot read the suite"):
-        suite_file.read(tmp_path / "none.toml")
+        entries.read(tmp_path / "none.toml")
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "benchmarks" / "suites").glob("*.toml")), ids=lambda path: path.stem)
 def test_the_projects_suites_can_be_read(path):
-    assert suite_file.read(path).about
+    assert entries.read(path).about
 
 
 def test_a_run_that_goes_on_takes_no_preset(written, tmp_path):
     path = written("[entries.a]\nflags = {preset = 'modern', env = 'Pendulum-v1', total_steps = 500}")
-    (run,) = suite_runs.plan(suite_file.read(path), tmp_path)
+    (run,) = running.plan(entries.read(path), tmp_path)
     first = parse_command_line(run.command()[1:], "")
     run_dir.create(run.path, first.config)
     assert first.preset and first.config.n_step == 3
@@ -193,10 +185,10 @@ def test_a_directory_that_is_no_run_is_left_alone(written, tmp_path):
         suite.main(["suite", str(small), f"--runs_dir={tmp_path / 'runs'}"])
     (path / "mine.txt").rename(path / ".mine")
     with pytest.raises(UsageError, match="no run"):
-        suite_runs.plan(suite_file.read(small), tmp_path / "runs")
+        running.plan(entries.read(small), tmp_path / "runs")
     assert (path / ".mine").read_text() == "precious"
     (path / ".mine").rename(path / f".flags.txt.{'0' * 32}")  # a start that was killed: train.py clears it away
-    (run,) = suite_runs.plan(suite_file.read(small), tmp_path / "runs")
+    (run,) = running.plan(entries.read(small), tmp_path / "runs")
     assert "--resume" not in run.command()
 
 
@@ -296,9 +288,9 @@ def test_a_dry_run_lists_states_and_estimates(disturbed, capsys):
     path.with_name("more").mkdir()
     more = path.with_name("more") / "small.toml"  # the same suite, with a second seed
     more.write_text(path.read_text().replace("seeds = [0]", "seeds = [0, 1]"))
-    plan = suite_runs.plan(suite_file.read(more), runs)
+    plan = running.plan(entries.read(more), runs)
     speed = plan[0].steps_per_second
-    assert suite_runs.dry_run(plan, 4).endswith(f"about {900 / speed / 3600:.1f} h with 4 at once")
+    assert running.dry_run(plan, 4).endswith(f"about {900 / speed / 3600:.1f} h with 4 at once")
     longer = path.with_name("longer.toml")
     longer.write_text("[entries.good]\n" + toml({**FLAGS, "total_steps": 360_000}) + "seeds = [0, 1]")
     suite.main(["suite", str(longer), f"--runs_dir={runs}", "--dry_run"])
@@ -358,11 +350,11 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
 
     results.main(["results", f"--runs_dir={place / 'gone'}"])  # the runs are lost: what is published stays
     assert (place / "results" / "README.md").read_text() == table and (place / "README.md").read_text() == readme
-    plan = suite_runs.plan(suite_file.read(place / "small.toml"), place / "gone")
+    plan = running.plan(entries.read(place / "small.toml"), place / "gone")
     assert [(run.name, run.state) for run in plan] == [
-        ("good-0", suite_runs.PUBLISHED),
-        ("bad-0", suite_runs.PUBLISHED),
-        ("good-1", suite_runs.OPEN),
+        ("good-0", running.PUBLISHED),
+        ("bad-0", running.PUBLISHED),
+        ("good-1", running.OPEN),
     ]
 
     text = text.replace("batch_size = 16", "batch_size = 16, gamma = 0.5").replace("score = -2000", "score = 1")
@@ -379,10 +371,10 @@ def test_results_come_from_the_runs_and_later_from_what_was_published(disturbed,
 
 
 def test_an_entry_catches_up_with_itself_and_with_others_when_its_seeds_together_do(written):
-    entries = "".join(
+    text = "".join(
         f"[entries.{name}]\nflags = {{env = 'Pendulum-v1'}}\n" for name in ("first", "fast", "slow", "short")
     )
-    suite_, of = suite_file.read(written(entries)), {}
+    suite_, of = entries.read(written(text)), {}
     for name, seeds in {
         "first": [[0] * 5 + [10] * 5, [0] * 5 + [30] * 5],  # 20 in the end, which only the second seed has
         "fast": [[0] + [40] * 9, [0] * 10],  # 20 on average from the sixth evaluation on
@@ -406,11 +398,11 @@ def test_an_entry_catches_up_with_itself_and_with_others_when_its_seeds_together
 def test_a_report_keeps_the_parts_that_were_not_measured_now(tmp_path):
     out, figures = tmp_path / "page.md", {"one": 1.0, "two": 2.0}
     for words, names in (("one two", ["one", "two"]), ("one", ["one"])):
-        argv = ["/home/benchmarks/measure.py", *words.split(), "--out=my page.md"]
+        argv = ["/home/benchmarks/speed/measure.py", *words.split(), "--out=my page.md"]
         parts = {name: report.Part(f"of {name}", [report.Row("it", figures[name], ">=", 1.5)]) for name in names}
         report.write(out, "Page", "About it", argv, parts, {"numpy": "2"})
         figures["one"] = 3.0
-    sections, made = report.read_sections(out), "Made by `python -m benchmarks.measure"
+    sections, made = report.read_sections(out), "Made by `python -m benchmarks.speed.measure"
     assert list(sections) == ["one", "two"] and out.read_text().startswith("# Page\n\nAbout it.\n\n## one\n\nof one\n")
     assert "| it | 3 | >= 1.5 | yes |" in sections["one"] and f"{made} one '--out=my page.md'`; " in sections["one"]
     assert "| it | 2 | >= 1.5 | yes |" in sections["two"] and f"{made} one two '--out=my page.md'`; " in sections["two"]
@@ -418,10 +410,10 @@ def test_a_report_keeps_the_parts_that_were_not_measured_now(tmp_path):
     assert rows == [("one", "3.0"), ("two", "2.0")]
 
 
-# A training of another library: only its files count here. Told as benchmarks/peers.py is.
+# A training of another library: only its files count here. Told as benchmarks/peers/train.py is.
 TRAINS = """
 import json, pathlib, sys
-work = json.loads(sys.argv[3])
+work = json.loads(sys.argv[2])
 home = pathlib.Path(work["run_dir"])
 home.mkdir()
 versions = {"run": "1", "sbx-rl": "0.1"}
@@ -450,7 +442,7 @@ def test_another_librarys_training_is_run_and_published_beside_ours(place):
     assert outcome.scores == {900: -3.0} and outcome.steps_per_second == 125
     page = (found.path / "README.md").read_text()
     assert "DDPG of sbx" in page and "sbx-rl 0.1" in page and "benchmarks.suite" in page and "train.py" not in page
-    assert [run.state for run in suite_runs.plan(suite_file.read(path), place / "gone")] == [suite_runs.PUBLISHED]
+    assert [run.state for run in running.plan(entries.read(path), place / "gone")] == [running.PUBLISHED]
 
     path.write_text(path.read_text().replace("tau = 0.1", "tau = 0.2"))
     with pytest.raises(UsageError, match="with other settings"):
@@ -486,7 +478,7 @@ def test_the_script_that_trains_with_another_library_leaves_the_files_of_a_run(t
     peer = peer_runs.Peer("sb3", "DDPG", {"net_arch": [16], "tau": 0.1})
     work = Config(env="Pendulum-v1", total_steps=40, log_every=20, eval_every=40, eval_episodes=2)
     *_, job = peer_runs.command(ROOT, peer, tmp_path / "run", work)
-    runpy.run_path(str(ROOT / "benchmarks" / "peers.py"))["main"](json.loads(job))
+    runpy.run_path(str(ROOT / "benchmarks" / "peers" / "train.py"))["main"](json.loads(job))
     assert outcomes.is_finished(tmp_path / "run", 40) and outcomes.read_peer(tmp_path / "run") == peer
     assert [(row["step"], row["updates"]) for row in read_rows(tmp_path / "run" / "metrics.csv")] == [
         ("20", "9"),
@@ -578,7 +570,7 @@ def test_the_page_says_how_soon_an_entry_catches_up_with_the_first():
             entry("too few", {step: 0.0 for step in (5_000, 10_000)}),
         ]
     )
-    page = side_by_side.suite_page(suite_file.Suite("small", "", ()), found).splitlines()
+    page = side_by_side.suite_page(entries.Suite("small", "", ()), found).splitlines()
     cells = {line.split("]")[0][3:]: line.split(" | ")[6] for line in page if line.startswith("| [")}
     assert cells == {
         "first": "1.00",

@@ -1,0 +1,1 @@
+"""What a training survives: small runs are disturbed, resumed, and compared with undisturbed ones."""

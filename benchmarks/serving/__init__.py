@@ -1,0 +1,1 @@
+"""What `python -m serve.local` bears: load, version changes, nonsense, killed publishers."""
