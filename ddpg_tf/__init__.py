@@ -9,10 +9,14 @@ import importlib
 __version__ = "0.1.0"
 __all__ = ["DDPG", "Config", "ReplayBuffer", "train"]
 
-_ROOMS = {"Config": "config", "DDPG": "learner.agent", "ReplayBuffer": "replay.buffer", "train": "training.loop"}
+_MODULES = {"Config": "config", "DDPG": "learner.agent", "ReplayBuffer": "replay.buffer", "train": "training.loop"}
 
 
 def __getattr__(name):
-    if name in _ROOMS:
-        return getattr(importlib.import_module(f"ddpg_tf.{_ROOMS[name]}"), name)
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"ddpg_tf.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'ddpg_tf' has no attribute {name!r}")
+
+
+def __dir__():
+    return [*__all__, "__version__"]

@@ -5,6 +5,8 @@ says what broke. The halves of the update are called eagerly, with plain gradien
 gradient itself is the question.
 """
 
+import contextlib
+
 import numpy as np
 import pytest
 from conftest import layer_of
@@ -13,6 +15,7 @@ from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
 from ddpg_tf.learner.agent import DDPG, METRICS
+from ddpg_tf.learner.networks import build_critic
 from ddpg_tf.replay.buffer import Batch
 
 LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([3.0, 10.0], np.float32)
@@ -46,6 +49,12 @@ def test_what_cannot_be_a_space_is_refused(shape, low, high):
 def test_a_single_action_may_be_a_number_and_a_size_numpys():
     agent = DDPG(Config(hidden_units=(4,)), np.int64(3), -2.0, 2.0, jit_compile=False)
     assert agent.act(np.zeros([5, 3])).shape == (5, 1)
+
+
+@pytest.mark.parametrize("observations", [np.zeros(3), np.zeros([5, 4]), np.zeros([2, 5, 3])])
+def test_observations_of_another_shape_are_refused(observations):
+    with pytest.raises(UsageError, match=r"must be \(3,\) each, in a batch: not \("):
+        DDPG(Config(hidden_units=(4,)), 3, -2.0, 2.0, jit_compile=False).act(observations)
 
 
 def random_block(updates=BLOCK, size=BATCH_SIZE, seed=0) -> Batch:
@@ -366,7 +375,7 @@ def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets(changes):
         np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5, atol=1e-7)
     observations = random_block().observation[0]
     np.testing.assert_allclose(agent.act(observations), agent.averaged_actor(observations), rtol=1e-5)
-    explored = agent.policy(tf.constant(observations)).numpy()  # without it
+    explored = agent.newest_policy(tf.constant(observations)).numpy()  # without it
     np.testing.assert_allclose(explored, agent.actor(observations), rtol=1e-5)
     assert np.abs(agent.act(observations) - explored).max() > 1e-3
     value = agent.critic([tf.constant(observations), agent.averaged_actor(observations)])
@@ -607,14 +616,29 @@ def test_agents_of_different_seeds_start_differently(agent):
 
 def test_state_names_every_variable_once(normalizing_agent):
     agent, owners = normalizing_agent, {}
-    for owner in (
-        *(getattr(normalizing_agent, network) for network in NETWORKS),
-        agent.actor_optimizer,
-        agent.critic_optimizer,
-    ):
-        owners |= {id(variable): variable for variable in owner.variables}
+    for owner in vars(agent).values():
+        if isinstance(owner, keras.Model | keras.optimizers.Optimizer):
+            owners |= {id(variable): variable for variable in owner.variables}
     assert len(agent.state()) == len(owners) + 3  # the normaliser's float64 count, mean and sum of squares
     assert {id(variable) for variable in agent.variables().values()} == owners.keys()
+
+
+def test_two_variables_of_one_name_are_refused():
+    """As a second critic's would be in the same optimizer, of which one would be saved."""
+
+    def with_two_critics(scope):
+        agent = new_agent(jit_compile=False)
+        with scope:
+            second = build_critic(agent.config, (OBSERVATION_SIZE,), LOW, HIGH, keras.layers.Identity(), "critic_2")
+        agent.critic_optimizer = keras.optimizers.Adam(name="critic_optimizer")
+        agent.critic_optimizer.build([*agent.critic.variables, *second.model.variables])
+        return agent
+
+    with pytest.raises(ValueError, match="two variables have one name"):
+        with_two_critics(contextlib.nullcontext()).state()
+    agent = with_two_critics(keras.name_scope("critic_2"))
+    found = {id(variable) for variable in agent.variables().values()}
+    assert {id(variable) for variable in agent.critic_optimizer.variables} <= found
 
 
 def test_a_restored_agent_goes_on_as_the_one_that_was_saved(normalizing_agent):

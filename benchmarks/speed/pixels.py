@@ -78,7 +78,7 @@ def update(rounds: int) -> report.Part:
         for jit in (False, True):
             agent = agent_of(channels, jit)
             pieces[f"update, {name}, {'with' if jit else 'without'} XLA"] = (
-                lambda agent=agent, batch=batch: agent.learn(batch).numpy(),
+                lambda agent=agent, batch=batch: agent.update_in_graph(batch).numpy(),
                 1,
             )
     pieces |= {
@@ -126,7 +126,7 @@ def _drawing(buffer: ReplayBuffer, agent, name: str, rounds: int) -> list[report
     batch = next(blocks)
     pieces = {
         "draw": (lambda: [next(blocks) for _ in range(10)], 10),
-        "update": (lambda: agent.learn(batch).numpy(), 1),
+        "update": (lambda: agent.update_in_graph(batch).numpy(), 1),
     }
     drawing, updating = measure(pieces, rounds, seconds=0).values()
     return [

@@ -8,6 +8,7 @@ import numpy as np
 
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
+from ddpg_tf.errors import UsageError
 from ddpg_tf.learner.layers import Normalizer
 from ddpg_tf.learner.networks import build_actor, build_critic, build_shared, require_spaces
 from ddpg_tf.learner.vision import random_shift
@@ -54,39 +55,39 @@ class DDPG:
         self.observation_spec = tf.TensorSpec([None, *shape], tf.uint8 if self.image else tf.float32)
         shared = build_shared(config, shape)
         self.normalizer = shared if isinstance(shared, Normalizer) else None
-        sizes = (config, shape, self.low, self.high, shared)
-        self.actor, self._actor = build_actor(*sizes)
-        self.critic, self._critic = build_critic(*sizes)
-        self.target_actor, self._target_actor = build_actor(*sizes, name="target_actor")
-        self.target_critic, self._target_critic = build_critic(*sizes, name="target_critic")
-        self.averaged_actor = build_actor(*sizes, name="averaged_actor").model if config.actor_average else self.actor
+        common = (config, shape, self.low, self.high, shared)
+        self.actor, self._actor_head = build_actor(*common)
+        self.critic, self._critic_head = build_critic(*common)
+        self.target_actor, self._target_actor_head = build_actor(*common, name="target_actor")
+        self.target_critic, self._target_critic_head = build_critic(*common, name="target_critic")
+        self.averaged_actor = build_actor(*common, name="averaged_actor").model if config.actor_average else self.actor
         self._targets = [*_twins(self.actor, self.target_actor), *_twins(self.critic, self.target_critic)]
         self._averages = _twins(self.actor, self.averaged_actor)
         for online, twin in self._targets + self._averages:
             twin.assign(online)
         self.actor_optimizer = keras.optimizers.Adam(config.actor_learning_rate, name="actor_optimizer")
         self.critic_optimizer = keras.optimizers.Adam(config.critic_learning_rate, name="critic_optimizer")
-        # What all networks share is computed once, and trained by the critic's loss only.
         self._shared = shared
-        self.actor_optimizer.build(self._actor.trainable_variables)
+        # The head's: what networks share is trained by the critic's loss only.
+        self.actor_optimizer.build(self._actor_head.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
 
     # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
 
-    def learn(self, batch: Batch) -> tf.Tensor:
+    def update_in_graph(self, batch: Batch) -> tf.Tensor:
         """`update` for tensors, to be called from a graph; METRICS float32 [len(METRICS)]."""
         if self.normalizer:
             self.normalizer.assign_statistics()
         return self._update(batch)
 
     @functools.cached_property
-    def policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
+    def newest_policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
         """What explores, for tensors, to be called from a graph: the newest actor."""
         return self._acting(self.actor)
 
     @functools.cached_property
     def _averaged_policy(self) -> Callable[[tf.Tensor], tf.Tensor]:
-        return self._acting(self.averaged_actor) if self._averages else self.policy
+        return self._acting(self.averaged_actor) if self._averages else self.newest_policy
 
     def _acting(self, actor: keras.Model):
         return tf.function(
@@ -107,7 +108,12 @@ class DDPG:
         """Deterministic actions [B, A] for observations [B, ...]; each batch size B is compiled once.
 
         They are the averaged actor's where config.actor_average has one: what is evaluated, and exported.
+
+        Raises:
+          UsageError: observations have another shape.
         """
+        if (shape := tuple(np.shape(observations)))[1:] != self._shape:
+            raise UsageError(f"observations must be {self._shape} each, in a batch: not {shape}")
         return self._averaged_policy(tf.constant(observations, self.observation_spec.dtype)).numpy()
 
     def value(self, observations: np.ndarray) -> np.ndarray:
@@ -130,21 +136,21 @@ class DDPG:
         """
         image = np.uint8 if self.image else np.float32
         kinds = (image if "observation" in name else np.float32 for name in Batch._fields)
-        metrics = self.learn(Batch(*map(_typed, batch, kinds)))
+        metrics = self.update_in_graph(Batch(*map(_typed, batch, kinds)))
         return dict(zip(METRICS, metrics.numpy().tolist(), strict=True))
 
     def _update_block(self, batch: Batch):
         every = self.config.actor_every
-        rounds = self.config.updates_per_block // every
-        if rounds == 1:  # a graph loop around a single update costs 1 ms
-            return self._update_round(batch, 0)
+        cycles = self.config.updates_per_block // every
+        if cycles == 1:  # a graph loop around a single update costs 1 ms
+            return self._update_cycle(batch, 0)
         total = tf.zeros([len(METRICS)])
-        for k in tf.range(rounds):
-            total += self._update_round(batch, k * every)
-        return total / rounds
+        for k in tf.range(cycles):
+            total += self._update_cycle(batch, k * every)
+        return total / cycles
 
     @tf.autograph.experimental.do_not_convert  # nothing below branches on a tensor; tracing is quicker so
-    def _update_round(self, batch: Batch, first):
+    def _update_cycle(self, batch: Batch, first):
         """Critic, `actor_every` times; then actor through the updated critic, then both targets and the average."""
         total = tf.zeros([len(CRITIC_METRICS)])
         for i in range(self.config.actor_every):
@@ -171,13 +177,13 @@ class DDPG:
         """One step on L = mean((y - Q(s, a))^2), y = r + discount Q'(s', mu'(s')), plus the kernels' L2."""
         # The targets too use batch statistics: in inference mode Q and Q' are two different functions, and diverge.
         next_features = self._shared(batch.next_observation)
-        next_action = self._smoothed(self._target_actor(next_features, training=True)[0])  # [B, A]
-        next_q = self._target_critic([next_features, next_action], training=True)  # [B]
+        next_action = self._smoothed(self._target_actor_head(next_features, training=True)[0])  # [B, A]
+        next_q = self._target_critic_head([next_features, next_action], training=True)  # [B]
         target = batch.reward + batch.discount * next_q  # [B]
         variables = self.critic.trainable_variables
         with tf.GradientTape() as tape:
             features = self._shared(batch.observation)
-            q = self._critic([features, batch.action], training=True)  # [B]
+            q = self._critic_head([features, batch.action], training=True)  # [B]
             for tensor in (q, next_q, target, batch.reward, batch.discount):
                 tensor.shape.assert_has_rank(1)
             error = target - q
@@ -205,10 +211,10 @@ class DDPG:
 
     def _update_actor(self, features):
         """One step up mean(Q(s, mu(s))); the critic in inference mode, and unchanged."""
-        variables = self._actor.trainable_variables
+        variables = self._actor_head.trainable_variables
         with tf.GradientTape() as tape:
-            action, before_tanh = self._actor(features, training=True)  # [B, A]
-            q = self._critic([features, action], training=False)  # [B]
+            action, before_tanh = self._actor_head(features, training=True)  # [B, A]
+            q = self._critic_head([features, action], training=False)  # [B]
             loss = -tf.reduce_mean(q)
             if self.config.saturation_penalty:  # in proportion to q: the same for rewards of any unit
                 scale = self.config.saturation_penalty * tf.stop_gradient(tf.reduce_mean(tf.abs(q)))
@@ -231,13 +237,20 @@ class DDPG:
             average.assign(average + new * (online - average))
 
     def variables(self) -> dict[str, keras.Variable]:
-        """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers."""
+        """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers.
+
+        Raises:
+          ValueError: two variables have one name, as those of one optimizer's two networks can.
+        """
         named = {}
         networks = (self.actor, self.critic, self.target_actor, self.target_critic, self.averaged_actor)
         for owner in (*networks, self.actor_optimizer, self.critic_optimizer):
             for variable in owner.variables:  # what is shared counts once, as the actor's
                 named.setdefault(id(variable), (f"{owner.name}/{variable.path}", variable))
-        return dict(named.values())
+        found = dict(named.values())
+        if len(found) < len(named):
+            raise ValueError("two variables have one name: build a network in keras.name_scope(its name)")
+        return found
 
     def state(self) -> dict[str, np.ndarray]:
         """Everything with state, by name."""

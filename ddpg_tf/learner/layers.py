@@ -11,7 +11,7 @@ class Normalizer(keras.layers.Layer):
     """(observation - mean) / std, clipped to +-10; statistics of every observation `count` has seen.
 
     The statistics are kept in float64 on the host (Chan et al.'s parallel variance) and reach the model only by
-    `assign_statistics`, so that evaluation and export see what the last update saw. One instance serves all four
+    `assign_statistics`, so that evaluation and export see what the last update saw. One instance serves all
     networks.
     """
 

@@ -34,7 +34,7 @@ def require_spaces(shape: tuple[int, ...], low: np.ndarray, high: np.ndarray):
 
 
 def build_shared(config: Config, shape: tuple[int, ...]) -> keras.Layer:
-    """What stands between the observation and all four networks: the normaliser, the encoder of images, or identity.
+    """What stands between the observation and all networks: the normaliser, the encoder of images, or identity.
 
     Raises:
       UsageError: as `require_buildable`.

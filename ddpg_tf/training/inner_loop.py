@@ -61,11 +61,11 @@ class InnerLoop:
         every, done = self._every, first // self._every
         metrics = tf.TensorArray(tf.float32, last // every - done, element_shape=[len(METRICS)])
         for t in tf.range(first + 1, last + 1):
-            stepped = tf.numpy_function(self._stepped, [self._agent.policy(observations)], observations.dtype)
+            stepped = tf.numpy_function(self._stepped, [self._agent.newest_policy(observations)], observations.dtype)
             # The replay has the step before a block is taken; rendering takes long, and goes on during the update.
             with tf.control_dependencies([] if self._overlap else [stepped]):
                 if every == 1 or t % every == 0:
-                    metrics = metrics.write(t // every - done - 1, self._agent.learn(next(self._blocks)))
+                    metrics = metrics.write(t // every - done - 1, self._agent.update_in_graph(next(self._blocks)))
             with tf.control_dependencies([metrics.flow]):  # the next action is the updated policy's
                 observations = tf.ensure_shape(stepped, observations.shape)
         return metrics.stack()
