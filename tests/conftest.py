@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"  # of servers that tests start
 

@@ -1,7 +1,9 @@
 """Gymnasium ids -> environments that training can trust."""
 
 import functools
+import importlib
 import itertools
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +16,7 @@ from conftest import ROOT
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import ddpg_tf.envs
 from ddpg_tf import Config
 from ddpg_tf.envs import factory, goals, registry, rendering
 from ddpg_tf.envs.checked import FAILED, Checked
@@ -576,3 +579,11 @@ def test_an_environment_without_a_space_of_gymnasiums_is_told():
             registry.make_env("Spaceless-v0")
     finally:
         gym.registry.pop("Spaceless-v0")
+
+
+def test_without_a_display_sdl_still_draws(monkeypatch):
+    """Nor is it "dummy": highway-env then draws nothing, and policies would learn from black pictures."""
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    importlib.reload(ddpg_tf.envs)
+    assert os.environ["SDL_VIDEODRIVER"] == "offscreen"

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
@@ -226,6 +227,16 @@ def test_an_episode_knows_that_its_environment_failed():
     assert episode.failed and episode.length == 3
 
 
+def test_episodes_that_do_not_begin_as_their_seed_says_are_told_once():
+    for name, times in (("Forgetful", 1), ("Counter", 0)):
+        evaluator = Evaluator(Config(env=f"tests.toy_envs:Toy{name}-v0", max_episode_steps=5), 8)
+        with warnings.catch_warnings(record=True) as told:
+            warnings.simplefilter("always")
+            for _ in range(3):
+                evaluator.run(lambda observations: np.zeros([len(observations), 3], np.float32))
+        assert sum("begins another episode" in str(warning.message) for warning in told) == times
+
+
 def test_videos_are_taken_at_evaluations(uncompiled, tmp_path, tiny, monkeypatch):
     taken = []
     monkeypatch.setattr(loop.video, "record", lambda path, *rest: taken.append((path.name, len(rest[-1]))))
@@ -239,6 +250,8 @@ def test_why_a_video_cannot_be_made_is_told(uncompiled, trained, tmp_path, tiny,
     actions = np.zeros([1, 1], np.float32)
     said = video.record(tmp_path / "film.gif", Config(env="Nonsense-v0"), 0, actions)
     assert re.match("no video of Nonsense-v0: (?!.*libegl1)", said)
+    said = video.record(tmp_path / "film.gif", Config(env="tests.toy_envs:ToyOddPicture-v0"), 0, np.zeros([1, 3]))
+    assert re.search("ToyOddPicture-v0 renders NoneType, not an array", said)
     (tmp_path / "file").touch()
     said = video.record(tmp_path / "file" / "film.gif", Config(), 0, actions)
     assert re.match("no video of Pendulum-v1: .*file", said)

@@ -229,7 +229,7 @@ def test_functions_of_two_goals_are_asked_row_by_row_with_a_warning():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"env": "Pendulum-v1", "env_kwargs": {}}, "Pendulum-v1 has no goals.*Dict with the arrays achieved_goal"),
+        ({"env": "Pendulum-v1", "env_kwargs": {}}, "Pendulum-v1 has no goals.*Dict with achieved_goal"),
         ({"odd": "two shapes"}, "has no goals .*of one shape"),
         ({"odd": "images"}, "has images .*within its observations"),
         ({"odd": "raises"}, "compute_reward raised KeyError: 'distance'; --hindsight gives it an empty info"),
@@ -250,6 +250,19 @@ def test_a_reward_that_cannot_be_had_any_more_ends_the_run_in_a_line(tmp_path, t
     with pytest.raises(UserError, match="compute_reward raised RuntimeError: tired") as found:
         train(tiny(tmp_path / "run", env=GOAL, env_kwargs={"odd": "tires"}, hindsight="future", max_episode_steps=0))
     assert "\n" not in str(found.value)
+
+
+def test_a_reward_that_goals_do_not_explain_is_told_once(tmp_path, tiny):
+    """What hindsight would lose, as a crash's penalty at the end of some episodes."""
+    quick = dict(env=GOAL, hindsight="future", max_episode_steps=0, total_steps=200)
+    with pytest.warns(
+        UserWarning, match=r"gave a reward of -[56] for goals of which compute_reward says -?[10]"
+    ) as told:
+        train(tiny(tmp_path / "crashes", env_kwargs={"odd": "crashes"}, **quick))
+    assert sum("compute_reward" in str(warning.message) for warning in told) == 1
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "(?s).*compute_reward")
+        train(tiny(tmp_path / "good", **quick))
 
 
 def test_fetch_runs_without_a_prefix_and_judges_many_goals_at_once():

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import types
+import warnings
 
 import numpy as np
 import pytest
@@ -196,6 +197,16 @@ def test_an_environment_that_reuses_its_picture_does_not_change_old_frames():
 def test_flags_for_images_warn_where_there_are_none(uncompiled, tmp_path, tiny):
     with pytest.warns(UserWarning, match=r"--action_repeat, --grayscale: no effect, for Pendulum-v1 is not seen in im"):
         train(tiny(tmp_path / "run", action_repeat=2, grayscale=True, total_steps=300))
+
+
+@pytest.mark.parametrize("picture, warned", [("grey", True), ("dotted", False)])
+def test_pictures_of_one_colour_are_told(uncompiled, tmp_path, picture, warned):
+    """As of an environment that believes that nobody looks."""
+    env = dict(env="tests.toy_envs:ToyOddPicture-v0", env_kwargs={"picture": picture}, max_episode_steps=9)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        train(small(tmp_path / "run", total_steps=20, warmup_steps=20, **env))
+    assert any("nothing but one colour" in str(warning.message) for warning in told) == warned
 
 
 @pytest.mark.parametrize(

@@ -188,7 +188,9 @@ class Goal(Toy):
     def step(self, action):
         self.t += 1
         self.position = self.position + 0.1 * np.asarray(action, np.float64)
-        reward = float(self.compute_reward(self.position, self.wanted, {}))
+        reward = float(self.compute_reward(self.position, self.wanted, {})) - 5 * (
+            self.odd == "crashes" and self.t == 10
+        )
         over = bool(self.compute_terminated(self.position, self.wanted, {}))
         info = {} if self.odd == "silent" else {"is_success": reward == 0}
         return self.observe(), reward, over, self.t == 10 and not over, info
@@ -301,6 +303,7 @@ class OddPicture(Toy):
             "float64": np.zeros((16, 16, 3)),
             "channels first": np.zeros((3, 16, 16), np.uint8),
             "grey": np.zeros((16, 20), np.uint8),
+            "dotted": np.arange(256, dtype=np.uint8).reshape(16, 16),
             "transparent": np.zeros((16, 16, 4), np.uint8),
             "error": {},
         }[self.picture or 1 / 0]

@@ -115,7 +115,9 @@ class Checked(gym.Wrapper):
             return value
         array = np.asarray(value)
         if array.size != 1:
-            raise UserError(f"{self._name} gave a {what} of shape {array.shape}, not one value")
+            raise UserError(
+                f"{self._name} gave a {what} of shape {array.shape}, not one value: a wrapper must make one of it"
+            )
         if array.dtype.kind not in _NUMBERS:
             raise UserError(f"{self._name} gave {value!r} for the {what}, not a number")
         return array.item()

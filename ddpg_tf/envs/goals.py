@@ -38,7 +38,7 @@ class Goals:
             raise UserError(f"{name} has no compute_reward: --hindsight needs the rewards of other goals")
         pairs = _pairs(env)
         self._reward = _OfManyGoals(env.get_wrapper_attr("compute_reward"), f"{name}.compute_reward", shape, pairs)
-        self._env, self._name, self._terminated = env, name, None
+        self._env, self._name, self._terminated, self._warned = env, name, None, False
         if env.has_wrapper_attr("compute_terminated"):
             function = env.get_wrapper_attr("compute_terminated")
             self._terminated = _OfManyGoals(function, f"{name}.compute_terminated", shape, pairs)
@@ -52,6 +52,18 @@ class Goals:
         if not np.isfinite(rewards).all():
             raise UserError(f"{self._name}.compute_reward gave {rewards[~np.isfinite(rewards)][0]}, not a number")
         return rewards
+
+    def watch(self, reward: np.ndarray, observation: np.ndarray):
+        """Warns, once, where steps' rewards [N] are not those of the goals in the observations they led to [N, O]."""
+        expected = self.reward(observation[:, self.achieved], observation[:, self.desired])
+        differs = np.isfinite(reward) & ~np.isclose(reward, expected, 1e-3, 1e-4)
+        if differs.any() and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{self._name} gave a reward of {reward[differs][0]:.4g} for goals of which compute_reward says "
+                f"{expected[differs][0]:.4g}: what else is in its rewards, hindsight does not see",
+                stacklevel=2,
+            )
 
     def terminated(self, achieved: np.ndarray, desired: np.ndarray) -> np.ndarray | None:
         """bool [n], whether such a step ends its episode; None where goals end none."""
@@ -121,6 +133,6 @@ def goals_of(config: Config, spaces: Spaces) -> Goals | None:
     if not spaces.has_goals:
         raise UserError(
             f"{config.env} has no goals to learn from in hindsight: --hindsight needs observations, not images, that "
-            "are a Dict with the arrays achieved_goal and desired_goal, of one shape"
+            "are a Dict with achieved_goal and desired_goal, arrays of one shape (not Dicts)"
         )
     return Goals(factory.make_checked_env(config), spaces, config.env)

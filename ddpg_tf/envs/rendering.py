@@ -103,10 +103,10 @@ def picture(env: gym.Env, name: str) -> np.ndarray:
         message = NO_GL.format(error) if is_about_gl(error) else f"{name} cannot render: {located(error)}"
         raise UserError(message) from None
     if not isinstance(found, np.ndarray):
-        raise UserError(f"{name} renders {type(found).__name__}, not an array: --pixels needs uint8 [H, W, 3]")
+        raise UserError(f"{name} renders {type(found).__name__}, not an array: a picture is uint8 [H, W, 3]")
     if found.dtype != np.uint8 or not (found.ndim == 2 or (found.ndim == 3 and found.shape[2] in (1, 3, 4))):
         raise UserError(
-            f"{name} renders {found.dtype} {list(found.shape)}: --pixels needs uint8 [H, W, 3], or 1 or 4 channels"
+            f"{name} renders {found.dtype} {list(found.shape)}: a picture is uint8 [H, W, 3], or has 1 or 4 channels"
         )
     return found
 

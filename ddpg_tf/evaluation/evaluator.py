@@ -1,5 +1,6 @@
 """Deterministic episodes on environments of their own, reset with seeds 10000, 10001, ..."""
 
+import functools
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -56,6 +57,7 @@ class Evaluator:
             self.close()
             raise
         self._envs = self._own if lent is None else [lent]
+        self._name, self._starts = config.env, None
         factory.warn_of_no_limit(self._envs[0], config.env)
 
     def run(self, policy: Act, stopped: Callable[[], bool] = lambda: False) -> list[Episode] | None:
@@ -74,7 +76,20 @@ class Evaluator:
             if together is None:
                 return None
             episodes += together
+        self._compare_starts([episode.first_observation for episode in episodes])
         return episodes
+
+    def _compare_starts(self, starts: list[np.ndarray]):
+        """Warns, once, where the same seeds do not begin the same episodes; not of pixels drawn a shade differently."""
+        if self._starts is None:
+            self._starts = starts
+        elif self._starts and not all(map(functools.partial(np.allclose, rtol=0.01, atol=0.02), starts, self._starts)):
+            self._starts = []
+            warnings.warn(
+                f"{self._name} begins another episode where it is reset with the same seed: evaluations differ by "
+                "chance, and so does what --resume goes on with",
+                stacklevel=3,
+            )
 
     def _run_together(self, policy: Act, stopped, first_seed: int, count: int) -> list[Episode] | None:
         observations = np.stack([env.reset(seed=first_seed + i)[0] for i, env in enumerate(self._envs)])

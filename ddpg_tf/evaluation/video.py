@@ -66,10 +66,10 @@ def _main(settings: str, seed: str, actions: str, out: str):
     repeat = config.action_repeat if factory.sees_images(config, env) else 1
     env.reset(seed=int(seed))
     rendering.follow(env)
-    pictures = [env.render()]
+    pictures = [rendering.picture(env, config.env)]
     for action in np.load(actions).repeat(repeat, axis=0):
         _, _, terminated, truncated, _ = env.step(np.asarray(action, env.action_space.dtype))
-        pictures.append(env.render())
+        pictures.append(rendering.picture(env, config.env))
         if terminated or truncated:
             break
     height, width = (side // 2 * 2 for side in pictures[0].shape[:2])  # H.264 wants even sides

@@ -108,7 +108,7 @@ class _Run:
     """The parts of a run, and what is due when. A step is one action in one environment."""
 
     def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
-        self._config, self._path, self._spaces = config, path, spaces
+        self._config, self._path, self._spaces, self._goals = config, path, spaces, goals
         arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
         now = {"limit": config.max_episode_steps, "episodes": config.eval_episodes}
         before = Scores(**now | meta["scores"])  # an earlier version's may lack some
@@ -204,8 +204,13 @@ class _Run:
     def _stepped(self, transitions: Transitions, finished: Finished):
         config, core = self._config, self._core
         self._logger.steps(config.num_envs, finished)
+        if self._goals and core.step <= config.learning_starts:
+            self._goals.watch(transitions.reward, transitions.next_observation)
         if core.agent.image and core.step == config.frame_stack * config.num_envs:
-            video.save_stack(self._path / "observation.png", transitions.next_observation[0], config.frame_stack)
+            seen, path = transitions.next_observation[0], self._path / "observation.png"
+            video.save_stack(path, seen, config.frame_stack)
+            if seen.min() == seen.max():
+                warnings.warn(f"{config.env} draws nothing but one colour: {path}", stacklevel=1)
 
     def _log_updates(self, blocks: list[dict[str, float]], before: int):
         for metrics in blocks:
