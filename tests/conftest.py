@@ -79,6 +79,25 @@ def uncompiled():
         yield
 
 
+@pytest.fixture
+def disk(monkeypatch):
+    """What is done to the disk: "sync NAME" and "rename NAME", NAME the old one."""
+    done, fsync, rename = [], os.fsync, os.rename
+
+    def synced(descriptor):
+        done.append(f"sync {os.path.basename(os.readlink(f'/proc/self/fd/{descriptor}'))}")
+        fsync(descriptor)
+
+    def renamed(old, new, **rest):
+        done.append(f"rename {os.path.basename(old)}")
+        rename(old, new, **rest)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    for name in ("rename", "replace"):
+        monkeypatch.setattr(os, name, renamed)
+    return done
+
+
 @pytest.fixture(scope="module")
 def ray():
     """One Ray for a file's tests, with processes waiting; trainings join it."""

@@ -14,7 +14,7 @@ from conftest import layer_of
 from ddpg_tf._tf import keras, tf
 from ddpg_tf.config import Config
 from ddpg_tf.errors import UsageError
-from ddpg_tf.learner.agent import DDPG, METRICS
+from ddpg_tf.learner.agent import CRITIC_METRICS, DDPG, METRICS
 from ddpg_tf.learner.networks import build_critic
 from ddpg_tf.replay.buffer import Batch
 
@@ -215,6 +215,12 @@ def test_smoothing_moves_the_targets_action_by_clipped_noise_that_the_update_dec
     assert (at_bound <= HIGH).all() and (at_bound < HIGH).any()
 
 
+def test_runs_of_other_seeds_smooth_with_other_noise():
+    action = tf.tile(tf.constant(MIDDLE[None]), [10, 1])
+    one, other = (new_agent(jit_compile=False, target_noise_sigma=0.2, seed=seed)._smoothed(action) for seed in (0, 1))
+    assert (one.numpy() != other.numpy()).all()
+
+
 def test_smoothing_is_in_the_target_and_nowhere_else(agent):
     """With an own critic that reads the action, the target's mean moves and the actor's loss does not."""
     smooth = new_agent(update_every=BLOCK, target_noise_sigma=1.0, target_noise_clip=5.0)
@@ -288,6 +294,17 @@ def test_action_saturation_is_the_share_of_actions_within_a_hundredth_of_the_ran
         bias.assign(np.arctanh(2 * np.array(position) - 1))
         *_, found = agent._update_actor(observation)
         assert float(found) == saturated, position
+
+
+def test_the_penalty_on_saturation_is_in_units_of_q_also_where_its_mean_is_nothing():
+    agent = new_agent(jit_compile=False, saturation_penalty=10.0)
+    observation = random_minibatch().observation
+    bias = layer_of(agent.critic, "output").bias
+    bias.assign_sub([float(np.mean(agent.critic([observation, agent.actor(observation)])))])
+    q, (_, before_tanh) = agent.critic([observation, agent.actor(observation)]), agent._actor_head(observation)
+    expected = 10 * np.abs(q).mean() * np.square(before_tanh).mean() - np.mean(q)
+    loss, *_ = agent._update_actor(observation)
+    assert float(loss) == pytest.approx(expected, rel=1e-3) and expected > 1e-3
 
 
 # Order, targets
@@ -388,6 +405,18 @@ def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets(changes):
     np.testing.assert_allclose(other.act(observations), agent.act(observations), rtol=1e-5)
     other.load_state(agent.state())
     assert_same_state(other.state(), agent.state())
+
+
+def test_the_average_goes_by_the_actors_steps():
+    """Of which there is one in each of these blocks, and two of the critic's."""
+    agent = new_agent(jit_compile=False, actor_average=0.5, update_every=2, actor_every=2, actor_learning_rate=1e-2)
+    expected = values(agent.actor.trainable_variables)
+    for t in (1, 2, 3):
+        agent.update(random_block(2, seed=t))
+        newest = values(agent.actor.trainable_variables)
+        expected = [old + (new - old) / (1 + 0.5 * t) for old, new in zip(expected, newest, strict=True)]
+    for variable, average in zip(agent.averaged_actor.trainable_variables, expected, strict=True):
+        np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5, atol=1e-7)
 
 
 def test_averaging_changes_nothing_that_is_learnt():
@@ -564,6 +593,15 @@ def test_update_reports_every_metric_as_a_finite_float(agent):
     assert all(isinstance(value, float) and np.isfinite(value) for value in metrics.values())
     assert all(metrics[name] > 0 for name in ("critic_loss", "td_error", "critic_gradient_norm", "actor_gradient_norm"))
     assert 0 <= metrics["action_saturation"] <= 1
+
+
+def test_the_critics_metrics_are_means_over_its_updates_however_seldom_the_actor_moves():
+    each, second = (new_agent(jit_compile=False, update_every=BLOCK, actor_every=every) for every in (1, 2))
+    for agent in (each, second):
+        hold_still(agent)
+    expected, found = (agent.update(random_block()) for agent in (each, second))
+    for name in CRITIC_METRICS:
+        assert found[name] == pytest.approx(expected[name], rel=1e-4), name
 
 
 def test_metrics_are_the_mean_over_the_block(agent):

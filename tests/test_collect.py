@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import re
 import warnings
+from types import SimpleNamespace
 
 import gymnasium as gym
 import numpy as np
@@ -531,3 +532,24 @@ def test_an_evaluation_reports_the_actions_of_the_policy_whatever_the_environmen
 def test_an_evaluation_of_a_policy_that_is_not_finite_stops_with_a_message():
     with pytest.raises(UserError, match="not finite"):
         evaluate(config("Steered"), 2, policy=lambda observations: np.full([len(observations), 3], np.nan))
+
+
+def test_training_counts_vector_steps():
+    """For warm-up and noise: what is collected on the way is what a collector gives that counts them itself."""
+    settings = config(num_envs=2, update_every=2, warmup_steps=40, noise="gaussian", batch_size=100)
+    told = []
+    with_core = Collector(settings, factory.spaces_of(settings))
+    agent = SimpleNamespace(act=wandering, image=False, count_observations=lambda _: None)
+    replay = make_replay(settings, (2,), 3)
+    Core(settings, agent, replay, with_core, on_step=lambda row, _: told.append(row)).run(80)
+    with_core.close()
+    expected = Run(settings, 40).close()
+    np.testing.assert_array_equal(np.stack([row.action for row in told]), expected.action)
+
+
+def test_first_observations_are_those_of_the_resets():
+    settings = config("Steered")
+    evaluator, env = Evaluator(settings, 3), factory.make_flat_env(settings)
+    for i, episode in enumerate(evaluator.run(wandering)):
+        np.testing.assert_array_equal(episode.first_observation, env.reset(seed=10_000 + i)[0].astype(np.float32))
+    evaluator.close()

@@ -1,6 +1,7 @@
 """Evaluation, its command, logging and the curves drawn from them."""
 
 import csv
+import itertools
 import json
 import os
 import re
@@ -20,11 +21,13 @@ from ddpg_tf.envs import factory
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.evaluator import Evaluator
 from ddpg_tf.evaluation.results import read_evaluations
+from ddpg_tf.files import read_rows
 from ddpg_tf.learner.agent import METRICS
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
 from ddpg_tf.training.logger import COLUMNS, EVALUATION_COLUMNS, Logger
+from tests import toy_envs
 
 
 def rows(path):
@@ -227,7 +230,8 @@ def test_an_episode_knows_that_its_environment_failed():
     assert episode.failed and episode.length == 3
 
 
-def test_episodes_that_do_not_begin_as_their_seed_says_are_told_once():
+def test_episodes_that_do_not_begin_as_their_seed_says_are_told_once(monkeypatch):
+    monkeypatch.setattr(toy_envs.Forgetful, "visits", itertools.count(0, 10_000))
     for name, times in (("Forgetful", 1), ("Counter", 0)):
         evaluator = Evaluator(Config(env=f"tests.toy_envs:Toy{name}-v0", max_episode_steps=5), 8)
         with warnings.catch_warnings(record=True) as told:
@@ -277,3 +281,31 @@ def test_films_of_policies_side_by_side(trained, tmp_path):
         assert np.unique(picture.convert("L")).size > 2  # something is to be seen
     with pytest.raises(UsageError, match="at least one run directory"):
         films.main(["films"])
+
+
+def test_rows_are_on_the_disk_when_they_are_told(tmp_path, disk):
+    """A checkpoint may follow at once, and counts on them."""
+    logger = Logger(tmp_path, 100)
+    disk.clear()
+    logger.write_row(10)
+    logger.evaluation(10, [(1.5, 3)], np.array([2.0]), np.array([1.0]))
+    logger.close()
+    assert [line for line in disk if ".csv" in line] == ["sync metrics.csv", "sync evaluations.csv", "sync values.csv"]
+
+
+def test_values_are_those_of_the_evaluated_episodes(trained):
+    """What the critic expects where they begin, and what follows, discounted as the critic does."""
+    policy, row = load_policy(trained, "latest"), read_rows(trained / "values.csv")[-1]
+    episodes = Evaluator(policy.config, 2).run(policy.agent.act)
+    discounted = np.mean([episode.discounted_return(policy.config.gamma) for episode in episodes])
+    q = policy.agent.value(np.stack([episode.first_observation for episode in episodes])).mean()
+    assert float(row["discounted_return"]) == pytest.approx(discounted, rel=1e-4)
+    assert float(row["q_start"]) == pytest.approx(q, rel=1e-3, abs=1e-5)
+
+
+def test_the_clock_goes_on_from_what_the_run_has_taken(tmp_path):
+    logger = Logger(tmp_path, 100, step=20, seconds=1000.0)
+    logger.write_row(30)
+    logger.close()
+    (row,) = read_rows(tmp_path / "metrics.csv")
+    assert 1000 <= float(row["seconds"]) < 1010

@@ -8,6 +8,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,11 +17,12 @@ import numpy as np
 import pytest
 
 import export
-from ddpg_tf import train
+from ddpg_tf import files, train
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Episode
-from ddpg_tf.export import making, saved_model, verify, versions
+from ddpg_tf.export import making, publish, saved_model, verify, versions
+from ddpg_tf.export.runtimes import alike
 from ddpg_tf.storage import run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
@@ -334,7 +337,7 @@ class TestLivePublishing:
         # Resumed, the best is offered again, and not published twice.
         self.scores(monkeypatch, [-5.0])
         train(dataclasses.replace(run_dir.read_config(tmp_path / "run"), total_steps=500), resume=True)
-        assert submitted[-1] == (400, -2.0) and versions.versions(tmp_path / "model") == [1, 2]
+        assert submitted == [(100, -3.0), (400, -2.0), (400, -2.0)] and versions.versions(tmp_path / "model") == [1, 2]
         assert not list((tmp_path / "run").glob("snapshot-*"))
 
     def test_only_so_many_versions_of_a_run_are_kept(self, uncompiled, tmp_path, tiny, monkeypatch):
@@ -400,3 +403,72 @@ def test_a_publication_that_fails_is_a_warning_of_one_line(tmp_path, trained):
     (said,) = [str(warning.message) for warning in warned]
     assert said == f"policy not published: cannot export to {config.export_dir}: Not a directory"
     assert sorted(os.listdir(tmp_path)) == ["file"]
+
+
+def test_a_version_is_on_the_disk_before_it_has_its_number(tmp_path, disk):
+    made = tmp_path / "partial-1" / "model"
+    (made / "variables").mkdir(parents=True)
+    (made / "variables" / "data").touch()
+    versions.rename_to_version(made, tmp_path, None)
+    assert sorted(disk[:3]) == ["sync data", "sync model", "sync variables"]
+    assert disk[3:] == ["rename model", f"sync {tmp_path.name}"]
+
+
+def test_what_another_process_is_making_is_left_alone(tmp_path):
+    theirs = tmp_path / "partial-theirs"
+    theirs.mkdir()
+    with files.hold(theirs), versions.in_the_making(tmp_path) as ours:
+        assert theirs.exists() and ours.exists()
+    with versions.in_the_making(tmp_path):
+        assert not theirs.exists()  # nobody's any more
+
+
+def test_a_version_goes_at_once_when_it_is_pruned(tmp_path, monkeypatch):
+    """A server must not load one that is half deleted."""
+    for version in (1, 2):
+        (tmp_path / str(version) / "assets.extra").mkdir(parents=True)
+        card = f'{{"run": "a", "step": {version}, "live": true}}'
+        (tmp_path / str(version) / "assets.extra" / "policy.json").write_text(card)
+    deleted, rmtree = [], versions.shutil.rmtree
+    monkeypatch.setattr(versions.shutil, "rmtree", lambda path, **rest: (deleted.append(path), rmtree(path, **rest)))
+    versions.prune(tmp_path, "a", keep=1)
+    assert versions.versions(tmp_path) == [2]
+    assert deleted and not any(path.name.isdecimal() for path in deleted)
+
+
+def test_a_publication_waits_for_one_that_is_under_way(tmp_path, trained):
+    """Of a training that was killed: it may be of the same policy."""
+    snapshot, card = tmp_path / "snapshot-1.npz", tmp_path / "model" / "1" / "assets.extra" / "policy.json"
+    np.savez(snapshot, step=1, score=0.0, spaces=json.dumps(load_policy(trained).spaces.to_json()))
+    card.parent.mkdir(parents=True)
+    card.write_text(json.dumps({"run": run_dir.identity(trained), "step": 1, "live": True}))  # nothing is left to do
+    publishing = threading.Thread(target=publish._main, args=(["", trained, snapshot, tmp_path / "model", 3],))
+    with files.hold(tmp_path / "model"):
+        publishing.start()
+        publishing.join(0.5)
+        assert publishing.is_alive()
+    publishing.join(10)
+    assert not publishing.is_alive()
+
+
+def test_a_training_ends_when_its_last_policy_is_out(uncompiled, tmp_path, tiny, monkeypatch):
+    """It takes as long as the training lasts, and a little longer."""
+    out, ends, finish = [], threading.Event(), loop.Publisher.finish
+
+    def publish_slowly(_, snapshot):
+        ends.wait(10)
+        time.sleep(0.3)
+        out.append(snapshot.name)
+
+    monkeypatch.setattr(loop.Publisher, "finish", lambda self: (ends.set(), finish(self)))
+    monkeypatch.setattr(loop.Publisher, "_publish", publish_slowly)
+    train(tiny(tmp_path / "run", total_steps=20, warmup_steps=20, eval_every=0, export_dir=str(tmp_path / "model")))
+    assert out == ["snapshot-20.npz"]
+
+
+def test_answers_are_alike_up_to_a_hundred_thousandth_of_the_largest():
+    expected = np.float32([[100], [0]])
+    assert alike(expected + np.float32(9e-4), expected) and not alike(expected + np.float32(2e-3), expected)
+    small = expected / 1000
+    assert alike(small + np.float32(9e-6), small) and not alike(small + np.float32(2e-5), small)
+    assert not alike(expected[:1], expected) and not alike(np.full_like(expected, np.nan), expected)

@@ -154,6 +154,16 @@ def test_relabelled_transitions_equal_a_plain_reference(
         }
 
 
+def test_goals_are_drawn_alike_from_all_later_outcomes_the_steps_own_and_the_newest_too():
+    buffer = make_buffer(Close(), 1.0, 5, 0, 1)
+    for row in make_past(5, 1, 0.0, 0):  # of one episode, under way
+        buffer.add(*row)
+    drawn = buffer.sample(np.random.default_rng(0), (5000,)).observation
+    for t in range(5):
+        goals, counts = np.unique(drawn[drawn[:, 0] == t, 3], return_counts=True)
+        assert goals.tolist() == list(range(t + 1, 6)) and counts.min() > 0.7 * counts.mean()
+
+
 def test_a_share_of_nothing_draws_what_is_drawn_without_hindsight():
     plain = ReplayBuffer(40, 4, 1, num_envs=2, n_step=3)
     nothing = make_buffer(Close(), 0.0, 20, 0, 2, n_step=3)

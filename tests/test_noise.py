@@ -238,3 +238,17 @@ def test_a_share_of_the_actions_is_uniformly_random_and_the_same_whoever_acts_be
     second = RandomShare(0.3, 2, 0, range(1, 2))
     np.testing.assert_array_equal(rows(share, range(50))[:, 1:], rows(second, range(50)))
     assert (rows(share, range(200))[:, 0] != rows(share, range(200))[:, 1]).any()
+
+
+def test_noise_falls_over_the_steps_of_all_environments(idle_id):
+    fall = dict(noise="gaussian", noise_sigma=0.5, noise_final_sigma=0.0, noise_decay_steps=20, warmup_steps=0)
+    for num_envs in (1, 2):
+        actions = collect(idle_id, [0.0, 5.0], 40 // num_envs, num_envs=num_envs, **fall)
+        noisy = (actions != np.float32([0, 5])).any(1)
+        assert noisy.tolist() == [True] * 20 + [False] * 20
+
+
+def test_that_an_action_is_random_says_nothing_of_which_it_is():
+    unit = WarmupActions(np.zeros(1, np.float32), np.ones(1, np.float32), 2, 0)
+    drawn = rows(unit, range(1000))[rows(RandomShare(0.3, 2, 0), range(1000))]
+    assert drawn.mean() == pytest.approx(0.5, abs=0.06)  # 5 standard errors of 600

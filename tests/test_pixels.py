@@ -895,3 +895,48 @@ def test_query_draws_a_sample_of_an_image(url, capsys):
 def test_policy_json_says_what_an_observation_is(exported):
     card = json.loads((exported[1] / "1" / "assets.extra" / "policy.json").read_text())
     assert card["observation"]["observation"]["shape"] == [16, 16, 9] and card["frame_stack"] == 3
+
+
+def test_shifts_depend_on_the_seed_and_on_the_critics_update():
+    """Of which there may be several for each of the actor's."""
+    images = Batch(*(tf.constant(array[0]) for array in block(np.random.default_rng(0))))
+    one, other = agent(), agent(seed=1)
+    first = one._augment(images).observation.numpy()
+    assert not np.array_equal(first, other._augment(images).observation)
+    one.critic_optimizer.iterations.assign_add(1)
+    assert not np.array_equal(first, one._augment(images).observation)
+
+
+def test_random_shifts_go_both_ways_alike():
+    images = np.arange(9, dtype=np.uint8)[None, :, None, None] + np.zeros((200, 9, 9, 1), np.uint8)
+    shifted = random_shift(tf.constant(images), 2, tf.constant([1, 2])).numpy()
+    assert set(shifted[:, 4, 4, 0].tolist()) == {2, 3, 4, 5, 6}  # rows
+    columns = random_shift(tf.constant(images.swapaxes(1, 2)), 2, tf.constant([1, 2])).numpy()
+    assert set(columns[:, 4, 4, 0].tolist()) == {2, 3, 4, 5, 6}
+
+
+@pytest.mark.parametrize("encoder", ["shared", "separate"])
+def test_convolutions_start_uniform_within_one_over_the_root_of_their_fan_in(encoder):
+    """That is kernel x kernel x channels (Lillicrap et al., section 7)."""
+    built = agent(encoder=encoder, conv_filters=(32, 32), normalization="none")
+    for name, fan_in in (("conv_0", 4 * 4 * 9), ("conv_1", 3 * 3 * 32)):
+        layer = layer_of(built.critic, name)
+        for part in (layer.kernel.numpy(), layer.bias.numpy()):
+            assert 0.8 * fan_in**-0.5 < np.abs(part).max() <= fan_in**-0.5
+
+
+def test_the_bottleneck_is_a_layer_norm_and_a_tanh():
+    head = layer_of(agent().critic, "critic_head")
+    dense, after = layer_of(head, "bottleneck").output, layer_of(head, "hidden_0").input
+    features = np.random.default_rng(0).normal(size=(5, head.inputs[0].shape[1])).astype(np.float32)
+    after, dense = (array.numpy() for array in keras.Model(head.inputs, [after, dense])([features, np.zeros((5, 2))]))
+    unit = (dense - dense.mean(1, keepdims=True)) / np.sqrt(dense.var(1, keepdims=True) + 1e-3)
+    np.testing.assert_allclose(after[:, : unit.shape[1]], np.tanh(unit), atol=1e-5)
+
+
+@pytest.mark.parametrize("normalization", ["batch", "layer"])
+def test_convolutions_are_normalised_too(normalization):
+    built = agent(encoder="separate", normalization=normalization)
+    for network in (built.actor, built.critic):
+        names = {v.path.split("/")[-2] for v in network.variables if "norm_conv_" in v.path}
+        assert names == {"norm_conv_0", "norm_conv_1"}

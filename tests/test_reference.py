@@ -394,3 +394,11 @@ def test_batch_norm_equals_the_reference():
             for name, array in weights.items()
         ]
         assert max(differences) > 100 * tolerance
+
+
+def test_a_block_of_several_steps_of_the_actor_equals_the_reference():
+    """Each takes minibatches of its own: the second cycle of the block begins with the third."""
+    agent = DDPG(Config(**SETTINGS, update_every=6, actor_every=2), OBSERVATION_SIZE, LOW, HIGH, jit_compile=False)
+    reference = reference_after(agent, block := minibatches(6))
+    agent.update(block)
+    assert_same_weights(agent, reference)

@@ -23,10 +23,11 @@ from ddpg_tf.envs import registry
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
 from ddpg_tf.flags import parse_command_line
+from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import loop
-from ddpg_tf.training.core import Core
+from ddpg_tf.training.core import Core, make_replay
 from ddpg_tf.training.logger import Logger
 from ddpg_tf.training.signals import Interrupted
 
@@ -452,3 +453,52 @@ def test_atomic_writes_leave_the_old_file_when_they_fail(tmp_path):
     with pytest.raises(RuntimeError):
         files.write_atomically(path, fail)
     assert path.read_bytes() == b"old" and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.fixture
+def replays(monkeypatch):
+    """The replays of the trainings within, in their order."""
+    made = []
+    monkeypatch.setattr(
+        loop, "make_replay", lambda *args, **others: made.append(make_replay(*args, **others)) or made[-1]
+    )
+    return made
+
+
+def assert_no_return_crosses_an_episodes_end(replay):
+    """Of a toy that counts its steps: each return of up to three steps goes up by as many."""
+    batch = replay.sample(np.random.default_rng(0), (2000,))
+    made = batch.next_observation[:, 0] - batch.observation[:, 0]
+    assert set(made.tolist()) <= {1, 2, 3}
+
+
+def test_a_return_does_not_go_on_in_the_episode_that_begins_where_one_cannot_be_re_entered(
+    uncompiled, tmp_path, tiny, replays
+):
+    settings = dict(env="tests.toy_envs:ToyForgetful-v0", num_envs=4, n_step=3, eval_every=0, warmup_steps=200)
+    settings |= dict(max_episode_steps=0, checkpoint_every=0)
+    train(tiny(tmp_path / "run", **settings, total_steps=80))
+    with pytest.warns(UserWarning, match="does not repeat"):
+        train(tiny(tmp_path / "run", **settings, total_steps=120), resume=True)
+    assert_no_return_crosses_an_episodes_end(replays[-1])
+
+
+def test_a_return_does_not_go_on_behind_an_evaluation_on_the_same_environment(uncompiled, tmp_path, tiny, replays):
+    settings = dict(env="tests.toy_envs:ToyForgetful-v0", n_step=3, eval_every=20, eval_envs=0, warmup_steps=200)
+    train(tiny(tmp_path / "run", **settings, max_episode_steps=0, total_steps=120))
+    assert_no_return_crosses_an_episodes_end(replays[-1])
+
+
+def test_the_replay_is_on_the_disk_before_the_checkpoint_that_counts_on_it(uncompiled, tmp_path, tiny, monkeypatch):
+    done, flush, save = [], ReplayBuffer.flush, checkpoint.save
+    monkeypatch.setattr(ReplayBuffer, "flush", lambda replay: (done.append(f"replay {replay.rows}"), flush(replay)))
+    monkeypatch.setattr(checkpoint, "save", lambda path, step, *rest: (done.append(step), save(path, step, *rest)))
+    train(tiny(tmp_path / "run", total_steps=100, checkpoint_every=50, warmup_steps=100))
+    assert done == ["replay 50", 50, "replay 100", 100]
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_goes_on(tmp_path, disk):
+    files.write_text(tmp_path / "file", "text")
+    partial = disk[0].removeprefix("sync ")
+    assert partial.startswith(".file.")
+    assert disk == [f"sync {partial}", f"rename {partial}", f"sync {tmp_path.name}"]

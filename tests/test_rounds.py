@@ -9,6 +9,7 @@ from ddpg_tf.collect import wire
 from ddpg_tf.collect.collector import Collector, Transitions
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
+from ddpg_tf.training.rounds import Rounds
 from tests.toy_envs import HIGH, LOW
 
 PIXELS = dict(pixels=True, frame_size=16, action_repeat=2)
@@ -100,3 +101,18 @@ def test_unfinished_episodes_keep_no_more_actions_than_can_be_re_entered(monkeyp
         assert_same_state(state, collector.state())
     assert len(state["actions_0"]) == 5
     collector.close()
+
+
+def test_an_episode_that_was_cut_before_a_round_ends_in_the_replay_before_its_steps():
+    config = Config(env="tests.toy_envs:ToySteered-v0", num_envs=4, collectors=2, update_every=8, total_steps=80)
+    row = Transitions(*np.zeros([6, 4, 1]))
+    anew = np.array([False, False, True, False])
+    fleet = MagicMock(problem="")
+    fleet.round.return_value = wire.Round([(row, []), (row, [])], anew, {})
+    replay, agent = MagicMock(), MagicMock(image=False)
+    agent.actor.variables = []
+    core = Rounds(config, agent, replay, fleet, step=16)
+    core.run(24)
+    assert [call[0] for call in replay.method_calls] == ["end_episodes", "add", "add"]
+    assert replay.end_episodes.call_args.args[0] is anew
+    assert fleet.round.call_args.args[0] == 4  # vector steps: the noise and the warm-up go by them
