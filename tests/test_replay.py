@@ -521,3 +521,12 @@ def test_a_longer_ring_of_pictures_keeps_its_frames(tmp_path, written):
     assert len(np.unique(kept.observation)) >= 4  # rows
     longer = ReplayBuffer(20, (2, 2, 2), 1, slack=100, rows=written, **shape)
     assert_same(longer.sample(np.random.default_rng(0), (200,)), kept)
+
+
+def test_a_longer_ring_is_on_the_disk_before_the_shorter_one_goes(tmp_path, disk, monkeypatch):
+    ReplayBuffer(20, 1, 1, directory=tmp_path / "replay").flush()
+    disk.clear()
+    monkeypatch.setattr(ring.shutil, "rmtree", lambda path, **_: disk.append(f"delete {path.name}"))
+    ReplayBuffer(20, 1, 1, slack=20, rows=10, directory=tmp_path / "replay")
+    done = ["rename partial", "sync ring-40", "sync replay", f"sync {tmp_path.name}", "delete ring-20"]
+    assert disk[disk.index("rename partial") :] == done

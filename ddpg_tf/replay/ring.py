@@ -8,6 +8,7 @@ from typing import IO
 import numpy as np
 
 from ddpg_tf.errors import UserError
+from ddpg_tf.files import sync
 from ddpg_tf.replay.observations import Layout
 
 _COPIED_AT_ONCE = 4096  # rows
@@ -84,6 +85,12 @@ def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None
                     new[kept % length, env] = old[kept % old_length, env]
             new.flush()
     partial.rename(home)
+    for folder in (
+        home,
+        directory,
+        directory.parent,
+    ):  # before a shorter ring goes
+        sync(folder)
 
 
 def _reserve(file: IO[bytes], size: int):

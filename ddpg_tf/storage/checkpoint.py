@@ -6,12 +6,12 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from ddpg_tf.errors import UserError
-from ddpg_tf.files import write_atomically
+from ddpg_tf.files import sync, write_atomically
 
 KEPT = 2
 
@@ -21,7 +21,9 @@ def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Map
 
     Checkpoints of later steps go too: they are those that `load` could not read.
     """
-    directory.mkdir(exist_ok=True)
+    if not directory.exists():
+        directory.mkdir()
+        sync(directory.parent)
     text = np.frombuffer(json.dumps({"step": step, "arrays": len(arrays), **meta}).encode(), np.uint8)
     write_atomically(directory / f"{step:012d}.npz", lambda file: np.savez(file, **{"meta.json": text}, **arrays))
     paths = _newest_first(directory)
@@ -30,8 +32,15 @@ def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Map
         gone.unlink()
 
 
-def load(directory: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]] | None:
-    """(arrays, meta) of the newest checkpoint that can be read, None where there is none.
+class Checkpoint(NamedTuple):
+    """What `save` was given; the step is in `meta` too."""
+
+    arrays: dict[str, np.ndarray]
+    meta: dict[str, Any]
+
+
+def load(directory: Path) -> Checkpoint | None:
+    """The newest checkpoint that can be read, None where there is none.
 
     A damaged one is passed over with a warning.
 
@@ -63,10 +72,10 @@ def _newest_first(directory: Path) -> list[Path]:
     return sorted((path for path in directory.glob("*.npz") if path.stem.isdecimal()), reverse=True)
 
 
-def _read(path: Path):
+def _read(path: Path) -> Checkpoint:
     with zipfile.ZipFile(path) as archive:  # whole members: only then are checksums compared
         arrays = {name.removesuffix(".npy"): np.load(io.BytesIO(archive.read(name))) for name in archive.namelist()}
     meta = json.loads(arrays.pop("meta.json").tobytes())
     if meta.pop("arrays") != len(arrays):  # a wrong byte in the archive's table of contents
         raise ValueError("arrays are missing")
-    return arrays, meta
+    return Checkpoint(arrays, meta)

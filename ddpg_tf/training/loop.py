@@ -82,13 +82,12 @@ def train(config: Config, *, resume: bool = False) -> Result:
             start.begin(config, path, spaces)
         stack.enter_context(run_dir.lock(path))
         found = checkpoint.load(path / "checkpoints") if resume else None
-        if found and config.total_steps < found[1]["step"]:
-            raise UsageError(
-                f"total_steps ({config.total_steps}) is below the {found[1]['step']} steps that {path} has made"
-            )
+        step = found.meta["step"] if found else 0
+        if config.total_steps < step:
+            raise UsageError(f"total_steps ({config.total_steps}) is below the {step} steps that {path} has made")
         for partial in files.partials(path):  # left by a process that was killed
             partial.unlink()
-        if (step := found[1]["step"] if found else 0) < config.total_steps:
+        if step < config.total_steps:
             run_dir.write_versions(path, _tf.device(), step)
         if _tf.device() != "CPU":
             print(f"training on {_tf.device()}", flush=True)
@@ -107,9 +106,11 @@ def train(config: Config, *, resume: bool = False) -> Result:
 class _Run:
     """The parts of a run, and what is due when. A step is one action in one environment."""
 
-    def __init__(self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found):
+    def __init__(
+        self, config: Config, path: Path, spaces: Spaces, goals: Goals | None, found: checkpoint.Checkpoint | None
+    ):
         self._config, self._path, self._spaces, self._goals = config, path, spaces, goals
-        arrays, meta = found or ({}, {"step": 0, "scores": {}, "seconds": 0.0})
+        arrays, meta = found or checkpoint.Checkpoint({}, {"step": 0, "scores": {}, "seconds": 0.0})
         now = {"limit": config.max_episode_steps, "episodes": config.eval_episodes}
         before = Scores(**now | meta["scores"])  # an earlier version's may lack some
         self._scores = before.under(**now)

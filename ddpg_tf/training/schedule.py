@@ -23,8 +23,8 @@ def blocks(replay: ReplayBuffer, config: Config, first_block: int = 0, *, image:
     together = blocks_per_draw(config, image)
 
     def rows(draw: int) -> int:
-        blocks_before = max(0, (draw - 1) * together + (not image))
-        return (config.learning_starts + blocks_before * config.update_every) // config.num_envs
+        seen = max(0, (draw - 1) * together + (0 if image else 1))  # in blocks, from learning_starts on
+        return (config.learning_starts + seen * config.update_every) // config.num_envs
 
     return replay.blocks((together, config.updates_per_block, config.batch_size), config.seed, rows, first_block)
 
