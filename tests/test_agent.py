@@ -378,14 +378,17 @@ def test_every_update_moves_both_targets(normalizing_agent):
 # The averaged actor
 
 
-@pytest.mark.parametrize("changes", [{}, dict(normalization="layer", normalize_observations=True)], ids=["", "norms"])
+@pytest.mark.parametrize(
+    "changes", [{}, dict(normalization="layer", normalize_observations=True, update_every=2, actor_every=2)]
+)
 def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets(changes):
+    """By the actor's steps: the second agent's critic takes two for each of them."""
     agent = new_agent(jit_compile=False, actor_average=0.5, actor_learning_rate=1e-2, **changes)
     plain = new_agent(jit_compile=False, **changes)
     agent.count_observations(np.random.default_rng(0).normal(2, 3, size=(50, OBSERVATION_SIZE)))
     expected = values(agent.actor.trainable_variables)
     for t in (1, 2, 3):
-        agent.update(random_block(1, seed=t))
+        agent.update(random_block(agent.config.updates_per_block, seed=t))
         newest = values(agent.actor.trainable_variables)
         expected = [old + (new - old) / (1 + 0.5 * t) for old, new in zip(expected, newest, strict=True)]
     for variable, average in zip(agent.averaged_actor.trainable_variables, expected, strict=True):
@@ -405,18 +408,6 @@ def test_the_averaged_actor_is_what_acts_and_an_average_that_forgets(changes):
     np.testing.assert_allclose(other.act(observations), agent.act(observations), rtol=1e-5)
     other.load_state(agent.state())
     assert_same_state(other.state(), agent.state())
-
-
-def test_the_average_goes_by_the_actors_steps():
-    """Of which there is one in each of these blocks, and two of the critic's."""
-    agent = new_agent(jit_compile=False, actor_average=0.5, update_every=2, actor_every=2, actor_learning_rate=1e-2)
-    expected = values(agent.actor.trainable_variables)
-    for t in (1, 2, 3):
-        agent.update(random_block(2, seed=t))
-        newest = values(agent.actor.trainable_variables)
-        expected = [old + (new - old) / (1 + 0.5 * t) for old, new in zip(expected, newest, strict=True)]
-    for variable, average in zip(agent.averaged_actor.trainable_variables, expected, strict=True):
-        np.testing.assert_allclose(variable.numpy(), average, rtol=1e-5, atol=1e-7)
 
 
 def test_averaging_changes_nothing_that_is_learnt():
