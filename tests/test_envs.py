@@ -1,5 +1,6 @@
 """Gymnasium ids -> environments that training can trust."""
 
+import contextlib
 import functools
 import importlib
 import itertools
@@ -543,9 +544,22 @@ def test_an_environment_that_exits_loses_its_episode_only(monkeypatch):
     monkeypatch.setattr(env, "step", lambda action: sys.exit("license expired"))
     *_, truncated, info = checked.step([0.0])
     assert truncated and "Odd raised SystemExit: license expired" in info[FAILED]
-    monkeypatch.setattr(env, "reset", lambda **_: sys.exit("license expired"))
-    with pytest.raises(UserError, match=r"Odd\.reset raised SystemExit: license expired"):
+
+
+@pytest.mark.parametrize("before, failures, works", [(1, 2, True), (1, 3, False), (0, 1, False)])
+def test_a_reset_that_fails_is_tried_twice_more_unless_it_is_the_first(monkeypatch, before, failures, works):
+    env = Odd(SPEED["speed"], np.zeros(2))
+    checked, reset, left = Checked(env, "Odd"), env.reset, [None] * failures
+    for _ in range(before):
         checked.reset()
+    monkeypatch.setattr(env, "reset", lambda **given: sys.exit(left.pop() or "gone") if left else reset(**given))
+    said = r"Odd\.reset raised SystemExit: gone"
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with contextlib.nullcontext() if works else pytest.raises(UserError, match=said):
+            np.testing.assert_array_equal(checked.reset(seed=3)[0], 0)
+    assert not left and len(told) == failures - (not works)
+    assert all(re.match(f"{said}.*: trying it again", str(warning.message)) for warning in told)
 
 
 def test_a_tuple_may_be_a_list_of_parts_of_several_sizes():

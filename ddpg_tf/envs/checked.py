@@ -5,6 +5,7 @@ An environment that fails in the middle of an episode, by an error or by numbers
 
 import threading
 import traceback
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ from ddpg_tf.errors import UserError, located
 _FIVE = "observation, reward, terminated, truncated, info"
 _OLD = ": it speaks Gym's old API"
 _NUMBERS = "biuf"  # NumPy's letters for bool, int, unsigned int and float
+_RESETS = 3  # attempts
 _USABLE = 1e18  # its square is still a float32
 FAILED = "ddpg_tf.failed"  # the key in `info` of what an episode was cut for
 
@@ -30,13 +32,15 @@ class Checked(gym.Wrapper):
 
     What is unambiguous is accepted: arrays of one element for a reward or a flag, integers of another size. Where
     `step` raises, or gives numbers that float32 cannot work with, the episode is truncated at its last good
-    observation, with reward 0, and `info[FAILED]` says why.
+    observation, with reward 0, and `info[FAILED]` says why. A `reset` that fails so is tried again, unless it is the
+    first.
 
     Args:
       name: of the environment, for messages.
       observed: whether anybody looks at its observations, and not at pictures of it only.
     Raises:
-      UserError: `reset` fails, or something has another shape or number of parts than promised.
+      UserError: `reset` fails three times in a row, or the first time, or something has another shape or number of
+        parts than promised.
     """
 
     def __init__(self, env: gym.Env, name: str, *, observed: bool = True):
@@ -46,23 +50,31 @@ class Checked(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         self._t = 0
+        for left in range(_RESETS if self._last is not None else 1)[::-1]:
+            try:
+                found = self._reset(seed, options)
+                self._last = _copy(found[0])
+                return found
+            except UserError:
+                raise
+            except (Exception, SystemExit) as error:
+                why = str(error) if isinstance(error, _Failure) else f"raised {located(error)}"
+                if not left:
+                    raise UserError(f"{self._name}.reset {why}") from None
+                warnings.warn(f"{self._name}.reset {why}: trying it again", stacklevel=2)
+
+    def _reset(self, seed, options):
         try:
             found = self.env.reset(seed=seed, options=options)
-            if not (isinstance(found, tuple) and len(found) == 2):
-                raise UserError(f"{self._name}.reset returns {type(found).__name__}, not (observation, info){_OLD}")
-            found = self._checked(found[0], self.observation_space, ""), self._dict(found[1])
-        except UserError:
-            raise
-        except _Failure as failure:
-            raise UserError(f"{self._name}.reset {failure}") from None
-        except (Exception, SystemExit) as error:
-            if isinstance(error, TypeError) and "unexpected keyword argument" in str(error):
+        except TypeError as error:
+            if "unexpected keyword argument" in str(error):
                 raise UserError(
                     f"{self._name}.reset does not take seed and options, as Gymnasium's must: {error}"
                 ) from None
-            raise UserError(f"{self._name}.reset raised {located(error)}") from None
-        self._last = _copy(found[0])
-        return found
+            raise
+        if not (isinstance(found, tuple) and len(found) == 2):
+            raise UserError(f"{self._name}.reset returns {type(found).__name__}, not (observation, info){_OLD}")
+        return self._checked(found[0], self.observation_space, ""), self._dict(found[1])
 
     def step(self, action):
         self._t += 1
