@@ -2,7 +2,7 @@
 
 import os
 
-os.environ.setdefault("SDL_VIDEODRIVER", "offscreen")
+os.environ.setdefault("SDL_VIDEODRIVER", "offscreen,dummy")
 os.environ["CUDA_VISIBLE_DEVICES"] = "-1"
 os.environ["no_proxy"] = os.environ["NO_PROXY"] = "127.0.0.1,localhost"  # of servers that tests start
 
@@ -81,7 +81,7 @@ def uncompiled():
 
 @pytest.fixture
 def disk(monkeypatch):
-    """What is done to the disk: "sync NAME" and "rename NAME", NAME the old one."""
+    """What is done to the disk: "sync NAME" and "rename NAME", NAME the old one. Needs Linux's /proc."""
     done, fsync, rename = [], os.fsync, os.rename
 
     def synced(descriptor):

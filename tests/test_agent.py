@@ -53,7 +53,7 @@ def test_a_single_action_may_be_a_number_and_a_size_numpys():
 
 @pytest.mark.parametrize("observations", [np.zeros(3), np.zeros([5, 4]), np.zeros([2, 5, 3])])
 def test_observations_of_another_shape_are_refused(observations):
-    with pytest.raises(UsageError, match=r"must be \(3,\) each, in a batch: not \("):
+    with pytest.raises(UsageError, match=r"expected is a batch, \(B, 3\)$"):
         DDPG(Config(hidden_units=(4,)), 3, -2.0, 2.0, jit_compile=False).act(observations)
 
 
@@ -663,7 +663,7 @@ def test_two_variables_of_one_name_are_refused():
         agent.critic_optimizer.build([*agent.critic.variables, *second.model.variables])
         return agent
 
-    with pytest.raises(ValueError, match="two variables have one name"):
+    with pytest.raises(ValueError, match=r"two variables are called critic_optimizer/.*hidden_0_kernel"):
         with_two_critics(contextlib.nullcontext()).state()
     agent = with_two_critics(keras.name_scope("critic_2"))
     found = {id(variable) for variable in agent.variables().values()}

@@ -535,14 +535,14 @@ def test_an_evaluation_of_a_policy_that_is_not_finite_stops_with_a_message():
 
 
 def test_training_counts_vector_steps():
-    """For warm-up and noise: what is collected on the way is what a collector gives that counts them itself."""
+    """Core passes vector steps, not steps: its actions are those of a Collector that is stepped 0, 1, 2, ..."""
     settings = config(num_envs=2, update_every=2, warmup_steps=40, noise="gaussian", batch_size=100)
     told = []
-    with_core = Collector(settings, factory.spaces_of(settings))
+    collector = Collector(settings, factory.spaces_of(settings))
     agent = SimpleNamespace(act=wandering, image=False, count_observations=lambda _: None)
     replay = make_replay(settings, (2,), 3)
-    Core(settings, agent, replay, with_core, on_step=lambda row, _: told.append(row)).run(80)
-    with_core.close()
+    Core(settings, agent, replay, collector, on_step=lambda row, _: told.append(row)).run(80)
+    collector.close()
     expected = Run(settings, 40).close()
     np.testing.assert_array_equal(np.stack([row.action for row in told]), expected.action)
 

@@ -346,8 +346,17 @@ def test_resume_on_somebody_elses_flags_txt(refused, tmp_path, text):
     refused(2, train.main, "--resume", "--run_dir=foreign")
 
 
+RESUMABLE = (
+    *("total_steps", "run_dir", "export_dir", "keep_versions", "max_episode_steps", "eval_every", "eval_episodes"),
+    *("eval_envs", "checkpoint_every", "log_every", "video_every", "ray_address", "collector_cpus"),
+    "collector_timeout",
+)
 # action_layer needs a second layer.
 FIXED = [name for name, field in FIELDS.items() if not field.metadata["resumable"] and name != "action_layer"]
+
+
+def test_what_may_change_when_resuming_is_no_more_than_this():
+    assert {name for name, field in FIELDS.items() if field.metadata["resumable"]} == set(RESUMABLE)
 
 
 @pytest.mark.parametrize("name", FIXED)

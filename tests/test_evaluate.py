@@ -238,7 +238,7 @@ def test_episodes_that_do_not_begin_as_their_seed_says_are_told_once(monkeypatch
             warnings.simplefilter("always")
             for _ in range(3):
                 evaluator.run(lambda observations: np.zeros([len(observations), 3], np.float32))
-        assert sum("begins another episode" in str(warning.message) for warning in told) == times
+        assert sum("does not begin the same episode" in str(warning.message) for warning in told) == times
 
 
 def test_videos_are_taken_at_evaluations(uncompiled, tmp_path, tiny, monkeypatch):

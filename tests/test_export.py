@@ -1,5 +1,6 @@
 """Policy -> SavedModel: the contract, both loaders, atomic publishing, live publishing."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -436,19 +437,30 @@ def test_a_version_goes_at_once_when_it_is_pruned(tmp_path, monkeypatch):
     assert deleted and not any(path.name.isdecimal() for path in deleted)
 
 
-def test_a_publication_waits_for_one_that_is_under_way(tmp_path, trained):
+def test_a_publication_waits_for_one_that_is_under_way(tmp_path, trained, monkeypatch):
     """Of a training that was killed: it may be of the same policy."""
     snapshot, card = tmp_path / "snapshot-1.npz", tmp_path / "model" / "1" / "assets.extra" / "policy.json"
     np.savez(snapshot, step=1, score=0.0, spaces=json.dumps(load_policy(trained).spaces.to_json()))
     card.parent.mkdir(parents=True)
     card.write_text(json.dumps({"run": run_dir.identity(trained), "step": 1, "live": True}))  # nothing is left to do
+    asked, given, hold = threading.Event(), [], files.hold
+
+    @contextlib.contextmanager
+    def noted(path, **rest):
+        asked.set()
+        with hold(path, **rest) as free:
+            given.append(free)
+            yield free
+
+    monkeypatch.setattr(files, "hold", noted)
     publishing = threading.Thread(target=publish._main, args=(["", trained, snapshot, tmp_path / "model", 3],))
-    with files.hold(tmp_path / "model"):
+    with hold(tmp_path / "model"):
         publishing.start()
-        publishing.join(0.5)
-        assert publishing.is_alive()
+        assert asked.wait(10)
+        publishing.join(0.2)
+        assert not given
     publishing.join(10)
-    assert not publishing.is_alive()
+    assert given == [True]
 
 
 def test_a_training_ends_when_its_last_policy_is_out(uncompiled, tmp_path, tiny, monkeypatch):

@@ -262,7 +262,7 @@ def test_a_reward_that_cannot_be_had_any_more_ends_the_run_in_a_line(tmp_path, t
     assert "\n" not in str(found.value)
 
 
-def test_a_reward_that_goals_do_not_explain_is_told_once(tmp_path, tiny):
+def test_a_reward_that_goals_do_not_explain_is_told_once(uncompiled, tmp_path, tiny):
     """What hindsight would lose, as a crash's penalty at the end of some episodes."""
     quick = dict(env=GOAL, hindsight="future", max_episode_steps=0, total_steps=200)
     with pytest.warns(

@@ -199,7 +199,7 @@ def test_flags_for_images_warn_where_there_are_none(uncompiled, tmp_path, tiny):
         train(tiny(tmp_path / "run", action_repeat=2, grayscale=True, total_steps=300))
 
 
-@pytest.mark.parametrize("picture, warned", [("grey", True), ("dotted", False)])
+@pytest.mark.parametrize("picture, warned", [("grey", True), ("blue", True), ("dotted", False)])
 def test_pictures_of_one_colour_are_told(uncompiled, tmp_path, picture, warned):
     """As of an environment that believes that nobody looks."""
     env = dict(env="tests.toy_envs:ToyOddPicture-v0", env_kwargs={"picture": picture}, max_episode_steps=9)

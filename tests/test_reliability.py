@@ -1,4 +1,4 @@
-"""The campaign of benchmarks/reliability.py: that it sees what it looks for."""
+"""The campaign of benchmarks.reliability: that it sees what it looks for."""
 
 import random
 import shutil

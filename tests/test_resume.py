@@ -459,9 +459,12 @@ def test_atomic_writes_leave_the_old_file_when_they_fail(tmp_path):
 def replays(monkeypatch):
     """The replays of the trainings within, in their order."""
     made = []
-    monkeypatch.setattr(
-        loop, "make_replay", lambda *args, **others: made.append(make_replay(*args, **others)) or made[-1]
-    )
+
+    def make(*args, **others):
+        made.append(make_replay(*args, **others))
+        return made[-1]
+
+    monkeypatch.setattr(loop, "make_replay", make)
     return made
 
 

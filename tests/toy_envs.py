@@ -208,7 +208,7 @@ class Goal(Toy):
     def compute_reward(self, achieved, desired, info):
         if self.odd == "raises":
             return info["distance"]
-        self.asked += np.ndim(achieved) == 2
+        self.asked += np.ndim(achieved) == 2 and len(achieved) > 1
         if self.odd == "tires" and self.asked > 3:
             raise RuntimeError("tired")
         far = self.distance(achieved, desired) > 0.1
@@ -303,6 +303,7 @@ class OddPicture(Toy):
             "float64": np.zeros((16, 16, 3)),
             "channels first": np.zeros((3, 16, 16), np.uint8),
             "grey": np.zeros((16, 20), np.uint8),
+            "blue": np.full((16, 16, 3), np.uint8([0, 0, 255])),
             "dotted": np.arange(256, dtype=np.uint8).reshape(16, 16),
             "transparent": np.zeros((16, 16, 4), np.uint8),
             "error": {},

@@ -1,1 +1,1 @@
-"""Other libraries' DDPG and TD3: the command that trains them, and the script it starts in a Python of their own."""
+"""Other libraries' DDPG and TD3: a Python of their own, and the script that trains in it."""

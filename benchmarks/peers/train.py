@@ -1,4 +1,4 @@
-"""Trains with an algorithm of Stable-Baselines3 or SBX, in the peers' own Python; its files are those of train.py.
+"""Trains with an algorithm of Stable-Baselines3 or SBX, in the peers' own Python; writes what our train.py writes.
 
     python benchmarks/peers/train.py JSON
 

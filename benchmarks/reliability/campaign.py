@@ -51,7 +51,7 @@ class Session:
                 cwd=ROOT,
                 stdout=subprocess.DEVNULL,
                 stderr=file,
-                env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "SDL_VIDEODRIVER": "offscreen"},
+                env={**os.environ, "CUDA_VISIBLE_DEVICES": "-1", "SDL_VIDEODRIVER": "offscreen,dummy"},
             )
         self.began = time.monotonic()
 

@@ -1,1 +1,1 @@
-"""What `python -m serve.local` bears: load, version changes, nonsense, killed publishers."""
+"""What `python -m serve.local` bears: load, version changes, nonsense, killed publishers, too much load."""

@@ -1,1 +1,1 @@
-"""What a step, an update, a minibatch, a process more costs: each command writes a page of benchmarks/results."""
+"""What a step, an update, a minibatch, one more process costs: each command writes a page of benchmarks/results."""

@@ -1,1 +1,1 @@
-"""Runs of train.py, many at once: what a suite file says, and the command that trains until all are finished."""
+"""Runs of train.py, many at once: how a file of suites/ is read, and the command that trains until all are finished."""

@@ -28,7 +28,7 @@ from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.settings import as_flag
 
-SUITES = Path("benchmarks/suites")  # below the current directory, the project's
+SUITES = Path("benchmarks/suites")  # relative to the project's directory, where commands run
 _KEYS = {"about": str, "entries": dict, "sets": dict}
 _ENTRY_KEYS = {
     "sets": list,
@@ -200,7 +200,7 @@ def _peer(found: dict[str, Any] | None) -> Peer | None:
 
 
 def _require_known_to_peers(config: Config):
-    """Raises UsageError where peers.train would train something else, or never come to its last evaluation."""
+    """Raises UsageError where peers/train.py would do something else, or never come to its last evaluation."""
     if config.env_kwargs != "{}" or config.max_episode_steps:
         raise UsageError("a peer does not know env_kwargs and max_episode_steps")
     if not config.log_every or not config.eval_every or config.total_steps % config.eval_every:

@@ -4,6 +4,7 @@ An environment that fails in the middle of an episode, by an error or by numbers
 """
 
 import threading
+import time
 import traceback
 import warnings
 from collections.abc import Mapping
@@ -18,7 +19,7 @@ from ddpg_tf.errors import UserError, located
 _FIVE = "observation, reward, terminated, truncated, info"
 _OLD = ": it speaks Gym's old API"
 _NUMBERS = "biuf"  # NumPy's letters for bool, int, unsigned int and float
-_RESETS = 3  # attempts
+_PAUSES = (1.0, 5.0)  # seconds before the second and the third attempt to reset
 _USABLE = 1e18  # its square is still a float32
 FAILED = "ddpg_tf.failed"  # the key in `info` of what an episode was cut for
 
@@ -50,7 +51,7 @@ class Checked(gym.Wrapper):
 
     def reset(self, *, seed=None, options=None):
         self._t = 0
-        for left in range(_RESETS if self._last is not None else 1)[::-1]:
+        for pause in (*(_PAUSES if self._last is not None else ()), None):
             try:
                 found = self._reset(seed, options)
                 self._last = _copy(found[0])
@@ -59,9 +60,10 @@ class Checked(gym.Wrapper):
                 raise
             except (Exception, SystemExit) as error:
                 why = str(error) if isinstance(error, _Failure) else f"raised {located(error)}"
-                if not left:
+                if pause is None:
                     raise UserError(f"{self._name}.reset {why}") from None
                 warnings.warn(f"{self._name}.reset {why}: trying it again", stacklevel=2)
+                time.sleep(pause)
 
     def _reset(self, seed, options):
         try:

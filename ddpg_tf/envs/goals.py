@@ -38,7 +38,7 @@ class Goals:
             raise UserError(f"{name} has no compute_reward: --hindsight needs the rewards of other goals")
         pairs = _pairs(env)
         self._reward = _OfManyGoals(env.get_wrapper_attr("compute_reward"), f"{name}.compute_reward", shape, pairs)
-        self._env, self._name, self._terminated, self._warned = env, name, None, False
+        self._env, self._name, self._terminated, self._differing = env, name, None, 0
         if env.has_wrapper_attr("compute_terminated"):
             function = env.get_wrapper_attr("compute_terminated")
             self._terminated = _OfManyGoals(function, f"{name}.compute_terminated", shape, pairs)
@@ -54,11 +54,19 @@ class Goals:
         return rewards
 
     def watch(self, reward: np.ndarray, observation: np.ndarray):
-        """Warns, once, where steps' rewards [N] are not those of the goals in the observations they led to [N, O]."""
+        """Warns, once, where steps' rewards [N] are not those of the goals in the observations they led to [N, O].
+
+        Not of a single step: a goal may lie just where the reward changes.
+
+        Raises:
+          UserError: as `reward`.
+        """
+        if self._differing > 1:
+            return
         expected = self.reward(observation[:, self.achieved], observation[:, self.desired])
         differs = np.isfinite(reward) & ~np.isclose(reward, expected, 1e-3, 1e-4)
-        if differs.any() and not self._warned:
-            self._warned = True
+        self._differing += differs.sum()
+        if self._differing > 1:
             warnings.warn(
                 f"{self._name} gave a reward of {reward[differs][0]:.4g} for goals of which compute_reward says "
                 f"{expected[differs][0]:.4g}: what else is in its rewards, hindsight does not see",

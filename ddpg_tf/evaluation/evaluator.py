@@ -57,7 +57,7 @@ class Evaluator:
             self.close()
             raise
         self._envs = self._own if lent is None else [lent]
-        self._name, self._starts = config.env, None
+        self._name, self._starts, self._told = config.env, None, False
         factory.warn_of_no_limit(self._envs[0], config.env)
 
     def run(self, policy: Act, stopped: Callable[[], bool] = lambda: False) -> list[Episode] | None:
@@ -82,13 +82,12 @@ class Evaluator:
     def _compare_starts(self, starts: list[np.ndarray]):
         """Warns, once, where the same seeds do not begin the same episodes; pixels may be a shade different."""
         alike = functools.partial(np.allclose, rtol=1e-3, atol=2.0 if starts[0].dtype == np.uint8 else 1e-4)
-        if self._starts is None:
-            self._starts = starts
-        elif self._starts and not all(map(alike, starts, self._starts)):
-            self._starts = []
+        before, self._starts = self._starts, starts
+        if before and not self._told and not all(map(alike, starts, before)):
+            self._told = True
             warnings.warn(
-                f"{self._name} begins another episode where it is reset with the same seed: evaluations differ by "
-                "chance, and so does what --resume goes on with",
+                f"{self._name} does not begin the same episode when it is reset with the same seed: evaluations differ "
+                "by chance, and a resumed run cannot go on with its unfinished episodes",
                 stacklevel=3,
             )
 

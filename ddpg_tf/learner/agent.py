@@ -71,6 +71,7 @@ class DDPG:
         # The head's: what networks share is trained by the critic's loss only.
         self.actor_optimizer.build(self._actor_head.trainable_variables)
         self.critic_optimizer.build(self.critic.trainable_variables)
+        self.variables()  # a name that is there twice is told now
 
     # Tensors in, tensors out. Concrete functions: tf.function would look for the trace that fits at every call.
 
@@ -112,14 +113,18 @@ class DDPG:
         Raises:
           UsageError: observations have another shape.
         """
-        if (shape := tuple(np.shape(observations)))[1:] != self._shape:
-            raise UsageError(f"observations must be {self._shape} each, in a batch: not {shape}")
-        return self._averaged_policy(tf.constant(observations, self.observation_spec.dtype)).numpy()
+        return self._averaged_policy(self._batch(observations)).numpy()
 
     def value(self, observations: np.ndarray) -> np.ndarray:
-        """Q(s, mu(s)) [B] of observations [B, ...]: what the critic expects of the policy."""
-        observations = tf.constant(observations, self.observation_spec.dtype)
+        """Q(s, mu(s)) [B] of observations [B, ...]: what the critic expects of the policy; raises as `act`."""
+        observations = self._batch(observations)
         return self.critic([observations, self._averaged_policy(observations)], training=False).numpy()
+
+    def _batch(self, observations: np.ndarray) -> tf.Tensor:
+        if (shape := tuple(np.shape(observations)))[1:] != self._shape:
+            one = ", ".join(map(str, self._shape))
+            raise UsageError(f"observations have the shape {shape}: expected is a batch, (B, {one})")
+        return tf.constant(observations, self.observation_spec.dtype)
 
     def count_observations(self, observations: np.ndarray):
         """Tells the normaliser of observations [N, O] that were acted on; takes effect at the next update."""
@@ -240,16 +245,18 @@ class DDPG:
         """{unique name: variable} of everything a resumed run needs: networks, targets, optimizers.
 
         Raises:
-          ValueError: two variables have one name, as those of one optimizer's two networks can.
+          ValueError: two variables have one name, as can happen where one optimizer trains two networks.
         """
         named = {}
         networks = (self.actor, self.critic, self.target_actor, self.target_critic, self.averaged_actor)
         for owner in (*networks, self.actor_optimizer, self.critic_optimizer):
             for variable in owner.variables:  # what is shared counts once, as the actor's
                 named.setdefault(id(variable), (f"{owner.name}/{variable.path}", variable))
-        found = dict(named.values())
-        if len(found) < len(named):
-            raise ValueError("two variables have one name: build a network in keras.name_scope(its name)")
+        found = {}
+        for name, variable in named.values():
+            if name in found:
+                raise ValueError(f"two variables are called {name}: build each network in keras.name_scope(its name)")
+            found[name] = variable
         return found
 
     def state(self) -> dict[str, np.ndarray]:

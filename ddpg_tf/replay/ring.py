@@ -85,6 +85,7 @@ def _make_ring(directory: Path, layout: Layout, length: int, source: Path | None
                     new[kept % length, env] = old[kept % old_length, env]
             new.flush()
     partial.rename(home)
+    # Before a shorter ring goes, and a checkpoint counts on this one.
     for folder in (
         home,
         directory,

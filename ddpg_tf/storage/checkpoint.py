@@ -21,9 +21,8 @@ def save(directory: Path, step: int, arrays: Mapping[str, np.ndarray], meta: Map
 
     Checkpoints of later steps go too: they are those that `load` could not read.
     """
-    if not directory.exists():
-        directory.mkdir()
-        sync(directory.parent)
+    directory.mkdir(exist_ok=True)
+    sync(directory.parent)
     text = np.frombuffer(json.dumps({"step": step, "arrays": len(arrays), **meta}).encode(), np.uint8)
     write_atomically(directory / f"{step:012d}.npz", lambda file: np.savez(file, **{"meta.json": text}, **arrays))
     paths = _newest_first(directory)

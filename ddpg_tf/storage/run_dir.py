@@ -61,6 +61,7 @@ def create(path: Path, run_config: Config):
         raise UsageError(f"{path} is not empty: continue that run with --resume, or choose another --run_dir")
     try:
         path.mkdir(parents=True, exist_ok=True)
+        files.sync(path.parent)
     except OSError as error:
         raise UserError(f"cannot make {path}: {error.strerror}") from None
     write_flags(path, run_config)

@@ -210,8 +210,10 @@ class _Run:
         if core.agent.image and core.step == config.frame_stack * config.num_envs:
             seen, path = transitions.next_observation[0], self._path / "observation.png"
             video.save_stack(path, seen, config.frame_stack)
-            if seen.min() == seen.max():
-                warnings.warn(f"{config.env} draws nothing but one colour: {path}", stacklevel=1)
+            if (seen == seen[:1, :1]).all():
+                asked = os.environ.get("SDL_VIDEODRIVER") == "dummy"
+                why = ": SDL_VIDEODRIVER=dummy keeps some environments from drawing" if asked else ""
+                warnings.warn(f"{config.env} draws nothing but one colour, see {path}{why}", stacklevel=1)
 
     def _log_updates(self, blocks: list[dict[str, float]], before: int):
         for metrics in blocks:
