@@ -132,8 +132,8 @@ def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
     start, _ = on_ray.launcher("auto")
     placed = start(run, [0])
     for losses in (0, 1):
-        reached = run.progress[0]
-        while placed.poll() is None and not (placed._began and placed._losses == losses and run.progress[0] > reached):
+        reached = run.progress[0] + 1000  # there are checkpoints by then; and what is killed may still log a little
+        while placed.poll() is None and not (placed._losses == losses and run.progress[0] > reached):
             time.sleep(0.05)
         assert placed.returncode is None, run.log.read_text()
         if not losses:
@@ -141,8 +141,7 @@ def test_a_run_of_a_suite_is_resumed_when_its_place_is_gone(ray, tmp_path):
     placed.send_signal(signal.SIGTERM)
     while placed.poll() is None:
         time.sleep(0.05)
-    assert placed.returncode in (143, -signal.SIGTERM) and reached > 0  # the latter: told while it was starting
-    assert checkpoint.newest_step(run.path / "checkpoints") >= reached
+    assert placed.returncode == 143 and checkpoint.newest_step(run.path / "checkpoints") >= reached
 
 
 def test_a_run_of_a_suite_whose_place_ran_out_of_memory_gets_another():
