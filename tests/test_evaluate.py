@@ -39,7 +39,7 @@ def test_csv_files_hold_what_they_promise(trained):
     metrics, evaluations = rows(trained / "metrics.csv"), rows(trained / "evaluations.csv")
     assert tuple(metrics[0]) == COLUMNS and metrics[0][:2] == ["step", "seconds"]
     assert [int(row[0]) for row in metrics[1:]] == list(range(50, 1201, 50))
-    assert evaluations[0] == list(EVALUATION_COLUMNS) == ["step", "episode", "return", "length"]
+    assert evaluations[0] == list(EVALUATION_COLUMNS) == ["step", "episode", "return", "length", "success"]
     assert [row[:2] for row in evaluations[1:]] == [
         [str(step), str(i)] for step in (250, 500, 750, 1000, 1200) for i in range(2)
     ]
@@ -110,13 +110,13 @@ def test_rows_say_what_happened(tmp_path):
     logger.update({name: 2.0 for name in METRICS}, 1)
     logger.update({name: 5.0 for name in METRICS}, 3)
     logger.write_row(5)
-    logger.evaluation(5, [(7.0, 1), (8.0, 2)], np.array([2.0, 4.0]), np.array([1.0, 1.0]))
+    logger.evaluation(5, [(7.0, 1, 1.0), (8.0, 2, np.nan)], np.array([2.0, 4.0]), np.array([1.0, 1.0]))
     logger.close()
     (row,) = csv.DictReader((tmp_path / "metrics.csv").open())
     told = {name: float(row[name]) for name in ("step", "episodes", "episode_return", "episode_length", "updates")}
     assert told == dict(step=5, episodes=2, episode_return=4.5, episode_length=3.5, updates=4)
     assert {float(row[name]) for name in METRICS} == {(2 + 3 * 5) / 4}
-    assert rows(tmp_path / "evaluations.csv")[1:] == [["5", "0", "7.0", "1"], ["5", "1", "8.0", "2"]]
+    assert rows(tmp_path / "evaluations.csv")[1:] == [["5", "0", "7.0", "1", ""], ["5", "1", "8.0", "2", ""]]
     assert rows(tmp_path / "values.csv")[1:] == [["5", "3.0", "1.0", "2.0"]]
 
 
@@ -130,13 +130,13 @@ def test_an_episodes_discounted_return_is_that_from_its_first_step():
 def test_reopening_the_log_cuts_rows_beyond_the_checkpoint_and_torn_ones(tmp_path):
     logger = Logger(tmp_path, 100)
     for step in (10, 20, 30):
-        logger.evaluation(step, [(1.5, 3)], np.array([2.0]), np.array([1.0]))
+        logger.evaluation(step, [(1.5, 3, 0.0)], np.array([2.0]), np.array([1.0]))
         logger.write_row(step)
     logger.close()
     with open(tmp_path / "evaluations.csv", "a") as file:
         file.write("20,1")  # torn by a kill
     Logger(tmp_path, 100, step=20, evaluated=20).close()
-    assert rows(tmp_path / "evaluations.csv")[1:] == [["10", "0", "1.5", "3"], ["20", "0", "1.5", "3"]]
+    assert rows(tmp_path / "evaluations.csv")[1:] == [[step, "0", "1.5", "3", "0.0"] for step in ("10", "20")]
     assert [row[0] for row in rows(tmp_path / "metrics.csv")[1:]] == ["10", "20"]
     board = event_accumulator.EventAccumulator(str(tmp_path)).Reload()  # all event files of the directory
     for tag in ("train/updates", "evaluation/return", "evaluation/q_start"):
@@ -288,7 +288,7 @@ def test_rows_are_on_the_disk_when_they_are_told(tmp_path, disk):
     logger = Logger(tmp_path, 100)
     disk.clear()
     logger.write_row(10)
-    logger.evaluation(10, [(1.5, 3)], np.array([2.0]), np.array([1.0]))
+    logger.evaluation(10, [(1.5, 3, np.nan)], np.array([2.0]), np.array([1.0]))
     logger.close()
     assert [line for line in disk if ".csv" in line] == ["sync metrics.csv", "sync evaluations.csv", "sync values.csv"]
 

@@ -255,7 +255,7 @@ def test_tensorboard_on_a_full_disk_is_an_error_of_the_system(tmp_path):
         with pytest.raises(OSError, match=rf"^{tmp_path}/events.*$"):
             logger._to_board("train", {"step": 1, "seconds": 1.0})
         with pytest.raises(OSError, match=r"evaluations\.csv"):
-            logger.evaluation(1, [(0.0, 1)], np.zeros(1), np.zeros(1))
+            logger.evaluation(1, [(0.0, 1, np.nan)], np.zeros(1), np.zeros(1))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
 

@@ -17,7 +17,7 @@ from ddpg_tf.learner.agent import METRICS
 
 COLUMNS = ("step", "seconds", "steps_per_second", "episodes", "episode_return", "episode_length", "updates", *METRICS)
 WAITS = {"learner_waited": "collectors", "collectors_waited": "learner"}  # seconds; whom they waited for
-EVALUATION_COLUMNS = ("step", "episode", "return", "length")
+EVALUATION_COLUMNS = ("step", "episode", "return", "length", "success")
 VALUE_COLUMNS = ("step", "q_start", "discounted_return", "q_bias")
 
 
@@ -30,7 +30,6 @@ class Logger:
       step: environment step to continue from.
       evaluated: step of the last evaluation; -1: none.
       seconds: wall time the run has taken before.
-      goals: whether evaluations tell of success.
       waits: whether metrics.csv has columns for WAITS.
     """
 
@@ -42,15 +41,13 @@ class Logger:
         evaluated: int = -1,
         seconds: float = 0.0,
         *,
-        goals: bool = False,
         waits: bool = False,
     ):
         self._columns = (*COLUMNS, *WAITS) if waits else COLUMNS
-        self._figures = ("return", "success") if goals else ("return",)
         self._run_dir, self._began = run_dir, time.monotonic() - seconds
         self._window: dict[str, Any] = _empty_window(step, seconds)
         _cut(run_dir / "metrics.csv", self._columns, step)
-        _cut(run_dir / "evaluations.csv", (*EVALUATION_COLUMNS, *self._figures[1:]), evaluated)
+        _cut(run_dir / "evaluations.csv", EVALUATION_COLUMNS, evaluated)
         _cut(run_dir / "values.csv", VALUE_COLUMNS, evaluated)
         for events in run_dir.glob("events.out.tfevents.*"):  # they go beyond the checkpoint: made anew from the csv
             events.unlink()
@@ -58,7 +55,7 @@ class Logger:
             self._board = tf.summary.create_file_writer(str(run_dir))
         for row in read_rows(run_dir / "metrics.csv"):
             self._to_board("train", row)
-        for figure in self._figures:
+        for figure in ("return", "success"):
             for at, values in read_evaluations(run_dir / "evaluations.csv", figure).items():
                 self._to_board("evaluation", {"step": at, figure: np.mean(values)})
         for row in read_rows(run_dir / "values.csv"):
@@ -118,21 +115,25 @@ class Logger:
         self._to_board("train", row)
         self._window = _empty_window(step, seconds)
 
-    def evaluation(self, step: int, episodes: list[tuple[float, ...]], q_start: np.ndarray, discounted: np.ndarray):
+    def evaluation(
+        self, step: int, episodes: list[tuple[float, int, float]], q_start: np.ndarray, discounted: np.ndarray
+    ):
         """An evaluation: each episode to evaluations.csv, the critic's error to values.csv, means to bar and board.
 
         Args:
-          episodes: (return, length) of each, with goals (return, length, success).
+          episodes: (return, length, success) of each; a success that is nan, for the environment does not say, is told
+            of none.
           q_start, discounted: [episodes], Q(s0, mu(s0)) and the discounted return that followed. The bias is their
             mean difference in units of the mean absolute return, empty where that is 0; an episode cut by a time limit
             lacks its tail.
         """
-        _append(
-            self._run_dir / "evaluations.csv",
-            [[step, i, *episode] for i, episode in enumerate(episodes)],
-        )
-        returns, _, *success = zip(*episodes, strict=True)
-        means = {name: float(np.mean(each)) for name, each in zip(self._figures, (returns, *success), strict=True)}
+        returns, lengths, success = zip(*episodes, strict=True)
+        means = {"return": float(np.mean(returns)), "success": float(np.mean(success))}
+        if np.isnan(means["success"]):
+            del means["success"]
+            success = [""] * len(episodes)
+        rows = zip(returns, lengths, success, strict=True)
+        _append(self._run_dir / "evaluations.csv", [[step, i, *row] for i, row in enumerate(rows)])
         values = {"q_start": float(q_start.mean()), "discounted_return": float(discounted.mean())}
         scale = np.abs(discounted).mean()
         values["q_bias"] = (values["q_start"] - values["discounted_return"]) / scale if scale else ""

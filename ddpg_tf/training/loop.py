@@ -136,7 +136,6 @@ class _Run:
                 meta["step"],
                 before.rows_until(meta["step"], self._scores.due),
                 meta["seconds"],
-                goals=spaces.has_goals,
                 waits=config.collectors > 0,
             )
             closing.callback(draw_learning_curve, path, f"{config.env}, seed {config.seed}")
@@ -247,10 +246,7 @@ class _Run:
         scores.last, scores.last_step = float(np.mean([episode.episode_return for episode in episodes])), step
         self._logger.evaluation(
             step,
-            [
-                (episode.episode_return, episode.length, episode.success)[: 2 + self._spaces.has_goals]
-                for episode in episodes
-            ],
+            [(episode.episode_return, episode.length, episode.success) for episode in episodes],
             agent.value(np.stack([episode.first_observation for episode in episodes])),
             np.array([episode.discounted_return(config.gamma) for episode in episodes]),
         )
