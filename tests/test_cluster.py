@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, command, processes_below
 
-from ddpg_tf import train
+from ddpg_tf import train, tune
 from ddpg_tf.collect import cluster
 from ddpg_tf.errors import UsageError, UserError
 from ddpg_tf.evaluation.results import read_evaluations
@@ -258,3 +258,19 @@ def test_a_search_that_ctrl_c_ends_says_so(tmp_path, tiny, monkeypatch):
 
 class Results(list):
     errors = ()
+
+
+def test_a_trial_is_as_good_as_its_best_evaluation(tmp_path, monkeypatch):
+    trial = tune._trial(SimpleNamespace(Trainable=object), [], tmp_path)()
+    process = SimpleNamespace(poll=lambda: None, terminate=lambda: None, wait=lambda: None)
+    monkeypatch.setattr(tune.subprocess, "Popen", lambda argv, **rest: process)
+    trial.trial_id = "a"
+    trial.setup({})
+    (tmp_path / "a").mkdir()
+    lines = [f"{step},{i},{score},9\n" for step, score in ((10, 3), (20, 1)) for i in range(2)]
+    (tmp_path / "a" / "evaluations.csv").write_text("step,episode,return,length\n" + "".join(lines))
+    assert [(told["return"], told["best"], told["step"]) for told in (trial.step(), trial.step())] == [
+        (3, 3, 10),
+        (1, 3, 20),
+    ]
+    trial.cleanup()

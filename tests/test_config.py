@@ -676,3 +676,8 @@ def test_a_value_of_the_wrong_type_names_its_field(name, value):
 def test_a_path_that_no_flagfile_can_hold(value):
     with pytest.raises(UsageError, match=r"^export_dir must not have line breaks, or white space around it"):
         Config(export_dir=value)
+
+
+def test_a_limit_of_its_own_flag_wins_over_that_of_env_kwargs():
+    config = Config(env_kwargs={"g": 5, "max_episode_steps": 9}, max_episode_steps=4)
+    assert config.env_arguments == {"g": 5, "max_episode_steps": 4}

@@ -603,3 +603,26 @@ def test_without_a_display_sdl_still_draws(monkeypatch):
         monkeypatch.delenv(name, raising=False)
     importlib.reload(ddpg_tf.envs)
     assert os.environ["SDL_VIDEODRIVER"].startswith("offscreen")
+
+
+def test_an_episode_that_fails_ends_where_it_was_though_the_environment_draws_over_its_array(monkeypatch):
+    env = gym.make("ToySameBuffer-v0")
+    checked, step = Checked(env, "Toy"), toy_envs.SameBuffer.step
+    checked.reset(seed=0)
+
+    def torn(self, action):
+        step(self, action)
+        raise FloatingPointError("unstable")
+
+    second = checked.step(toy_envs.LOW)[0].copy()
+    monkeypatch.setattr(toy_envs.SameBuffer, "step", torn)
+    found, *_, info = checked.step(toy_envs.LOW)
+    assert FAILED in info
+    np.testing.assert_array_equal(found, second)
+
+
+def test_actions_of_a_re_entered_episode_stay_as_they_are():
+    env = factory.make_flat_env(Config(env="tests.toy_envs:ToyScalesInPlace-v0"))
+    actions = np.tile(toy_envs.HIGH, (3, 1))
+    env.reset(seed=0, options={"actions": actions})
+    np.testing.assert_array_equal(actions, np.tile(toy_envs.HIGH, (3, 1)))

@@ -7,9 +7,11 @@ import os
 import re
 import shutil
 import subprocess
+import time
 import warnings
 from types import SimpleNamespace
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from conftest import TRAINED, timeless
@@ -309,3 +311,39 @@ def test_the_clock_goes_on_from_what_the_run_has_taken(tmp_path):
     logger.close()
     (row,) = read_rows(tmp_path / "metrics.csv")
     assert 1000 <= float(row["seconds"]) < 1010
+
+
+def test_steps_per_second_are_those_since_the_last_row(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    logger = Logger(tmp_path, 100, step=20, seconds=1000.0, waits=True)
+    for step, seconds in ((30, 2.0), (70, 4.0)):
+        now[0] = seconds
+        logger.waited({"learner_waited": 0.5, "collectors_waited": 1.0})
+        logger.waited({"learner_waited": 0.25, "collectors_waited": 0.0})
+        logger.write_row(step)
+    logger.close()
+    told = [(row["seconds"], row["steps_per_second"]) for row in read_rows(tmp_path / "metrics.csv")]
+    assert told == [("1002.0", "5.0"), ("1004.0", "20.0")]
+    waits = [(row["learner_waited"], row["collectors_waited"]) for row in read_rows(tmp_path / "metrics.csv")]
+    assert waits == [("0.75", "1.0")] * 2
+
+
+def test_a_bias_is_in_units_of_the_mean_absolute_return(tmp_path):
+    logger = Logger(tmp_path, 100)
+    logger.evaluation(5, [(7.0, 1, 0.0), (8.0, 2, 1.0)], np.array([2.0, 4.0]), np.array([1.0, -3.0]))
+    logger.close()
+    (row,) = read_rows(tmp_path / "values.csv")
+    assert (row["q_start"], row["discounted_return"], row["q_bias"]) == ("3.0", "-1.0", "2.0")
+
+
+def test_an_episode_knows_whether_it_ended_itself():
+    evaluator = Evaluator(Config(env="tests.toy_envs:ToyCounter-v0"), 8)
+    found = [episode.terminated for episode in evaluator.run(lambda seen: np.tile(toy_envs.LOW, (len(seen), 1)))]
+    evaluator.close()
+    expected = []
+    for i in range(8):
+        env = gym.make("ToyCounter-v0")
+        env.reset(seed=10_000 + i)
+        expected.append(env.unwrapped.terminates)
+    assert found == expected and len(set(found)) == 2

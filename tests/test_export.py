@@ -19,6 +19,7 @@ import pytest
 
 import export
 from ddpg_tf import files, train
+from ddpg_tf._tf import tf
 from ddpg_tf.envs.registry import make_env
 from ddpg_tf.errors import UserError
 from ddpg_tf.evaluation.evaluator import Episode
@@ -484,3 +485,45 @@ def test_answers_are_alike_up_to_a_hundred_thousandth_of_the_largest():
     small = expected / 1000
     assert alike(small + np.float32(9e-6), small) and not alike(small + np.float32(2e-5), small)
     assert not alike(expected[:1], expected) and not alike(np.full_like(expected, np.nan), expected)
+
+
+class Sums(tf.Module):
+    """Answers as probes say, and does not care what is no number."""
+
+    @tf.function(input_signature=[tf.TensorSpec([None, 3], tf.float32, name="observation")])
+    def act(self, observation):
+        finite = tf.where(tf.math.is_nan(observation), 0.0, observation)
+        return {"action": tf.reduce_sum(finite, 1, keepdims=True)}
+
+    @tf.function(
+        input_signature=[
+            tf.TensorSpec([None, 3], tf.float32, name="observation"),
+            tf.TensorSpec([None, 1], tf.float32, name="action"),
+        ]
+    )
+    def value(self, observation, action):
+        return {"q": tf.reduce_sum(observation, 1) + action[:, 0]}
+
+
+def test_verification_refuses_an_action_for_nonsense_and_another_value(tmp_path):
+    module, rng = Sums(), np.random.default_rng(0)
+    tf.saved_model.save(
+        module, str(tmp_path / "m"), signatures={"serving_default": module.act, "action_value": module.value}
+    )
+    observation, given = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(7, 1)).astype(np.float32)
+    total = observation.sum(1)
+    probes = {"input/observation": observation, "given_action": given, "action": total[:, None]}
+    with pytest.raises(ValueError, match="serving_default answers a observation of NaN with"):
+        verify.verify(str(tmp_path / "m"), probes | {"q": total + given[:, 0]})
+    with pytest.raises(ValueError, match="action_value loaded in a TF2 answers"):
+        verify.verify(str(tmp_path / "m"), probes | {"q": total})
+
+
+def test_a_run_as_good_as_the_one_before_is_published(tmp_path):
+    """Refused is only what scores less."""
+    card = {"environment": "Pendulum-v1", "env_kwargs": {}, "run": "a", "score": -3.0, "flags": {}}
+    (tmp_path / "1" / "assets.extra").mkdir(parents=True)
+    (tmp_path / "1" / "assets.extra" / "policy.json").write_text(json.dumps(card))
+    versions.require_no_better(tmp_path, card | {"run": "b"})
+    with pytest.raises(UserError, match="it scores"):
+        versions.require_no_better(tmp_path, card | {"run": "b", "score": -3.1})

@@ -12,6 +12,7 @@ import sys
 import types
 import warnings
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import requests
@@ -27,12 +28,15 @@ from ddpg_tf.envs import factory, frames, quirks, registry, rendering, workers
 from ddpg_tf.envs.checked import FAILED
 from ddpg_tf.envs.spaces import checked_spaces
 from ddpg_tf.errors import UsageError, UserError
+from ddpg_tf.evaluation import video
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.learner.vision import random_shift
 from ddpg_tf.replay.buffer import Batch
 from ddpg_tf.storage.policy import load_policy
 from ddpg_tf.training import schedule
 from serve import query, rollout
+from serve.client import PolicyClient
+from serve.pngs import Asking
 from tests import toy_envs
 
 PICTURE = "tests.toy_envs:ToyPicture-v0"
@@ -940,3 +944,73 @@ def test_convolutions_are_normalised_too(normalization):
     for network in (built.actor, built.critic):
         names = {v.path.split("/")[-2] for v in network.variables if "norm_conv_" in v.path}
         assert names == {"norm_conv_0", "norm_conv_1"}
+
+
+def test_an_action_is_held_as_it_was_whatever_the_environment_does_to_its_array(monkeypatch):
+    given = []
+
+    def step(self, action):
+        given.append(action.copy())
+        action *= 0.5
+        return self.observe(), 1.0, False, False, {}
+
+    monkeypatch.setattr(toy_envs.Picture, "step", step)
+    env = factory.make_flat_env(small(action_repeat=3))
+    env.reset(seed=0)
+    env.step(toy_envs.HIGH.copy())
+    np.testing.assert_array_equal(given, [toy_envs.HIGH] * 3)
+
+
+def test_a_film_is_of_the_episode_that_its_seed_begins_each_action_held(tmp_path, monkeypatch):
+    from PIL import Image
+
+    def here(module, *given):
+        video._main(*map(str, given))
+        return ""
+
+    monkeypatch.setattr(video.child, "failure", here)  # what the process adds is tested elsewhere
+    monkeypatch.setattr(rendering, "use_display_or_egl", lambda: None)
+    for seed in (5, 6):
+        config = small(env_kwargs={"length": 20}, action_repeat=3)
+        assert video.record(tmp_path / "film.gif", config, seed, np.tile(toy_envs.LOW, (2, 1))) == ""
+        env = gym.make("ToyPicture-v0", render_mode="rgb_array")
+        env.reset(seed=seed)
+        with Image.open(tmp_path / "film.gif") as film:
+            assert film.n_frames == 1 + 2 * 3
+            np.testing.assert_allclose(np.asarray(film.convert("RGB"), int), env.render(), atol=8)  # GIF's colours
+
+
+def test_what_the_networks_see_is_saved_the_oldest_frame_at_the_left(tmp_path):
+    from PIL import Image
+
+    frames = [np.full((16, 16, 3), shade, np.uint8) for shade in (0, 100, 200)]
+    video.save_stack(tmp_path / "seen.png", np.concatenate(frames, axis=2), 3)
+    with Image.open(tmp_path / "seen.png") as picture:
+        assert [picture.getpixel((x, 128))[0] for x in (128, 384, 640)] == [0, 100, 200]
+
+
+def test_bytes_and_latency_are_those_of_each_way_of_asking(capsys):
+    class Client:
+        def act(self, _):
+            self.bytes_sent = 1000
+            return np.zeros(2, np.float32)
+
+        def act_on_pngs(self, _):
+            self.bytes_sent = 10
+            return np.zeros(2, np.float32)
+
+    asking = Asking(Client(), 3)
+    asking.act(questions()[0])
+    asking.latencies = [(0.002, 0.004)]
+    assert asking.summarise(np.ones(2)) == []
+    numbers, pngs, _ = capsys.readouterr().out.splitlines()
+    assert numbers == "asked with numbers: 1000 bytes a question, latency p50 2.00 ms, p99 2.00 ms"
+    assert pngs == "asked with PNG files: 10 bytes a question, latency p50 4.00 ms, p99 4.00 ms"
+
+
+def test_rollout_fails_when_files_get_other_actions(exported, url, monkeypatch):
+    act = PolicyClient.act_on_pngs
+    monkeypatch.setattr(PolicyClient, "act_on_pngs", lambda client, pngs: act(client, pngs) + np.float32(0.01))
+    flags = [f"--url={url}", "--model_name=policy", "--episodes=1", f"--flagfile={exported[0] / 'flags.txt'}"]
+    with pytest.raises(UserError, match=r"numbers and PNG files gave actions that are .* apart"):
+        rollout.main(["rollout", *flags])

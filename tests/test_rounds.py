@@ -1,11 +1,12 @@
 """A round as arrays, and back: the wire loses nothing and repeats nothing. Without Ray."""
 
+from types import SimpleNamespace
 from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
 
-from ddpg_tf.collect import wire
+from ddpg_tf.collect import remote, wire
 from ddpg_tf.collect.collector import Collector, Transitions
 from ddpg_tf.config import Config
 from ddpg_tf.envs import factory
@@ -116,3 +117,100 @@ def test_an_episode_that_was_cut_before_a_round_ends_in_the_replay_before_its_st
     assert [call[0] for call in replay.method_calls] == ["end_episodes", "add", "add"]
     assert replay.end_episodes.call_args.args[0] is anew
     assert fleet.round.call_args.args[0] == 4  # vector steps: the noise and the warm-up go by them
+
+
+class Dead(Exception):
+    """As Ray says that a process is gone."""
+
+
+class Here:
+    """Ray as a fleet knows it, without processes: what is asked for is done when its answer is fetched.
+
+    Attributes:
+      dies: for each round that is asked for, in order, whether its process dies in it; then none does.
+    """
+
+    def __init__(self, dies):
+        self.dies, self.made = list(dies), 0
+        failed = type("RayTaskError", (Exception,), {})
+        self.exceptions = SimpleNamespace(RayTaskError=failed, RayError=Dead)
+
+    def remote(self, cls):
+        return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: self._actor(cls(*given))))
+
+    def _actor(self, process):
+        self.made += 1
+
+        def method(name):
+            def call(*given):
+                if name == "round" and self.dies and self.dies.pop(0):
+                    raise Dead("exit detail: killed")
+                return getattr(process, name)(*given)
+
+            return SimpleNamespace(remote=lambda *given: SimpleNamespace(fetch=lambda: call(*given)))
+
+        where = SimpleNamespace(remote=lambda: SimpleNamespace(fetch=lambda: "here"))
+        return SimpleNamespace(where=where, begin=method("begin"), round=method("round"))
+
+    def get(self, asked):
+        return asked.fetch()
+
+    def wait(self, asked, **_):
+        return list(asked), []
+
+    def put(self, value):
+        return value
+
+    def kill(self, actor):
+        pass
+
+
+class Wandering:
+    """Acts as `wandering` does, whatever it was taught."""
+
+    def __init__(self, config, spaces):
+        pass
+
+    def assign(self, weights):
+        pass
+
+    def __call__(self, observations):
+        return wandering(observations)
+
+
+@pytest.fixture
+def fleet(monkeypatch):
+    """`fleet(dies)` is a fleet of one collector, of one environment, rounds of 4 steps."""
+    made = []
+
+    def make(dies=()):
+        monkeypatch.setattr(remote, "join", lambda *_: (Here(dies), lambda: None))
+        config = Config(env="tests.toy_envs:ToySteered-v0", collectors=1, update_every=4, total_steps=400)
+        made.append(remote.Fleet(config, factory.spaces_of(config), Wandering))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.close()
+
+
+@pytest.mark.filterwarnings("ignore:.*has died")
+def test_only_deaths_in_one_round_are_too_many(fleet):
+    """A run of days may lose many a process, one by one."""
+    seldom, often = fleet([True, False] * 8), fleet([True] * 5)
+    for k in range(8):
+        assert seldom.round(4 * k, []) is not None and not seldom.problem
+    assert often.round(0, []) is None and "5 of 5 deaths in one round" in often.problem
+
+
+@pytest.mark.filterwarnings("ignore:.*has died")
+def test_a_cut_episode_is_told_though_its_process_dies_before_the_round_is_in(fleet, monkeypatch):
+    """The second process enters the episode that the first began anew, and has nothing to tell."""
+    begin, cut = remote.Process.begin, [True, False]
+
+    def not_re_entered(process, state):
+        state, anew, told = begin(process, state)
+        return state, anew | cut.pop(0), told
+
+    monkeypatch.setattr(remote.Process, "begin", not_re_entered)
+    assert fleet([True, False]).round(0, []).anew.tolist() == [True]

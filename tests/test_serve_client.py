@@ -306,3 +306,50 @@ def test_imports_little():
     heavy = ["tensorflow", "keras", "ddpg_tf", "gymnasium", "absl", "starlette", "uvicorn"]
     done = subprocess.run([sys.executable, "-c", code, *heavy], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_wait_that_the_server_wishes_for_is_not_kept(stub, monkeypatch):
+    """Its Retry-After may be minutes; who acts needs the action, or the error, now."""
+    end_headers = Handler.end_headers
+    monkeypatch.setattr(
+        Handler, "end_headers", lambda handler: (handler.send_header("Retry-After", "3"), end_headers(handler))
+    )
+    stub.answers = [(503, {"error": "full"}), (200, {"outputs": [[0.5]]})]
+    start = time.monotonic()
+    assert client(stub).act([1, 2, 3]).tolist() == [0.5]
+    assert time.monotonic() - start < 2
+
+
+def test_waits_between_retries_double_up_to_five_seconds(stub, monkeypatch):
+    waits = []
+    monkeypatch.setattr(time, "sleep", waits.append)
+    stub.answers = [(503, {"error": "full"})]
+    with pytest.raises(ServerUnavailable):
+        PolicyClient(stub.url, "policy", retries=6, backoff=0.5).act([1, 2, 3])
+    assert waits == [1, 2, 4, 5, 5]
+
+
+@pytest.mark.parametrize("outputs", [[], [[0.5], [0.5]], 0.5])
+def test_an_answer_that_is_not_one_action_for_each_observation_is_none(stub, outputs):
+    stub.answers = [(200, {"outputs": outputs})]
+    with pytest.raises(ServerError, match="to 1 observations"):
+        client(stub).act([1, 2, 3])
+
+
+def test_version_0_is_a_version(stub):
+    client(stub, version=0).act([1, 2, 3])
+    assert stub.asked[0][1] == "/v1/models/policy/versions/0:predict"
+
+
+def test_a_name_may_have_any_characters(stub):
+    PolicyClient(stub.url, "a b?c#d%/e").act([1, 2, 3])
+    assert stub.asked[0][1] == "/v1/models/a%20b%3Fc%23d%25%2Fe:predict"
+
+
+def test_closing_closes_the_connection(stub, monkeypatch):
+    ended, finish = threading.Event(), Handler.finish
+    monkeypatch.setattr(Handler, "finish", lambda handler: (finish(handler), ended.set()))
+    with client(stub) as policy:
+        policy.act([1, 2, 3])
+        assert not ended.is_set()
+    assert ended.wait(5)

@@ -11,9 +11,12 @@ import requests
 from serving import GOOD, ask, model, server, start
 
 from ddpg_tf.errors import UserError
+from serve.local.__main__ import bind
 from serve.local.config import Batching, VersionPolicy, read_batching, read_models, read_monitoring
 from serve.local.errors import ServingError
+from serve.local.http import Api
 from serve.local.models import Models
+from serve.local.server import serve
 
 AVAILABLE, UNLOADING, END = 30, 40, 50  # of ModelVersionStatus.State
 
@@ -290,3 +293,27 @@ def test_status_ignores_labels(base):
     url = start([model("actor", base, labels={"stable": 9})], free_labels=True)
     assert ask(url, "/v1/models/actor/labels/none").status == 200
     assert ask(url, "/v1/models/actor/labels/stable/metadata").status == 404
+
+
+def test_a_label_is_its_models_own(base):
+    async def story():
+        models = Models(lambda line: None)
+        both = [model(name, base, policy=policy("all")) for name in ("actor", "other")]
+        models.configure(both)
+        await models.poll()
+        models.configure(
+            [model(name, base, policy=policy("all"), labels={"new": k}) for name, k in (("actor", 1), ("other", 2))]
+        )
+        assert [models.find(name, None, "new").number for name in ("actor", "other")] == [1, 2]
+
+    asyncio.run(story())
+
+
+def test_a_version_that_is_looked_for_only_once_and_not_there_ends_the_server(tmp_path):
+    async def story():
+        models = Models(lambda line: None)
+        models.configure([model("actor", tmp_path)])
+        with bind("127.0.0.1", 0) as sock, pytest.raises(UserError, match=f"^no version of actor in {tmp_path}$"):
+            await asyncio.wait_for(serve(Api(models), models, sock, lambda line: None, poll_seconds=0), 3)
+
+    asyncio.run(story())

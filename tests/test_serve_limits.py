@@ -530,3 +530,34 @@ def test_no_metrics_and_no_cors_unless_asked_for(directory):
     answer = ask(url, "/monitoring/prometheus/metrics")
     assert answer.status == 404 and "<H1>Not Found</H1>" in answer.text
     assert "access-control-allow-origin" not in ask(url, PREDICT, GOOD).headers
+
+
+def test_clients_that_leave_half_way_take_no_place(url, monkeypatch):
+    monkeypatch.setattr(http_module, "_MAX_ACTIVE", 3)
+    for _ in range(4):
+        with connection(url) as sock:
+            sock.sendall(f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n{{".encode())
+            time.sleep(0.05)
+    time.sleep(0.1)
+    assert ask(url, PREDICT, GOOD).status == 200
+
+
+def test_metrics_tell_status_and_metadata_from_predictions(url):
+    ask(url, "/v1/models/actor/metadata")
+    assert 'request_latency_count{model_name="actor",API="",entrypoint="REST"}' in ask(url, "/metrics").text
+
+
+def test_who_gives_up_does_not_cost_the_others_their_answers():
+    async def play(run, signature):
+        signature.gate.clear()
+        first = asyncio.create_task(run(rows(3)))
+        await asyncio.sleep(0.02)  # it computes; the next two wait together
+        gone, stays = (asyncio.create_task(run(rows(count))) for count in (1, 2))
+        await asyncio.sleep(0.01)
+        gone.cancel()
+        signature.gate.set()
+        np.testing.assert_array_equal((await asyncio.wait_for(stays, 3))[0], 2 * rows(2)[0])
+        await first
+        assert signature.calls == [3, 3]
+
+    story(Batching(), play)

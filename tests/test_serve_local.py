@@ -18,12 +18,15 @@ from serving import DATA, GOOD, PREDICT, ask, model, start
 from tensorflow_serving.apis import predict_pb2, prediction_log_pb2
 
 from ddpg_tf._tf import tf
-from serve.local.batching import Coalescer
+from serve.local.batching import Coalescer, answer_together
 from serve.local.config import Batching, Loading, read_models
+from serve.local.documents import status_document
 from serve.local.encode import as_written, encode_response
 from serve.local.errors import ServingError, invalid
+from serve.local.http import Api
 from serve.local.json_text import parse, write
 from serve.local.models import Models
+from serve.local.session import Signature
 from serve.local.versions import Version
 
 RECORDINGS = {r["name"]: r for r in map(json.loads, (DATA / "recordings.jsonl").read_text("utf-8").splitlines())}
@@ -577,3 +580,80 @@ def test_requests_at_once_get_their_own_answers(url):
     with ThreadPoolExecutor(8) as pool:
         for k, answers in enumerate(pool.map(client, range(8))):
             assert answers == pytest.approx([0.2 * k + 0.4 * i + 1 for i in range(20)])
+
+
+def test_an_answer_keeps_its_version_loaded(fleet, monkeypatch):
+    """As asked over HTTP, while a new version comes."""
+    running, gate, run = threading.Event(), threading.Event(), Signature.run
+    monkeypatch.setattr("serve.local.versions._RETIRE_SECONDS", 0.05)
+
+    def slowly(signature, feeds):
+        running.set()
+        assert gate.wait(20)
+        return run(signature, feeds)
+
+    monkeypatch.setattr(Signature, "run", slowly)
+
+    async def story():
+        fleet.publish(1)
+        await fleet.poll()
+        sent = []
+
+        async def receive():
+            return {"type": "http.request", "body": GOOD.encode()}
+
+        async def send(message):
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "raw_path": PREDICT.encode(), "query_string": b"", "headers": []}
+        request = asyncio.create_task(Api(fleet.models)(scope, receive, send))
+        await asyncio.to_thread(running.wait, 20)
+        fleet.publish(2, gain=2)
+        assert await fleet.poll() == {1: UNLOADING, 2: AVAILABLE}
+        gate.set()
+        await request
+        assert sent[0]["status"] == 200 and json.loads(sent[1]["body"]) == {"predictions": [[1.9000001]]}
+
+    try:
+        asyncio.run(story())
+    finally:
+        gate.set()
+
+
+def test_a_version_that_does_not_load_is_not_tried_before_its_time(fleet):
+    async def story():
+        (fleet.base / "1").mkdir()
+        for _ in range(3):
+            assert await fleet.poll() == {1: LOADING}
+        (version,) = fleet.models.history("actor", 1)
+        assert version.attempts == 1
+        # Not while it will be tried again.
+        assert status_document([version])["model_version_status"][0]["status"]["error_code"] == "OK"
+
+    asyncio.run(story())
+
+
+def test_a_server_is_ready_when_all_models_are(fleet):
+    async def story():
+        fleet.publish(1)
+        fleet.models.configure([model("actor", fleet.base), model("later", fleet.base / "later")])
+        await fleet.models.poll()
+        assert not fleet.models.ready and fleet.models.missing.startswith("later in ")
+        shutil.copytree(fleet.base / "1", fleet.base / "later" / "1")
+        await fleet.models.poll()
+        assert fleet.models.ready
+
+    asyncio.run(story())
+
+
+def test_requests_answered_together_keep_inputs_and_outputs_apart():
+    class TwoOfEach(FakeSignature):
+        def run(self, feeds):
+            self.calls.append(len(feeds[0]))
+            return [feeds[0] + 10, feeds[1] - 10]
+
+    signature = TwoOfEach()
+    requests = [[rows(1), rows(5)], [rows(2, 3), rows(6, 7)]]
+    for found, (one, other) in zip(answer_together(signature, requests), requests, strict=True):
+        np.testing.assert_array_equal(found, [one + 10, other - 10])
+    assert signature.calls == [3]

@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import pathlib
 import re
 import signal
@@ -27,6 +28,8 @@ from ddpg_tf.storage.policy import load_policy
 from serve import episodes, query, rollout
 from serve.client import PolicyClient
 from serve.local.__main__ import main as local_main
+from serve.local.config import Loading
+from serve.local.flags import batching_of, flag_values, loading_of
 from tests import toy_envs
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -576,3 +579,79 @@ def test_help(monkeypatch, capsys, main):
     status, out, _ = run(monkeypatch, capsys, main, "--help")
     assert status == 0 and "python -m serve." in out and "--model_name" in out
     assert "--total_steps" not in out  # of another command
+
+
+def test_latency_is_told_in_milliseconds(capsys):
+    seconds = [0.001 * k for k in range(101)]
+    episodes.summarise([episodes.Drive(latencies=part, versions=(1, 1)) for part in (seconds[:30], seconds[30:])])
+    assert "latency p50 50.00 ms, p95 95.00 ms, p99 99.00 ms over 101 requests" in capsys.readouterr().out
+
+
+def test_differences_are_in_half_ranges_and_an_action_that_is_none_is_one(trained, capsys):
+    policy = load_policy(trained)
+    with contextlib.closing(factory.make_checked_env(policy.config)) as env:
+        episode = episodes.play(lambda observation: policy.agent.act(observation[None])[0], env, 0, keep=True)
+        assert episodes.compare(trained, "best", env, [episode], 0) == []
+        episode.actions[3] = episode.actions[3] + np.float32(0.02)  # of -2 to 2
+        (said,) = episodes.compare(trained, "best", env, [episode], 0)
+        assert said.startswith("1 actions are not those") and "1.0e-02 of the half-range" in capsys.readouterr().out
+        episode.actions[2] = np.full(1, np.nan, np.float32)
+        (said,) = episodes.compare(trained, "best", env, [episode], 0)
+        assert said.startswith("2 actions are not those") and "first in episode 0, step 2" in said
+
+
+def test_rollout_films_the_first_episode_from_its_own_seed(url, monkeypatch, capsys):
+    taken = []
+    monkeypatch.setattr("ddpg_tf.evaluation.video.record", lambda *given: taken.append(given) or "")
+    flags = ["--model_name=policy", "--env=Pendulum-v1", "--max_episode_steps=5", "--episodes=2", "--seed=7"]
+    assert run(monkeypatch, capsys, rollout.main, f"--url={url}", *flags, "--video=film.gif")[0] == 0
+    ((path, config, seed, actions),) = taken
+    first, _ = gymnasium.make("Pendulum-v1").reset(seed=7)
+    assert (str(path), config.env, seed, len(actions)) == ("film.gif", "Pendulum-v1", 7, 5)
+    np.testing.assert_allclose(actions[0], [first @ [0.1, 0.2, 0.3]], rtol=1e-4, atol=1e-6)
+
+
+def given(*flags):
+    values = flag_values()
+    values(["serve.local", *flags])
+    return values
+
+
+def test_local_flags_say_how_versions_are_loaded():
+    assert loading_of(given()) == Loading()
+    flags = (
+        *("--saved_model_tags=serve,gpu", "--noenable_model_warmup", "--max_num_load_retries=2"),
+        *("--load_retry_interval_micros=250000", "--rest_api_timeout_in_ms=700", "--xla_cpu_compilation_enabled"),
+        "--tensorflow_session_parallelism=3",
+    )
+    expected = Loading(("serve", "gpu"), False, 2, 0.25, 700, True, 3, 3)
+    assert loading_of(given(*flags)) == expected
+    own = loading_of(given(*flags, "--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=2"))
+    assert (own.intra_op_threads, own.inter_op_threads) == (1, 2)
+
+
+def test_local_limits_of_batching_come_from_the_file_that_is_named(tmp_path):
+    (tmp_path / "batching").write_text("max_batch_size { value: 7 }")
+    limits = batching_of(given("--enable_batching", f"--batching_parameters_file={tmp_path / 'batching'}"))
+    assert limits.max_batch_size == 7 and limits.threads == os.cpu_count()
+
+
+def test_local_flags_reach_the_server(tmp_path, monkeypatch):
+    reached = []
+
+    async def serve(api, models, sock, log, poll_seconds, configure, config_seconds):
+        reached.append((api, models.names, poll_seconds, config_seconds))
+
+    monkeypatch.setattr("serve.local.server.serve", serve)
+    monkeypatch.setattr("serve.local.http.Api", lambda models, metrics_path=None, cors=False: (metrics_path, cors))
+    monkeypatch.setattr(os, "_exit", lambda status: None)
+    monkeypatch.setattr(tf.config, "set_visible_devices", lambda *_: None)  # this process has begun already
+    (tmp_path / "models").write_text(
+        "model_config_list { config { name: 'a' base_path: '/none' version_labels { key: 'new' value: 9 } } }"
+    )
+    (tmp_path / "metrics").write_text("prometheus_config { enable: true path: '/m' }")
+    flags = ["serve.local", "--rest_api_port=0", f"--model_config_file={tmp_path / 'models'}"]
+    more = ["--rest_api_enable_cors_support", "--allow_version_labels_for_unavailable_models"]
+    times = ["--file_system_poll_wait_seconds=5", "--model_config_file_poll_wait_seconds=6"]
+    local_main([*flags, *more, *times, f"--monitoring_config_file={tmp_path / 'metrics'}"])
+    assert reached == [(("/m", True), ["a"], 5, 6)]
