@@ -513,7 +513,7 @@ def test_verification_refuses_an_action_for_nonsense_and_another_value(tmp_path)
     observation, given = rng.normal(size=(7, 3)).astype(np.float32), rng.normal(size=(7, 1)).astype(np.float32)
     total = observation.sum(1)
     probes = {"input/observation": observation, "given_action": given, "action": total[:, None]}
-    with pytest.raises(ValueError, match="serving_default answers a observation of NaN with"):
+    with pytest.raises(ValueError, match="serving_default answers NaN as observation with"):
         verify.verify(str(tmp_path / "m"), probes | {"q": total + given[:, 0]})
     with pytest.raises(ValueError, match="action_value loaded in a TF2 answers"):
         verify.verify(str(tmp_path / "m"), probes | {"q": total})

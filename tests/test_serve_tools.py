@@ -611,28 +611,28 @@ def test_rollout_films_the_first_episode_from_its_own_seed(url, monkeypatch, cap
     np.testing.assert_allclose(actions[0], [first @ [0.1, 0.2, 0.3]], rtol=1e-4, atol=1e-6)
 
 
-def given(*flags):
+def local_flags(*flags):
     values = flag_values()
     values(["serve.local", *flags])
     return values
 
 
 def test_local_flags_say_how_versions_are_loaded():
-    assert loading_of(given()) == Loading()
+    assert loading_of(local_flags()) == Loading()
     flags = (
         *("--saved_model_tags=serve,gpu", "--noenable_model_warmup", "--max_num_load_retries=2"),
         *("--load_retry_interval_micros=250000", "--rest_api_timeout_in_ms=700", "--xla_cpu_compilation_enabled"),
         "--tensorflow_session_parallelism=3",
     )
     expected = Loading(("serve", "gpu"), False, 2, 0.25, 700, True, 3, 3)
-    assert loading_of(given(*flags)) == expected
-    own = loading_of(given(*flags, "--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=2"))
+    assert loading_of(local_flags(*flags)) == expected
+    own = loading_of(local_flags(*flags, "--tensorflow_intra_op_parallelism=1", "--tensorflow_inter_op_parallelism=2"))
     assert (own.intra_op_threads, own.inter_op_threads) == (1, 2)
 
 
 def test_local_limits_of_batching_come_from_the_file_that_is_named(tmp_path):
     (tmp_path / "batching").write_text("max_batch_size { value: 7 }")
-    limits = batching_of(given("--enable_batching", f"--batching_parameters_file={tmp_path / 'batching'}"))
+    limits = batching_of(local_flags("--enable_batching", f"--batching_parameters_file={tmp_path / 'batching'}"))
     assert limits.max_batch_size == 7 and limits.threads == os.cpu_count()
 
 

@@ -48,7 +48,7 @@ def verify(path: str, probes: dict[str, np.ndarray]):
             broken = {**feeds[name], key: np.full_like(inputs[key], np.nan)}
             found = loaded.signatures[name](**{key: tf.constant(array) for key, array in broken.items()})
             if not np.isnan(found[SIGNATURES[name]].numpy()).all():
-                raise ValueError(f"{name} answers a {key} of NaN with {found[SIGNATURES[name]].numpy().tolist()}")
+                raise ValueError(f"{name} answers NaN as {key} with {found[SIGNATURES[name]].numpy().tolist()}")
     warm_up = _warm_up_requests(path)
     with tf.Graph().as_default(), tf.compat.v1.Session() as session:
         meta = tf.compat.v1.saved_model.load(session, ["serve"], path)
