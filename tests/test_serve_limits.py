@@ -433,6 +433,23 @@ def test_offer_to_upgrade_the_connection_is_not_taken(url, split):
             assert answer.startswith("HTTP/1.1 200") and "3.80000019" in body
 
 
+@pytest.mark.parametrize("arrived", ["\r", "\r\n", "\r\nU", "\r\nUpgr", "\r\nUpgrade", "\r\nUpgrade:"])
+def test_an_offer_to_upgrade_may_arrive_in_two_parts(url, arrived):
+    offer = "\r\nUpgrade: h2c"
+    head = (
+        f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings{offer}\r\n"
+        f"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Length: {len(GOOD)}\r\n\r\n"
+    )
+    cut = head.index(offer) + len(arrived)
+    with connection(url) as sock:
+        for _ in range(2):
+            sock.sendall(head[:cut].encode())
+            time.sleep(0.05)
+            sock.sendall(head[cut:].encode() + GOOD.encode())
+            answer, body = read_answer(sock)
+            assert answer.startswith("HTTP/1.1 200") and "3.80000019" in body
+
+
 @pytest.mark.parametrize("late", [False, True])
 def test_what_is_not_http_after_a_request_does_not_cost_its_answer(url, late):
     request = f"POST {PREDICT} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(GOOD)}\r\n\r\n{GOOD}".encode()

@@ -5,7 +5,8 @@ import re
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-_UPGRADE = re.compile(rb"(?<=\r\n)u(?=pgrade[ \t]*:)", re.IGNORECASE)
+_UPGRADE = re.compile(rb"(?<=\n)u(?=pgrade[ \t]*:)", re.IGNORECASE)
+_NEARLY_UPGRADE = re.compile(rb"(?<=\n)u(p(g(r(a(d(e[ \t]*)?)?)?)?)?)?\Z", re.IGNORECASE)
 _HEAD_SECONDS = 30  # for a request's head to arrive
 _MAX_HEAD = 64 * 2**10  # bytes
 
@@ -21,6 +22,8 @@ class Protocol(HttpToolsProtocol):
     _head_timer: asyncio.TimerHandle | None = None
     _head_bytes = 0
     _ended = False  # whether a request did in what was received last
+    _before = b""  # the last bytes that were given to the parser
+    _held = b""  # the end of what was received, where it may be the beginning of an Upgrade
 
     def connection_made(self, transport: asyncio.Transport) -> None:
         super().connection_made(transport)
@@ -43,9 +46,7 @@ class Protocol(HttpToolsProtocol):
         super().on_message_complete()
 
     def data_received(self, data: bytes) -> None:
-        """Offers to upgrade the connection (curl --http2, Java) are not taken: httptools would drop the body."""
-        if b"pgrade" in data or b"PGRADE" in data:
-            data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
+        data = self._without_upgrade(data)
         self._ended = False
         super().data_received(data)
         # uvicorn stops the timer of an idle connection at any byte, also where no request begins.
@@ -57,6 +58,18 @@ class Protocol(HttpToolsProtocol):
             self._head_bytes += len(data)
             if self._head_bytes > _MAX_HEAD:
                 self.send_400_response("")
+
+    def _without_upgrade(self, data: bytes) -> bytes:
+        """Offers to upgrade the connection (curl --http2, Java) are not taken: httptools would drop the body."""
+        known = len(self._before)
+        data, self._held = self._before + self._held + data, b""
+        in_head = (self._head_timer or self._waits_for_a_request()) and b"\r\n\r\n" not in data
+        if data[-1:] in b"uUpPgGrRaAdDeE \t" and in_head and (nearly := _NEARLY_UPGRADE.search(data, known)):
+            data, self._held = data[: nearly.start()], data[nearly.start() :]
+        if b"pgrade" in data or b"PGRADE" in data:
+            data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
+        self._before = data[-3:]
+        return data[known:]
 
     def eof_received(self) -> bool:
         """Whether the connection stays open: a client that sends no more (`nc -N`) still wants its answers."""
