@@ -24,7 +24,7 @@ from ddpg_tf import cli, evaluate
 from ddpg_tf.config import FIELDS, Config
 from ddpg_tf.flags import parse_command_line
 from ddpg_tf.storage import run_dir
-from ddpg_tf.training import loop, signals
+from ddpg_tf.training import loop
 
 ROOT = Path(__file__).parents[1]
 TOY = "tests.toy_envs:ToyCounter-v0"
@@ -656,12 +656,3 @@ def test_another_backend_of_keras_is_one_line(tmp_path, finished_run):
     assert done.returncode == 1 and done.stderr == (
         "error: ddpg_tf needs KERAS_BACKEND=tensorflow, the environment says 'jax'\n"
     )
-
-
-def test_signals_are_the_callers_again_afterwards():
-    every = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
-    numbers = [number for number in every if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
-    before = [signal.getsignal(number) for number in numbers]
-    with signals.collected():
-        assert all(signal.getsignal(number) is not handler for number, handler in zip(numbers, before, strict=True))
-    assert [signal.getsignal(number) for number in numbers] == before and signal.set_wakeup_fd(-1) == -1

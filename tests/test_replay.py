@@ -486,8 +486,15 @@ def test_a_disk_that_is_just_large_enough_will_do(tmp_path, monkeypatch):
     ReplayBuffer(100, 2, 3, directory=tmp_path)
 
 
+def add_pictures(replay, rows):
+    """Of episodes of one step, in two environments: each takes two slots for frames."""
+    for t in range(rows):
+        picture = np.full((2, 2, 2, 2), 2 * t, np.uint8)
+        replay.add(picture, [[0], [0]], [t, t], picture + np.uint8([0, 1]), np.ones(2, bool), np.zeros(2, bool))
+
+
 def test_from_images_a_block_is_the_same_when_the_next_checkpoint_but_one_was_due():
-    """Of episodes of one step: each takes two slots for frames, and the ring must not have come round to them."""
+    """The ring must not have come round to its frames, of which there are two for each row."""
     config = Config(
         num_envs=2,
         warmup_steps=8,
@@ -500,22 +507,18 @@ def test_from_images_a_block_is_the_same_when_the_next_checkpoint_but_one_was_du
     )
     due, blocks = (config.learning_starts + 6 * config.update_every) // 2, []
     for rows in (due, due + 2 * config.checkpoint_every // 2 - 1):
-        replay, ends = make_replay(config, (2, 2, 2), 1), np.ones(2, bool)
-        for t in range(rows):
-            picture = np.full((2, 2, 2, 2), 2 * t, np.uint8)
-            replay.add(picture, [[0], [0]], [t, t], picture + np.uint8([0, 1]), ends, ~ends)
+        replay = make_replay(config, (2, 2, 2), 1)
+        add_pictures(replay, rows)
         blocks.append(numpy_batch(next(schedule.blocks(replay, config, 5, image=True))))
     assert_same(*blocks)
 
 
 @pytest.mark.parametrize("written", [4, 40])
 def test_a_longer_ring_of_pictures_keeps_its_frames(tmp_path, written):
-    """Of episodes of one step: each takes two slots for frames, so that these come round sooner than rows."""
+    """Frames come round sooner than rows."""
     shape = dict(num_envs=2, frame_stack=2, directory=tmp_path)
     old = ReplayBuffer(20, (2, 2, 2), 1, slack=10, **shape)
-    for t in range(written):
-        picture = np.full((2, 2, 2, 2), 2 * t, np.uint8)
-        old.add(picture, [[0], [0]], [t, t], picture + np.uint8([0, 1]), np.ones(2, bool), np.zeros(2, bool))
+    add_pictures(old, written)
     old.flush()
     kept = old.sample(np.random.default_rng(0), (200,))
     assert len(np.unique(kept.observation)) >= 4  # rows

@@ -26,7 +26,7 @@ from ddpg_tf.flags import parse_command_line
 from ddpg_tf.replay.buffer import ReplayBuffer
 from ddpg_tf.storage import checkpoint, run_dir
 from ddpg_tf.storage.policy import load_policy
-from ddpg_tf.training import loop
+from ddpg_tf.training import loop, signals
 from ddpg_tf.training.core import Core, make_replay
 from ddpg_tf.training.logger import Logger
 from ddpg_tf.training.signals import Interrupted
@@ -505,3 +505,12 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_the_name_before_it_goe
     partial = disk[0].removeprefix("sync ")
     assert partial.startswith(".file.")
     assert disk == [f"sync {partial}", f"rename {partial}", f"sync {tmp_path.name}"]
+
+
+def test_signals_are_the_callers_again_afterwards():
+    every = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    numbers = [number for number in every if signal.getsignal(number) != signal.SIG_IGN]  # as under nohup
+    before = [signal.getsignal(number) for number in numbers]
+    with signals.collected():
+        assert all(signal.getsignal(number) is not handler for number, handler in zip(numbers, before, strict=True))
+    assert [signal.getsignal(number) for number in numbers] == before and signal.set_wakeup_fd(-1) == -1

@@ -1,4 +1,4 @@
-"""A round as arrays, and back: the wire loses nothing and repeats nothing. Without Ray."""
+"""A round as arrays, and back: the wire loses nothing and repeats nothing; a fleet whose processes die. Without Ray."""
 
 from types import SimpleNamespace
 from unittest.mock import MagicMock
@@ -131,7 +131,7 @@ class Here:
     """
 
     def __init__(self, dies):
-        self.dies, self.made = list(dies), 0
+        self.dies = list(dies)
         failed = type("RayTaskError", (Exception,), {})
         self.exceptions = SimpleNamespace(RayTaskError=failed, RayError=Dead)
 
@@ -139,8 +139,6 @@ class Here:
         return SimpleNamespace(options=lambda **_: SimpleNamespace(remote=lambda *given: self._actor(cls(*given))))
 
     def _actor(self, process):
-        self.made += 1
-
         def method(name):
             def call(*given):
                 if name == "round" and self.dies and self.dies.pop(0):

@@ -33,8 +33,8 @@ class Checked(gym.Wrapper):
 
     What is unambiguous is accepted: arrays of one element for a reward or a flag, integers of another size. Where
     `step` raises, or gives numbers that float32 cannot work with, the episode is truncated at its last good
-    observation, with reward 0, and `info[FAILED]` says why. A `reset` that fails so is tried again, unless it is the
-    first.
+    observation, with reward 0, and `info[FAILED]` says why. A `reset` that fails in these ways is tried twice
+    more, unless it is the first.
 
     Args:
       name: of the environment, for messages.
@@ -130,7 +130,7 @@ class Checked(gym.Wrapper):
         array = np.asarray(value)
         if array.size != 1:
             raise UserError(
-                f"{self._name} gave a {what} of shape {array.shape}, not one value: a wrapper must make one of it"
+                f"{self._name} gave a {what} of shape {array.shape}, not one value: wrap it so that it gives one number"
             )
         if array.dtype.kind not in _NUMBERS:
             raise UserError(f"{self._name} gave {value!r} for the {what}, not a number")

@@ -56,7 +56,7 @@ class Goals:
     def watch(self, reward: np.ndarray, observation: np.ndarray):
         """Warns, once, where steps' rewards [N] are not those of the goals in the observations they led to [N, O].
 
-        Not of a single step: a goal may lie just where the reward changes.
+        One such step is not enough: its goal may lie just where the reward changes.
 
         Raises:
           UserError: as `reward`.
@@ -69,7 +69,7 @@ class Goals:
         if self._differing > 1:
             warnings.warn(
                 f"{self._name} gave a reward of {reward[differs][0]:.4g} for goals of which compute_reward says "
-                f"{expected[differs][0]:.4g}: what else is in its rewards, hindsight does not see",
+                f"{expected[differs][0]:.4g}: hindsight does not see what else is in its rewards",
                 stacklevel=2,
             )
 

@@ -111,6 +111,14 @@ def picture(env: gym.Env, name: str) -> np.ndarray:
     return found
 
 
+def warn_of_one_colour(image: np.ndarray, message: str):
+    """Warns with `message` where all pixels of `image` [H, W, C] are alike: nothing can be learnt from that."""
+    if (image == image[:1, :1]).all():
+        dummy = os.environ.get("SDL_VIDEODRIVER") == "dummy"
+        why = ": SDL_VIDEODRIVER=dummy keeps some environments from drawing" if dummy else ""
+        warnings.warn(f"{message}{why}", stacklevel=2)
+
+
 def is_about_gl(error: Exception | str) -> bool:
     """Whether `error` is that of a missing GL library: they come as all kinds of exceptions."""
     return re.search(r"\bgl[A-Z]|\begl[A-Z]|OpenGL|EGL|OSMesa|MUJOCO_GL", str(error)) is not None

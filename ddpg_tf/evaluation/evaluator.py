@@ -1,6 +1,5 @@
 """Deterministic episodes on environments of their own, reset with seeds 10000, 10001, ..."""
 
-import functools
 import warnings
 from collections.abc import Callable
 from typing import NamedTuple
@@ -81,9 +80,10 @@ class Evaluator:
 
     def _compare_starts(self, starts: list[np.ndarray]):
         """Warns, once, where the same seeds do not begin the same episodes; pixels may be a shade different."""
-        alike = functools.partial(np.allclose, rtol=1e-3, atol=2.0 if starts[0].dtype == np.uint8 else 1e-4)
-        before, self._starts = self._starts, starts
-        if before and not self._told and not all(map(alike, starts, before)):
+        shade = 2.0 if starts[0].dtype == np.uint8 else 1e-4
+        before, self._starts = self._starts or starts, starts
+        alike = all(np.allclose(one, other, 1e-3, shade) for one, other in zip(starts, before, strict=True))
+        if not alike and not self._told:
             self._told = True
             warnings.warn(
                 f"{self._name} does not begin the same episode when it is reset with the same seed: evaluations differ "

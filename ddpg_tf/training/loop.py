@@ -13,7 +13,7 @@ import numpy as np
 from ddpg_tf import _tf, files
 from ddpg_tf.collect.collector import Transitions
 from ddpg_tf.config import Config, require_resumable
-from ddpg_tf.envs import factory, registry
+from ddpg_tf.envs import factory, registry, rendering
 from ddpg_tf.envs.goals import Goals, goals_of
 from ddpg_tf.envs.spaces import Spaces
 from ddpg_tf.errors import UsageError, UserError
@@ -209,10 +209,7 @@ class _Run:
         if core.agent.image and core.step == config.frame_stack * config.num_envs:
             seen, path = transitions.next_observation[0], self._path / "observation.png"
             video.save_stack(path, seen, config.frame_stack)
-            if (seen == seen[:1, :1]).all():
-                asked = os.environ.get("SDL_VIDEODRIVER") == "dummy"
-                why = ": SDL_VIDEODRIVER=dummy keeps some environments from drawing" if asked else ""
-                warnings.warn(f"{config.env} draws nothing but one colour, see {path}{why}", stacklevel=1)
+            rendering.warn_of_one_colour(seen, f"{config.env} draws nothing but one colour, see {path}")
 
     def _log_updates(self, blocks: list[dict[str, float]], before: int):
         for metrics in blocks:

@@ -60,11 +60,18 @@ class Protocol(HttpToolsProtocol):
                 self.send_400_response("")
 
     def _without_upgrade(self, data: bytes) -> bytes:
-        """Offers to upgrade the connection (curl --http2, Java) are not taken: httptools would drop the body."""
+        """Offers to upgrade the connection (curl --http2, Java) are not taken: httptools would drop the body.
+
+        What may be the beginning of one, at the end of `data`, is held until more comes.
+        """
         known = len(self._before)
         data, self._held = self._before + self._held + data, b""
-        in_head = (self._head_timer or self._waits_for_a_request()) and b"\r\n\r\n" not in data
-        if data[-1:] in b"uUpPgGrRaAdDeE \t" and in_head and (nearly := _NEARLY_UPGRADE.search(data, known)):
+        if (
+            data[-1:] in b"uUpPgGrRaAdDeE \t"
+            and (self._head_timer or self._waits_for_a_request())
+            and b"\r\n\r\n" not in data  # no body has begun
+            and (nearly := _NEARLY_UPGRADE.search(data, known))
+        ):
             data, self._held = data[: nearly.start()], data[nearly.start() :]
         if b"pgrade" in data or b"PGRADE" in data:
             data = _UPGRADE.sub(b"x", data)  # a header that means nothing; JSON has no such line
